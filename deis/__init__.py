@@ -1,0 +1,51 @@
+"""DEIS: fast sampling of diffusion models with exponential integrators (Zhang & Chen, arXiv 2204.13902).
+
+    sampler_fn = deis.get_sampler(sde, eps_fn, method="t_ab", ab_order=3, num_step=10)
+    x_0 = sampler_fn(noise)
+
+SDEs, schedules and solver tables are NumPy; JAX is imported when a sampler is first asked for.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from deis import tables
+from deis.schedule import timesteps
+from deis.sde import (
+    SDE,
+    VPSDE,
+    DiscreteVPSDE,
+    get_cos_alpha_fns,
+    get_linear_alpha_fns,
+    ve,
+    vp_cosine,
+    vp_linear,
+)
+from deis.table import Table
+
+if TYPE_CHECKING:
+    from deis.sampler import get_sampler, sample, trajectory
+
+__all__ = [
+    "SDE",
+    "VPSDE",
+    "DiscreteVPSDE",
+    "Table",
+    "get_cos_alpha_fns",
+    "get_linear_alpha_fns",
+    "get_sampler",
+    "sample",
+    "tables",
+    "timesteps",
+    "trajectory",
+    "ve",
+    "vp_cosine",
+    "vp_linear",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("get_sampler", "sample", "trajectory"):
+        from deis import sampler
+
+        return getattr(sampler, name)
+    raise AttributeError(f"module 'deis' has no attribute {name!r}")

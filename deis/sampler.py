@@ -1,0 +1,189 @@
+"""One JAX loop that runs any table.
+
+The table is an ordinary argument of one jitted function, padded in rows and lags, so that changing the solver,
+its order, the schedule or the NFE does not compile again; only another network or batch shape does.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deis import tables
+from deis.sde import SDE
+from deis.table import Table
+
+State = Any  # a pytree of arrays whose leading axis is the batch
+EpsFn = Callable[[State, jax.Array], State]
+Rows = dict[str, jax.Array]
+
+_PADDED_ROWS = 64  # tables of up to this many evaluations share one compilation; above, powers of two
+_PADDED_LAGS = 4
+
+
+def get_sampler(
+    sde: SDE,
+    eps_fn: EpsFn,
+    ts_phase: str = "t",
+    ts_order: float = 2.0,
+    num_step: int = 10,
+    method: str = "t_ab",
+    ab_order: int = 3,
+    rk_method: str = "3kutta",
+) -> Callable[[State], State]:
+    """A function from noise x_T to samples x_0, by the named solver and schedule (the published call).
+
+    eps_fn(x, t): the network's eps prediction at x, shaped like x, for a scalar time t in the SDE's units.
+    num_step: steps, each of which costs one network call, or as many as `rk_method` has stages.
+    The other arguments are those of `deis.tables.build`.
+    """
+    table = tables.build(sde, ts_phase, ts_order, num_step, method, ab_order, rk_method)
+    return partial(sample, table, eps_fn)
+
+
+def sample(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None = None) -> State:
+    """Run `table` from x_T; returns the samples, shaped like x_T.
+
+    eps_fn: as in `get_sampler`. A `jax.tree_util.Partial(apply, params)` passes the parameters as arguments, so that
+        other parameters do not compile again; any other callable compiles once per object.
+    x_T: floating-point array [batch, ...], or a pytree of such; the state keeps its dtype, whatever the network's.
+    key: for stochastic tables, one key, folded with each sample's index, or keys [batch], one a sample.
+        A sample's noise depends on its key alone, not on the batch.
+    Raises ValueError for an integer x_T, a stochastic table without a key, or an eps of another shape than x.
+    """
+    _check_state(table, x_T, key)
+    rows = _rows(_padded(table), _dtype(x_T))
+    return _run(_as_partial(eps_fn), rows, table.nfe, x_T, _sample_keys(table, x_T, key))
+
+
+def trajectory(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None = None) -> tuple[State, State]:
+    """Run `table` from x_T and keep everything: (x_t [nfe+1, batch, ...], predicted x_0 [nfe, batch, ...]).
+
+    The last x_t is what `sample` returns, up to rounding. Compiles once per NFE, and can be differentiated in the
+    reverse mode. Arguments and errors are those of `sample`.
+    """
+    _check_state(table, x_T, key)
+    return _run_scan(_as_partial(eps_fn), _rows(table, _dtype(x_T)), x_T, _sample_keys(table, x_T, key))
+
+
+@jax.jit
+def _run(eps_fn: EpsFn, rows: Rows, nfe: jax.Array, x_T: State, keys: jax.Array | None) -> State:
+    def body(i: jax.Array, carry: tuple) -> tuple:
+        row = {name: column[i] for name, column in rows.items()}
+        return _advance(eps_fn, carry, row, keys, i)[0]
+
+    u, _, _ = jax.lax.fori_loop(0, nfe, body, _start(rows, x_T))
+    return _scale(rows["s"][nfe], u)
+
+
+@jax.jit
+def _run_scan(eps_fn: EpsFn, rows: Rows, x_T: State, keys: jax.Array | None) -> tuple[State, State]:
+    s_end, nfe = rows["s"][-1], len(rows["a"])
+    steps = {name: column[:nfe] for name, column in rows.items()}
+
+    def body(carry: tuple, step: tuple) -> tuple[tuple, tuple[State, State]]:
+        row, i = step
+        u = carry[0]
+        carry, x_0 = _advance(eps_fn, carry, row, keys, i)
+        return carry, (_scale(row["s"], u), x_0)
+
+    carry, kept = jax.lax.scan(body, _start(rows, x_T), (steps, jnp.arange(nfe)))
+    last = _scale(s_end, carry[0])
+    return jax.tree.map(lambda xs, x: jnp.concatenate([xs, x[None]]), kept[0], last), kept[1]
+
+
+def _start(rows: Rows, x_T: State) -> tuple:
+    v = _scale(1 / rows["s"][0], x_T)
+    history = (jax.tree.map(jnp.zeros_like, v),) * rows["P"].shape[1]
+    return v, v, history
+
+
+def _advance(eps_fn: EpsFn, carry: tuple, row: Rows, keys: jax.Array | None, i: jax.Array) -> tuple[tuple, State]:
+    """One row of the table (equations in `deis.table`); also returns the predicted x_0 = u - rho e."""
+    u, v, history = carry
+    e = _eps(eps_fn, _scale(row["s"], u), row["t"])
+    m = _combine((row["a"], row["b"]), (u, e))
+    history = (m, *history[:-1])
+    u_next = _combine((row["p"], *row["P"]), (v, *history))
+    v_next = _combine((row["q"], *row["Q"]), (v, *history))
+    if keys is not None:
+        noise = _noise(keys, i, u)
+        u_next = _combine((1, row["g"]), (u_next, noise))
+        v_next = _combine((1, row["g"]), (v_next, noise))
+    return (u_next, v_next, history), _combine((1, -row["rho"]), (u, e))
+
+
+def _eps(eps_fn: EpsFn, x: State, t: jax.Array) -> State:
+    e = eps_fn(x, t)
+    got, expected = (jax.tree.map(jnp.shape, tree) for tree in (e, x))
+    if got != expected:
+        raise ValueError(f"eps_fn must answer in the shape of x, {expected}, got {got}")
+    return jax.tree.map(lambda e, x: e.astype(x.dtype), e, x)
+
+
+def _noise(keys: jax.Array, i: jax.Array, like: State) -> State:
+    """Standard normal noise of evaluation i, each sample's from its own key."""
+    leaves, structure = jax.tree.flatten(like)
+
+    def draw(key: jax.Array, number: int, leaf: jax.Array) -> jax.Array:
+        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, i), number), leaf.shape, leaf.dtype)
+
+    noise = [jax.vmap(partial(draw, number=n))(keys, leaf=leaf) for n, leaf in enumerate(leaves)]
+    return jax.tree.unflatten(structure, noise)
+
+
+def _scale(factor: Any, x: State) -> State:
+    return jax.tree.map(lambda leaf: factor * leaf, x)
+
+
+def _combine(weights: tuple, states: tuple) -> State:
+    """sum_k weights_k states_k, leaf by leaf."""
+    return jax.tree.map(lambda *leaves: sum(w * leaf for w, leaf in zip(weights, leaves, strict=True)), *states)
+
+
+def _as_partial(eps_fn: EpsFn) -> jax.tree_util.Partial:
+    return eps_fn if isinstance(eps_fn, jax.tree_util.Partial) else jax.tree_util.Partial(eps_fn)
+
+
+def _rows(table: Table, dtype: np.dtype) -> dict[str, np.ndarray]:
+    return {name: getattr(table, name).astype(dtype) for name in table.shapes()}
+
+
+def _padded(table: Table) -> Table:
+    """`table` with rows and lags of zeros added, up to the sizes that share a compilation."""
+    rows = _PADDED_ROWS
+    while rows < table.nfe:
+        rows *= 2
+    lags = max(_PADDED_LAGS, table.lags)
+    columns = {}
+    for name, shape in table.shapes().items():
+        widths = [(0, rows - table.nfe)] + [(0, lags - table.lags)] * (len(shape) - 1)
+        columns[name] = np.pad(getattr(table, name), widths)
+    return Table(table.name, **columns)
+
+
+def _dtype(x_T: State) -> np.dtype:
+    return np.result_type(*(leaf.dtype for leaf in jax.tree.leaves(x_T)))
+
+
+def _check_state(table: Table, x_T: State, key: jax.Array | None) -> None:
+    for leaf in jax.tree.leaves(x_T):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise ValueError(f"x_T must be floating point, got {jnp.result_type(leaf)}; use jax.random.normal")
+    if table.is_stochastic and key is None:
+        raise ValueError(f"{table.name} adds noise: pass key=jax.random.key(seed)")
+
+
+def _sample_keys(table: Table, x_T: State, key: jax.Array | None) -> jax.Array | None:
+    """One key a sample, or None for a deterministic table."""
+    if not table.is_stochastic or key is None:
+        return None
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    if key.ndim == 1:
+        return key
+    batch = jax.tree.leaves(x_T)[0].shape[0]
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
