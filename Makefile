@@ -1,0 +1,32 @@
+# make demo   train a score network on real images and compare samplers: tables, plots and grids in outputs/demo
+# make test   run the tests, the linter and the type checker
+# Both set up .venv first; a second run does not install again.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test check clean
+
+demo: $(READY)
+	$(BIN)/python train.py experiment=demo
+	$(BIN)/python sample.py -m experiment=demo_sweep
+	$(BIN)/python sample.py experiment=demo_picture
+	$(BIN)/python -m eval.table outputs/demo/sweep
+
+test: check
+	$(BIN)/python -m pytest -n 2
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+
+clean:
+	rm -rf .venv
+
+$(READY): requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@

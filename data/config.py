@@ -1,0 +1,24 @@
+"""Options of a data set: one dataclass, with nothing else to import."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class DatasetConfig:
+    """Where images come from and how they are cut to size.
+
+    A data set is either one of tensorflow-datasets (`tfds_name` is given) or the user's own images (`path` is given).
+    The number of channels and of classes is not configured: `data.load` reports what the images have.
+    """
+
+    name: str = "???"  # short name for output folders and logs
+    tfds_name: str | None = None  # builder of tensorflow-datasets, "name" or "name/config"; null: own images
+    path: str | None = None  # own images: a folder of image files, or an .npz holding `images` (and `labels`)
+    data_dir: str = "~/tensorflow_datasets"  # folder of prepared tensorflow-datasets data
+    download: bool = True  # fetch a data set that is not prepared yet
+    train_split: str = "train"  # TFDS split string for training, such as "train" or "train[:90%]"
+    test_split: str = "test"  # TFDS split string held out for evaluation
+    test_fraction: float = 0.1  # own images: share held out for evaluation, in (0, 1)
+    center_crop: int | None = None  # side in pixels of a centre square to cut out first; null: none
+    image_size: int | None = None  # side in pixels to resize to (non-square: centre square first); null: as stored
+    flip: bool = False  # mirror training images left to right at random

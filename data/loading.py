@@ -1,0 +1,55 @@
+"""The one way in: `load(cfg, "train")` gives a data set's images, wherever they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from data.config import DatasetConfig
+from data.files import load_files
+from data.prepared import load_prepared
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The images of one split, in a fixed order."""
+
+    images: UInt8[np.ndarray, "n h w c"]  # square, h = w; c is 1 (grey) or 3 (RGB); may be a read-only memory map
+    labels: Int32[np.ndarray, " n"] | None  # class of every image, 0 .. num_classes - 1
+    num_classes: int  # 0: unlabelled
+
+
+def load(cfg: DatasetConfig, split: str) -> Split:
+    """Return the "train" or the "test" split of a data set, prepared first where that is still to be done.
+
+    Raises:
+        ValueError: an option out of range, or images that do not fit together.
+        FileNotFoundError: no images in the place named, and none to be had.
+    """
+    _check(cfg, split)
+    read = load_files if cfg.tfds_name is None else load_prepared
+    images, labels, num_classes = read(cfg, split)
+    _, height, width, _ = images.shape
+    if height != width:
+        raise ValueError(
+            f"the images of data set {cfg.name} are {width}x{height}, not square; "
+            f"cut and resize them with dataset.image_size={min(height, width)}"
+        )
+    return Split(images, labels, num_classes)
+
+
+def _check(cfg: DatasetConfig, split: str) -> None:
+    if split not in ("train", "test"):
+        raise ValueError(f'split={split!r} is not one of "train", "test"')
+    for option in ("center_crop", "image_size"):
+        value = getattr(cfg, option)
+        if value is not None and value < 1:
+            raise ValueError(f"dataset.{option}={value} must be at least 1, or null to leave the images as they are")
+    if not 0 < cfg.test_fraction < 1:
+        raise ValueError(f"dataset.test_fraction={cfg.test_fraction} must lie between 0 and 1, ends excluded")
+    if cfg.tfds_name is None and cfg.path is None:
+        raise ValueError("dataset.path is not set; give a folder of images or an .npz file, as in dataset.path=photos")
+    if cfg.tfds_name is not None and cfg.path is not None:
+        raise ValueError(f"dataset.path belongs to dataset=images, not to dataset={cfg.name}; leave one of them out")

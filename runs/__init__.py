@@ -1,0 +1,1 @@
+"""A run: its options, command line, folder, log, and what it is built from."""

@@ -1,0 +1,164 @@
+"""The options of train.py and sample.py as typed schemas for the YAML files in conf/, which document them.
+
+Every group's file in conf/ starts from the schema named here, so that Hydra refuses misspelt keys and wrong types.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from data.config import DatasetConfig
+from eval.config import ExtractorConfig
+from models.config import UNetConfig
+
+
+@dataclass
+class VPLinearConfig:
+    name: str = "vp_linear"
+    beta_0: float = MISSING
+    beta_1: float = MISSING
+    t_0: float = MISSING
+    T: float = MISSING
+
+
+@dataclass
+class VPCosineConfig:
+    name: str = "vp_cosine"
+    offset: float = MISSING
+    t_0: float = MISSING
+    T: float = MISSING
+
+
+@dataclass
+class VEConfig:
+    name: str = "ve"
+    sigma_min: float = MISSING
+    sigma_max: float = MISSING
+    t_0: float = MISSING
+    T: float = MISSING
+
+
+@dataclass
+class SamplerConfig:
+    method: str = MISSING
+    nfe: int = MISSING
+    ts_phase: str = MISSING
+    ts_order: float = MISSING
+    t_0: float | None = None
+
+
+@dataclass
+class ABSamplerConfig(SamplerConfig):
+    order: int = MISSING
+
+
+@dataclass
+class RKSamplerConfig(SamplerConfig):
+    rk_method: str = MISSING
+    round_nfe: bool = MISSING
+
+
+@dataclass
+class OptimizerConfig:
+    learning_rate: float = MISSING
+    warmup_steps: int = MISSING
+    cosine_decay: bool = MISSING
+    b1: float = MISSING
+    b2: float = MISSING
+    clip_norm: float = MISSING
+
+
+@dataclass
+class TrainConfig:
+    steps: int = MISSING
+    batch_size: int = MISSING
+    ema_decay: float = MISSING
+    log_every: int = MISSING
+    eval_every: int = MISSING
+    eval_batches: int = MISSING
+    sample_every: int = MISSING
+    num_samples: int = MISSING
+    checkpoint_every: int = MISSING
+    keep_checkpoints: int = MISSING
+
+
+@dataclass
+class LoggerConfig:
+    name: str = MISSING
+    project: str = "deis"
+    entity: str | None = None
+    group: str | None = None
+    mode: str = "auto"
+    init_timeout: int = 5
+
+
+@dataclass
+class TrainJob:
+    """Options of train.py."""
+
+    name: str = MISSING
+    seed: int = MISSING
+    output_root: str = MISSING
+    run_dir: str | None = None
+    resume: bool = MISSING
+    dataset: DatasetConfig = MISSING
+    model: UNetConfig = MISSING
+    sde: Any = MISSING
+    optimizer: OptimizerConfig = MISSING
+    train: TrainConfig = MISSING
+    sampler: Any = MISSING
+    logger: LoggerConfig = MISSING
+
+
+@dataclass
+class SampleJob:
+    """Options of sample.py."""
+
+    name: str = MISSING
+    output_root: str = MISSING
+    run_dir: str | None = None
+    checkpoint: str | None = None
+    step: int | None = None
+    sampler: Any = MISSING
+    num_samples: int = MISSING
+    seeds: str | None = None
+    batch_size: int = MISSING
+    label: int | None = None
+    rounding: str = MISSING
+    grid_samples: int = MISSING
+    gif: bool = MISSING
+    extractor: ExtractorConfig = MISSING
+    logger: LoggerConfig = MISSING
+
+
+def register() -> None:
+    """Make the schemas known to Hydra under the names that the files in conf/ start from."""
+    store = ConfigStore.instance().store
+    store(name="train_schema", node=TrainJob)
+    store(name="sample_schema", node=SampleJob)
+    store(group="dataset", name="dataset_schema", node=DatasetConfig)
+    store(group="model", name="model_schema", node=UNetConfig)
+    store(group="sde", name="vp_linear_schema", node=VPLinearConfig)
+    store(group="sde", name="vp_cosine_schema", node=VPCosineConfig)
+    store(group="sde", name="ve_schema", node=VEConfig)
+    store(group="sampler", name="sampler_schema", node=SamplerConfig)
+    store(group="sampler", name="ab_schema", node=ABSamplerConfig)
+    store(group="sampler", name="rk_schema", node=RKSamplerConfig)
+    store(group="optimizer", name="optimizer_schema", node=OptimizerConfig)
+    store(group="train", name="train_schema", node=TrainConfig)
+    store(group="extractor", name="extractor_schema", node=ExtractorConfig)
+    store(group="logger", name="logger_schema", node=LoggerConfig)
+
+
+def to_object(cfg: DictConfig) -> Any:
+    """The composed configuration as the dataclasses above."""
+    return OmegaConf.to_object(cfg)
+
+
+def to_dict(cfg: DictConfig) -> dict[str, Any]:
+    """The composed configuration as plain values, for JSON and YAML files."""
+    container = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}

@@ -1,0 +1,39 @@
+"""Ways for a run to end, and their exit codes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class RunError(Exception):
+    """Something went wrong that one sentence explains; no traceback is shown."""
+
+    exit_code = 1
+
+
+class ConfigError(RunError):
+    """What was asked for is not possible: found before anything expensive started."""
+
+    exit_code = 2
+
+
+class NonFiniteError(RunError):
+    """A loss or a sample is NaN or infinite."""
+
+    exit_code = 3
+
+
+class Stopped(RunError):
+    """The run was told to stop by a signal, and has saved its state."""
+
+    def __init__(self, signum: int, message: str):
+        super().__init__(message)
+        self.exit_code = 128 + signum
+
+
+@contextmanager
+def checking() -> Iterator[None]:
+    """Within this block a ValueError, or a file that is not there or not readable, is the configuration's fault."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error

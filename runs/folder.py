@@ -1,0 +1,118 @@
+"""The folder of a run: where it is, whose it is, how it stands."""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from runs.errors import ConfigError, RunError
+
+# keys that say where and how to continue a run, not what it computes
+_NOT_IDENTITY = ("run_dir", "resume", "output_root", "logger")
+
+
+def fresh(output_root: str, name: str) -> Path:
+    """A folder <output_root>/<name>/<time> that no run has used; not made yet."""
+    parent = Path(output_root).expanduser() / name
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    folder, number = parent / stamp, 1
+    while folder.exists():
+        folder, number = parent / f"{stamp}_{number}", number + 1
+    return folder
+
+
+def unfinished(output_root: str, name: str, config: dict[str, Any]) -> Path | None:
+    """The newest folder below <output_root>/<name> of the same configuration that is not done."""
+    parent = Path(output_root).expanduser() / name
+    for folder in sorted(parent.glob("*/"), reverse=True):
+        saved = read_config(folder)
+        if saved and _identity(saved) == _identity(config) and read_status(folder).get("status") != "done":
+            return folder
+    return None
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """The configuration that a run in `folder` was started with; None if there is none."""
+    path = folder / "config.yaml"
+    return yaml.safe_load(path.read_text()) if path.is_file() else None
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """status.json of a run; empty if there is none."""
+    path = folder / "status.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def differences(saved: dict[str, Any], config: dict[str, Any], groups: tuple[str, ...]) -> list[str]:
+    """The keys within `groups` whose values differ, as "key: saved -> now"."""
+    return [
+        f"{group}.{key}: {saved.get(group, {}).get(key)} -> {config[group].get(key)}"
+        for group in groups
+        for key in sorted({*saved.get(group, {}), *config[group]})
+        if saved.get(group, {}).get(key) != config[group].get(key)
+    ]
+
+
+@contextmanager
+def occupy(folder: Path, config: dict[str, Any], **facts: Any) -> Iterator[None]:
+    """Own `folder` for the block: lock it, write config.yaml, and keep status.json true whatever happens.
+
+    facts: more fields of status.json. Raises ConfigError if the folder cannot be written or another process has it.
+    """
+    lock = _lock(folder)
+    about = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.strftime("%Y-%m-%d %H:%M:%S"), **facts}
+    try:
+        write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        _write_status(folder, {"status": "running", **about})
+        try:
+            yield
+        except BaseException as error:
+            code = error.exit_code if isinstance(error, RunError) else 1
+            status = "stopped" if code > 128 else "failed"
+            message = str(error) or type(error).__name__
+            _write_status(folder, {"status": status, "error": message, "exit_code": code, **about})
+            raise
+        _write_status(folder, {"status": "done", "exit_code": 0, **about})
+    finally:
+        lock.release()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _lock(folder: Path) -> FileLock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        owner = read_status(folder)
+        raise ConfigError(
+            f"{folder} is in use by process {owner.get('pid')} on {owner.get('host')} since {owner.get('started')}; "
+            "wait for it, or start another run with run_dir=..."
+        ) from None
+    except OSError as error:
+        reason = error.strerror
+        raise ConfigError(
+            f"cannot write to {folder} ({reason}); choose another run_dir=... or output_root=..."
+        ) from None
+    return lock
+
+
+def _write_status(folder: Path, status: dict[str, Any]) -> None:
+    write_atomically(folder / "status.json", json.dumps(status, indent=2) + "\n")
+
+
+def _identity(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in _NOT_IDENTITY}

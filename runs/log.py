@@ -1,0 +1,91 @@
+"""The log of a run: metrics.jsonl always, and wandb if it is asked for."""
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from runs.config import LoggerConfig
+
+
+class Log:
+    """Writes numbers and pictures of a run. Made by `open_log`; a context that closes it."""
+
+    def __init__(self, folder: Path, run: Any = None):
+        self._file = (folder / "metrics.jsonl").open("a")
+        self._run = run
+
+    def metrics(self, step: int, **values: float) -> None:
+        """One line of metrics.jsonl, flushed at once."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        if self._run is not None:
+            self._run.log(values, step=step)
+
+    def image(self, step: int, name: str, path: Path) -> None:
+        """A picture that is already in the run's folder."""
+        if self._run is not None:
+            import wandb
+
+            self._run.log({name: wandb.Image(str(path))}, step=step)
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._file.close()
+        if self._run is not None:
+            self._run.finish(exit_code=0 if kind is None else 1)
+
+
+def open_log(cfg: LoggerConfig, folder: Path, job_type: str, config: dict[str, Any]) -> Log:
+    """The log of the run in `folder`. With wandb, the same folder continues the same wandb run."""
+    return Log(folder, None if cfg.name == "none" else _wandb_run(cfg, folder, job_type, config))
+
+
+def truncate_metrics(folder: Path, step: int) -> None:
+    """Forget the lines of metrics.jsonl after `step`: a resumed run writes them again."""
+    path = folder / "metrics.jsonl"
+    if path.is_file():
+        records = read_metrics(path)
+        path.write_text("".join(json.dumps(record) + "\n" for record in records if record["step"] <= step))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl; a last line cut off by a kill is left out."""
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def _wandb_run(cfg: LoggerConfig, folder: Path, job_type: str, config: dict[str, Any]) -> Any:
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    def start(mode: str) -> Any:
+        return wandb.init(
+            project=cfg.project,
+            entity=cfg.entity,
+            group=cfg.group,
+            job_type=job_type,
+            mode=mode,  # type: ignore[arg-type]
+            dir=str(folder),
+            id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12],
+            resume="allow" if mode == "online" else None,
+            config=config,
+            settings=wandb.Settings(init_timeout=cfg.init_timeout, silent=True, save_code=False, console="off"),
+        )
+
+    mode = cfg.mode
+    if mode == "auto":
+        mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
+    if mode == "online":
+        try:
+            return start("online")
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            print(f"warning: wandb cannot be reached ({reason}); this run is logged offline", file=sys.stderr)
+    run = start("offline")
+    print(f"wandb: offline; upload later with: wandb sync {run.dir.removesuffix('/files')}", file=sys.stderr)
+    return run
