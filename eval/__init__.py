@@ -1,0 +1,1 @@
+"""Measuring samples: feature extractors, FID, and the tables and figures made from them."""

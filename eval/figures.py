@@ -1,0 +1,199 @@
+"""Pictures for people: image grids, denoising animations, FID-versus-NFE plots and loss curves."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Num, UInt8
+
+GAP = 2  # pixels between tiles
+MARKERS = ("o", "s", "^", "D")  # of the first, second ... sampler of a family
+
+# Okabe and Ito's colour-blind-safe palette, and Tol's purple. A method that is not listed is a baseline: grey, dashed.
+FAMILY_COLOUR = {
+    "t_ab": "#0072B2",
+    "rho_ab": "#D55E00",
+    "log_rho_ab": "#E69F00",
+    "rho_rk": "#009E73",
+    "ipndm": "#AA4499",
+}
+BASELINE_COLOUR = "#666666"
+
+
+def image_grid(
+    images: UInt8[np.ndarray, "n h w c"], columns: int | None = None, scale: int | None = None
+) -> UInt8[np.ndarray, "height width c"]:
+    """Tile images row by row, nearest-neighbour enlarged.
+
+    By default the grid is as square as it can be and tiles are enlarged to about 56 pixels.
+
+    Raises:
+        ValueError: the images are not a non-empty uint8 [n, h, w, c] array.
+    """
+    if images.ndim != 4 or images.dtype != np.uint8 or len(images) == 0:
+        raise ValueError(f"a grid needs uint8 images [n, h, w, c], not {images.dtype} {list(images.shape)}")
+    n, height, width, channels = images.shape
+    columns = min(columns or int(np.ceil(np.sqrt(n))), n)
+    rows = -(-n // columns)
+    scale = scale or max(1, round(56 / max(height, width)))
+    tile_height, tile_width = height * scale + GAP, width * scale + GAP
+    grid = np.full((rows * tile_height + GAP, columns * tile_width + GAP, channels), 255, np.uint8)
+    for i, tile in enumerate(images.repeat(scale, axis=1).repeat(scale, axis=2)):
+        top, left = GAP + i // columns * tile_height, GAP + i % columns * tile_width
+        grid[top : top + height * scale, left : left + width * scale] = tile
+    return grid
+
+
+def save_png(path: Path, array: UInt8[np.ndarray, "height width c"]) -> None:
+    """Write a grey (c = 1) or RGB (c = 3) picture."""
+    from PIL import Image
+
+    Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(path)
+
+
+def denoising_gif(
+    path: Path,
+    x_t: Num[np.ndarray, "frames n h w c"],
+    x_0: Num[np.ndarray, "frames_or_one_less n h w c"],
+    labels: Sequence[str] | None = None,
+    columns: int | None = None,
+    scale: int | None = None,
+    frame_ms: int = 250,
+    hold_ms: int = 2500,
+) -> None:
+    """Animate the state x_t (left) beside the image the network predicts from it (right).
+
+    x_t: one state per network call, and the result last if there is one more than x_0; the result then stands on
+        both sides. uint8, or floats whose images lie in [-1, 1]; a float state of root mean square above 1, as
+        the variance-exploding diffusion has, is divided by it, so that its noise can be seen.
+    x_0: the prediction of each call, uint8 or float as above.
+    labels: one for each frame, to stand under it; by default "network call 1 of 10" and so on, then "result".
+    frame_ms, hold_ms: how long a frame and the last frame stay, in milliseconds.
+
+    Raises:
+        ValueError: the numbers of states, predictions and labels do not fit together.
+    """
+    from matplotlib import get_data_path
+    from PIL import Image, ImageDraw, ImageFont
+
+    calls = len(x_0)
+    states, predictions = [_to_uint8(x) for x in x_t], [_to_uint8(x) for x in x_0]
+    if len(states) == calls + 1:
+        predictions.append(states[-1])
+    labels = labels or [f"network call {i + 1} of {calls}" if i < calls else "result" for i in range(len(states))]
+    if not len(states) == len(predictions) == len(labels) > 0:
+        raise ValueError(f"cannot animate {len(states)} states with {calls} predictions and {len(labels)} labels")
+    # Pillow's own font has no subscripts; this one comes with matplotlib.
+    font_file = str(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
+    title_font, label_font = ImageFont.truetype(font_file, 18), ImageFont.truetype(font_file, 14)
+    bar, gutter = 30, 20
+    frames = []
+    for state, prediction, label in zip(states, predictions, labels, strict=True):
+        left, right = (image_grid(side, columns, scale) for side in (state, prediction))
+        height, width = left.shape[:2]
+        canvas = Image.new("RGB", (2 * width + gutter, height + 2 * bar), "white")
+        for x, grid, title in ((0, left, "xₜ"), (width + gutter, right, "predicted x₀")):
+            canvas.paste(Image.fromarray(np.broadcast_to(grid, (height, width, 3)).copy()), (x, bar))
+            ImageDraw.Draw(canvas).text((x + width / 2, bar / 2), title, "black", title_font, anchor="mm")
+        centre = (canvas.width / 2, canvas.height - bar / 2)
+        ImageDraw.Draw(canvas).text(centre, label, "black", label_font, anchor="mm")
+        frames.append(canvas)
+    durations = [frame_ms] * (len(frames) - 1) + [hold_ms]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+
+def _to_uint8(images: Num[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "n h w c"]:
+    if images.dtype == np.uint8:
+        return images
+    spread = max(1.0, float(np.sqrt(np.mean(np.square(images, dtype=np.float64)))))
+    return (np.clip(images / spread, -1.0, 1.0) * 127.5 + 127.5).round().astype(np.uint8)
+
+
+def fid_vs_nfe_plot(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Plot FID against network evaluations, both logarithmic, with one line per sampler.
+
+    Each row has "sampler", "method", "nfe", "fid" and may have "fid_name" and "nfe_asked"; rows without a FID are left
+    out. Samplers of one method share a colour, and their order of appearance sets shade and marker.
+
+    Raises:
+        ValueError: no row has a FID.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    measured = [row for row in rows if row.get("fid") is not None]
+    if not measured:
+        raise ValueError("there is no FID to plot")
+    figure = Figure(figsize=(7.0, 4.2), dpi=160, layout="constrained")
+    axes = figure.subplots()
+    axes.set(xscale="log", yscale="log", xlabel="network evaluations (NFE)")
+    axes.set_ylabel(measured[0].get("fid_name") or "FID")
+    colours = {row["sampler"]: FAMILY_COLOUR.get(row["method"], BASELINE_COLOUR) for row in measured}
+    for sampler, colour in colours.items():
+        points = sorted((row["nfe"], row["fid"]) for row in measured if row["sampler"] == sampler)
+        family = [name for name in colours if colours[name] == colour]
+        style = _line_style(colour, family.index(sampler), len(family))
+        axes.plot(*zip(*points, strict=True), label=sampler, **style)
+    _dress(axes)
+    nodes = sorted({row.get("nfe_asked", row["nfe"]) for row in measured})
+    axes.xaxis.set(major_locator=FixedLocator(nodes), minor_locator=NullLocator(), major_formatter="{x:.0f}")
+    figure.legend(loc="outside right center", frameon=False, handlelength=3.2, labelspacing=0.7)
+    figure.savefig(path)
+
+
+def _line_style(colour: str, index: int, count: int) -> dict[str, Any]:
+    """Style of member `index` of a family of `count`: the last, of highest order, has the full colour."""
+    from matplotlib.colors import to_rgb
+
+    baseline = colour == BASELINE_COLOUR
+    strength = 1.0 - 0.6 * (count - 1 - index) / max(1, count - 1)
+    return {
+        "color": tuple(1.0 - strength * (1.0 - part) for part in to_rgb(colour)),
+        "marker": MARKERS[index % len(MARKERS)],
+        "markersize": 5.5,
+        "linewidth": 1.4 if baseline else 1.8,
+        "linestyle": "--" if baseline else "-",
+    }
+
+
+def _dress(axes: Any) -> None:
+    """A logarithmic y axis with plain numbers, a faint grid, and no box."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(which="major", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def loss_curve_plot(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Plot the loss of a run from its metrics.jsonl records.
+
+    A record has "step" and "loss" (training), "eval_loss" (held out), or both. The training loss is drawn
+    faintly, and again as a centred running mean over a twentieth of the run.
+
+    Raises:
+        ValueError: no record has a training loss.
+    """
+    from matplotlib.figure import Figure
+
+    train, held_out = (
+        np.array([(record["step"], record[key]) for record in records if record.get(key) is not None])
+        for key in ("loss", "eval_loss")
+    )
+    if len(train) == 0:
+        raise ValueError("there is no loss to plot")
+    figure = Figure(figsize=(7.0, 3.6), dpi=160, layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel="step", ylabel="loss", yscale="log")
+    window = np.ones(max(1, len(train) // 20)) / max(1, len(train) // 20)
+    steps, smooth = (np.convolve(column, window, mode="valid") for column in train.T)
+    axes.plot(*train.T, color="#0072B2", alpha=0.25, linewidth=0.8)
+    axes.plot(steps, smooth, color="#0072B2", linewidth=1.8, label="training (running mean)")
+    if len(held_out):
+        axes.plot(*held_out.T, color="#D55E00", marker="o", markersize=4, label="held out")
+    _dress(axes)
+    axes.legend(frameon=False)
+    figure.savefig(path)

@@ -1,0 +1,35 @@
+"""Arrays on disk: .npz files that appear whole or not at all, and are read without pickle."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write `arrays` to `path`, through a temporary file and one rename, so that a reader never sees half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Read every array of `path`; zip's checksums catch damaged bytes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, is no .npz, or holds pickled objects.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, EOFError, OSError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read as .npz ({error}); delete it to have it made anew") from error
