@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from jaxtyping import Int64
@@ -41,7 +41,7 @@ def to_float(images: Array) -> Array:
     return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
-def to_uint8(x: Array, rounding: Literal["round", "floor"] = "round") -> Array:
+def to_uint8(x: Array, rounding: str = "round") -> Array:
     """Scale [-1, 1] to uint8 0..255, clipping what lies outside. Any shape; NumPy or JAX array in, the same kind out.
 
     Two quantisers are in use and differ by half a grey level on average, which FID notices: "round" takes the nearest

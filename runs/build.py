@@ -1,12 +1,13 @@
 """From options to the SDE and the solver table. NumPy only, so that wrong options are found before JAX starts."""
 
+from collections.abc import Callable
 from typing import Any
 
 import deis
 from deis import tables
 from runs.config import ABSamplerConfig, RKSamplerConfig, SamplerConfig
 
-SDES = {"vp_linear": deis.vp_linear, "vp_cosine": deis.vp_cosine, "ve": deis.ve}
+SDES: dict[str, Callable[..., deis.SDE]] = {"vp_linear": deis.vp_linear, "vp_cosine": deis.vp_cosine, "ve": deis.ve}
 
 
 def build_sde(options: dict[str, Any]) -> deis.SDE:

@@ -4,6 +4,7 @@
 """
 
 import difflib
+import logging
 import os
 import re
 import sys
@@ -13,7 +14,9 @@ from pathlib import Path
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -31,29 +34,37 @@ def run(job: Callable[[DictConfig], None], config_name: str) -> None:
     debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on, to be worded and numbered here
     config.register()
-    main = hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)(_worded(job))
-    try:
-        main()
-    except Exception as error:
-        if debug or not isinstance(error, RunError | HydraException | OmegaConfBaseException):
-            traceback.print_exc()
-        if isinstance(error, HydraException | OmegaConfBaseException):
-            error = ConfigError(_sentence(error, config_name))
-            print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code if isinstance(error, RunError) else 1)
-
-
-def _worded(job: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
-    """`job`, saying its own errors at once: in a sweep the other jobs go on, and their output follows."""
+    failures: list[RunError] = []
 
     def worded(cfg: DictConfig) -> None:
+        _log_plainly()
         try:
             job(cfg)
         except RunError as error:
             print(f"error: {error}", file=sys.stderr)
-            raise
+            if debug or HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # the sweep does its other jobs and raises this again at the end
+            failures.append(error)
 
-    return worded
+    try:
+        hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)(worded)()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"error: {_sentence(error, config_name)}", file=sys.stderr)
+        failures.append(ConfigError())
+    except Exception as error:
+        if debug or not isinstance(error, RunError):
+            traceback.print_exc()
+        failures.append(error if isinstance(error, RunError) else RunError())
+    sys.exit(failures[0].exit_code if failures else 0)
+
+
+def _log_plainly() -> None:
+    """Libraries' warnings and the rooms' messages to stderr, as they are."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    for room in ("data", "eval", "models"):
+        logging.getLogger(room).setLevel(logging.INFO)
 
 
 def _sentence(error: Exception, config_name: str) -> str:

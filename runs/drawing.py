@@ -1,7 +1,7 @@
 """From seeds to images: image i depends on its own seed only, whatever the batch it is drawn in."""
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import deis
 from models import checkpoint
 from models.config import UNetConfig
 from models.score import Network, Params, eps_fn
-from models.unet import network_of
+from models.unet import init, network_of
 from runs.build import build_sde
 
 
@@ -38,6 +38,8 @@ class Start(NamedTuple):
 
 def trained(model: UNetConfig, sde: deis.SDE, params: Params) -> Trained:
     """Parameters of the network that `model` describes, ready to draw with."""
+    assert model.image_size is not None
+    assert model.image_channels is not None
     shape = (model.image_size, model.image_size, model.image_channels)
     return Trained(network_of(model), params, sde, shape, model.num_classes)
 
@@ -49,8 +51,10 @@ def load_trained(checkpoints: Path, step: int) -> Trained:
     Kept, so that the jobs of a sweep share it and what was compiled for it.
     """
     config = checkpoint.read_config(checkpoints, step)
-    params = checkpoint.restore_ema(checkpoints, step)
-    return trained(UNetConfig(**config["model"]), build_sde(config["sde"]), params)
+    model = UNetConfig(**config["model"])
+    like = jax.eval_shape(partial(init, model), jax.random.key(0))
+    params = checkpoint.restore(checkpoints, step, {"ema": like})["ema"]
+    return trained(model, build_sde(config["sde"]), jax.device_put(params))
 
 
 def starts(net: Trained, seeds: list[int], label: int | None = None) -> Start:

@@ -17,9 +17,9 @@ class Log:
         self._file = (folder / "metrics.jsonl").open("a")
         self._run = run
 
-    def metrics(self, step: int, **values: float) -> None:
+    def metrics(self, step: int, values: dict[str, float]) -> None:
         """One line of metrics.jsonl, flushed at once."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.write(json.dumps({"step": step} | values) + "\n")
         self._file.flush()
         if self._run is not None:
             self._run.log(values, step=step)

@@ -1,0 +1,1 @@
+"""Score networks: what they are, how they are fitted, and how they are kept."""

@@ -1,0 +1,2 @@
+def configure_jax() -> str:
+    return "jax"

@@ -1,0 +1,193 @@
+"""Draw samples from a trained network with any solver, and measure them. See: python sample.py --help"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+import data
+import deis
+from data.config import DatasetConfig
+from eval.config import validate_extractor
+from models import checkpoint
+from runs import cli, folder
+from runs.build import build_sde, build_table
+from runs.config import SampleJob, to_dict, to_object
+from runs.errors import NonFiniteError, Stopped, checking
+from runs.jax_setup import configure_jax
+from runs.seeds import parse_seeds
+from runs.signals import stop_requests
+
+
+def main(cfg: DictConfig) -> None:
+    """Check the configuration, then draw, measure, and write into the run's folder."""
+    with checking():
+        job: SampleJob = to_object(cfg)
+        check(job)
+        checkpoints, step = find_checkpoint(job)
+        trained_config = checkpoint.read_config(checkpoints, step)
+        table = build_table(job.sampler, build_sde(trained_config["sde"]))
+    config, run_dir = to_dict(cfg), output_folder(job)
+    with folder.occupy(run_dir, config, sampler=table.name, nfe_asked=job.sampler.nfe):
+        print(configure_jax(), file=sys.stderr)
+        dataset = DatasetConfig(**trained_config["dataset"])
+        extractor = load_extractor(job, dataset)
+        images, result = draw_images(job, checkpoints, step, table, run_dir)
+        result |= {"dataset": dataset.name, "overrides": list(HydraConfig.get().overrides.task)}
+        if extractor is not None:
+            result |= measure(images, extractor, dataset)
+        folder.write_atomically(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
+        record(job, run_dir, config, result)
+    print(f"{summary(result)}, {run_dir}")
+
+
+def check(job: SampleJob) -> None:
+    """Refuse with a ValueError what cannot work, before anything expensive starts."""
+    for key in ("batch_size", "grid_samples", "num_samples"):
+        if getattr(job, key) < 1:
+            raise ValueError(f"{key} must be at least 1, got {getattr(job, key)}")
+    if job.rounding not in ("floor", "round"):
+        raise ValueError(f"rounding must be floor or round, got {job.rounding!r}")
+    parse_seeds(seeds_of(job))
+    validate_extractor(job.extractor)
+
+
+def seeds_of(job: SampleJob) -> str:
+    return job.seeds or f"0-{job.num_samples - 1}"
+
+
+def find_checkpoint(job: SampleJob) -> tuple[Path, int]:
+    """The folder of checkpoints and the step that `job` names. Raises FileNotFoundError if there is none."""
+    if job.checkpoint is not None:
+        run = Path(job.checkpoint).expanduser()
+        checkpoints = run if run.name == "checkpoints" else run / "checkpoints"
+    else:
+        found = sorted(Path(job.output_root).glob("*/*/checkpoints"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise FileNotFoundError(f"no checkpoint below {job.output_root}/; train a network first: python train.py")
+        checkpoints = found[-1]
+    step = job.step if job.step is not None else checkpoint.latest_step(checkpoints)
+    if step is None:
+        raise FileNotFoundError(f"no checkpoint in {checkpoints}; give the folder of a training run: checkpoint=FOLDER")
+    return checkpoints, step
+
+
+def output_folder(job: SampleJob) -> Path:
+    """run_dir if it is given, the job's own folder within a sweep, else a fresh one."""
+    if job.run_dir is not None:
+        return Path(job.run_dir).expanduser()
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return Path(HydraConfig.get().runtime.output_dir)
+    return folder.fresh(job.output_root, job.name)
+
+
+def load_extractor(job: SampleJob, dataset: DatasetConfig) -> Any:
+    """The feature extractor, trained on the data set or taken from its cache; None if no FID is asked for."""
+    if job.extractor.name == "none":
+        return None
+    from eval.classifier import classifier_extractor
+
+    with checking():
+        train, test = data.load(dataset, "train"), data.load(dataset, "test")
+        return classifier_extractor(train.images, train.labels, test.images, test.labels, job.extractor, dataset.name)
+
+
+def draw_images(
+    job: SampleJob, checkpoints: Path, step: int, table: deis.Table, run_dir: Path
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Draw the images [n, h, w, c] uint8, write samples.npz, grid.png and the animation, and say what was done."""
+    from tqdm import tqdm
+
+    from eval.figures import denoising_gif, image_grid, save_png
+    from runs.drawing import draw, draw_trajectory, load_trained
+
+    with checking():
+        net = load_trained(checkpoints, step)
+    seeds = parse_seeds(seeds_of(job))
+    one_call = deis.tables.ddim(net.sde, table.t[[0, -1]])
+    next(
+        draw(net, one_call, seeds[:1], job.batch_size, job.label)
+    )  # compiles, so that the clock below does not count it
+
+    clock, chunks, drawn = time.perf_counter(), [], 0
+    with stop_requests() as stop_signal, tqdm(total=len(seeds), unit="image", leave=False) as bar:
+        for x_0 in draw(net, table, seeds, job.batch_size, job.label):
+            require_finite(x_0, seeds[drawn : drawn + len(x_0)], table)
+            chunks.append(data.to_uint8(x_0, job.rounding))
+            drawn += len(x_0)
+            bar.update(len(x_0))
+            if stop_signal():
+                raise Stopped(stop_signal(), f"stopped after {drawn} of {len(seeds)} images; none are kept")
+    seconds = time.perf_counter() - clock
+
+    images = np.concatenate(chunks)
+    np.savez_compressed(run_dir / "samples.npz", images=images, seeds=np.array(seeds, np.uint32))
+    save_png(run_dir / "grid.png", image_grid(images[: job.grid_samples]))
+    if job.gif:
+        denoising_gif(run_dir / "denoising.gif", *draw_trajectory(net, table, seeds[: job.grid_samples], job.label))
+    return images, {
+        "sampler": table.name,
+        "method": job.sampler.method,
+        "order": getattr(job.sampler, "order", None),
+        "nfe": table.nfe,
+        "nfe_asked": job.sampler.nfe,
+        "num_samples": len(images),
+        "seconds": seconds,
+        "images_per_s": len(images) / seconds,
+        "seeds": seeds_of(job),
+        "checkpoint": str(checkpoints.parent),
+        "step": step,
+    }
+
+
+def require_finite(x_0: np.ndarray, seeds: list[int], table: deis.Table) -> None:
+    """Raise NonFiniteError for NaN or infinite samples: they would become black images without a word."""
+    bad = [seed for seed, image in zip(seeds, x_0, strict=True) if not np.all(np.isfinite(image))]
+    if bad:
+        raise NonFiniteError(
+            f"{table.name} with {table.nfe} network calls gave NaN or infinite values for {len(bad)} of {len(seeds)} "
+            f"images, seed {bad[0]} first; the network or the schedule is at fault, and nothing was written"
+        )
+
+
+def measure(images: np.ndarray, extractor: Any, dataset: DatasetConfig) -> dict[str, Any]:
+    """FID of the images against the data set's training images."""
+    from eval.extractor import reference_statistics
+    from eval.fid import feature_statistics, frechet_distance, metric_name, rank_warning
+
+    reference = reference_statistics(extractor, data.load(dataset, "train").images, dataset.name)
+    stats = feature_statistics([extractor.features(images)], extractor.name, "samples")
+    if warning := rank_warning(stats):
+        print(f"warning: {warning}", file=sys.stderr)
+    return {
+        "fid": frechet_distance(stats, reference),
+        "fid_name": metric_name(stats),
+        "extractor": extractor.name,
+        "extractor_accuracy": extractor.accuracy,
+    }
+
+
+def record(job: SampleJob, run_dir: Path, config: dict[str, Any], result: dict[str, Any]) -> None:
+    """Put the numbers of `result` and the grid into the log."""
+    from runs.log import open_log
+
+    with open_log(job.logger, run_dir, "sample", config) as log:
+        measured = ("nfe", "fid", "images_per_s", "seconds", "num_samples")
+        log.metrics(result["step"], {key: result[key] for key in measured if key in result})
+        log.image(result["step"], "samples", run_dir / "grid.png")
+
+
+def summary(result: dict[str, Any]) -> str:
+    asked = f" ({result['nfe_asked']} asked)" if result["nfe"] != result["nfe_asked"] else ""
+    fid = f"{result['fid_name']} {result['fid']:.2f}, " if "fid" in result else ""
+    return f"{result['sampler']}, {result['nfe']} NFE{asked}: {fid}{result['images_per_s']:.0f} images/s"
+
+
+if __name__ == "__main__":
+    cli.run(main, "sample")

@@ -1,0 +1,37 @@
+"""Running train.py and sample.py as a user does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+# a network that trains in seconds, on the embedded data set
+TINY = [
+    "logger=none",
+    "model.channels=8",
+    "model.multipliers=[1,2]",
+    "model.num_blocks=1",
+    "model.attention_resolutions=[]",
+    "train.steps=4",
+    "train.batch_size=16",
+    "train.num_samples=4",
+    "train.eval_batches=1",
+    "optimizer.warmup_steps=2",
+]
+
+
+def run(
+    script: str, *arguments: str, cwd: Path = ROOT, env: dict[str, str] | None = None, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """`python <script> <arguments>` in the folder `cwd`, with wandb and the data folder kept away from the user's."""
+    command = [sys.executable, str(ROOT / script), *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=environment() | (env or {}), capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def environment() -> dict[str, str]:
+    """The environment of a user without a wandb account."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "HYDRA"))}
