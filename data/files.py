@@ -85,7 +85,7 @@ def _load_folder(folder: Path, cfg: DatasetConfig, split: str) -> Loaded:
         raise FileNotFoundError(f"dataset.path={cfg.path} holds no image files (looked for {', '.join(EXTENSIONS)})")
     chosen = _in_split(len(files), split, cfg)
     mode = "L" if {_mode(file) for file in files} <= set(_GREY_MODES) else "RGB"
-    images = _read_all([file for file, inside in zip(files, chosen, strict=True) if inside], mode, cfg)
+    images = _read_all(files, mode, cfg)[chosen]  # all, since images of the other split may differ in size
 
     classes = sorted({file.relative_to(folder).parts[0] for file in files})
     if len(classes) < 2 or any(file.parent == folder for file in files):

@@ -191,4 +191,7 @@ def _conv(n_in: int, n_out: int, dtype: Any, rngs: nnx.Rngs, strides: int = 1, k
 
 
 def _norm(channels: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    return nnx.GroupNorm(channels, num_groups=min(32, channels // 4), epsilon=1e-6, rngs=rngs)
+    """32 groups as published; in narrow levels fewer, of 4 channels or more."""
+    most = max(1, min(32, channels // 4))
+    groups = next(number for number in range(most, 0, -1) if channels % number == 0)
+    return nnx.GroupNorm(channels, num_groups=groups, epsilon=1e-6, rngs=rngs)

@@ -63,6 +63,8 @@ def _wandb_run(cfg: LoggerConfig, folder: Path, job_type: str, config: dict[str,
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
+    run_id = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+
     def start(mode: str) -> Any:
         return wandb.init(
             project=cfg.project,
@@ -71,7 +73,7 @@ def _wandb_run(cfg: LoggerConfig, folder: Path, job_type: str, config: dict[str,
             job_type=job_type,
             mode=mode,  # type: ignore[arg-type]
             dir=str(folder),
-            id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12],
+            id=run_id if mode == "online" else None,
             resume="allow" if mode == "online" else None,
             config=config,
             settings=wandb.Settings(init_timeout=cfg.init_timeout, silent=True, save_code=False, console="off"),

@@ -25,8 +25,9 @@ TINY = [
 def run(
     script: str, *arguments: str, cwd: Path = ROOT, env: dict[str, str] | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
-    """`python <script> <arguments>` in the folder `cwd`, with wandb and the data folder kept away from the user's."""
-    command = [sys.executable, str(ROOT / script), *arguments]
+    """`python <script> <arguments>`, or `python -m <module> <arguments>`, in the folder `cwd`."""
+    program = [str(ROOT / script)] if script.endswith(".py") else ["-m", script]
+    command = [sys.executable, *program, *arguments]
     return subprocess.run(
         command, cwd=cwd, env=environment() | (env or {}), capture_output=True, text=True, timeout=timeout, check=False
     )
@@ -34,4 +35,5 @@ def run(
 
 def environment() -> dict[str, str]:
     """The environment of a user without a wandb account."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "HYDRA"))}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "HYDRA"))}
+    return kept | {"PYTHONPATH": str(ROOT)}
