@@ -24,7 +24,7 @@ def images(folder: Path) -> np.ndarray:
 
 
 def test_an_image_depends_on_its_own_seed_only(trained: Path) -> None:
-    for name, seeds, batch_size in (("whole", "0-9", 10), ("parts", "0-9", 3), ("picked", "7,2", 4)):
+    for name, seeds, batch_size in (("whole", "0-9", 10), ("parts", "0-9", 3), ("picked", "7+2", 4)):
         result = run("sample.py", *FEW, f"seeds={seeds}", f"batch_size={batch_size}", f"run_dir={name}", cwd=trained)
         assert result.returncode == 0, result.stderr
     whole = images(trained / "whole").astype(int)
