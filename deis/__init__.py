@@ -6,16 +6,19 @@
 SDEs, schedules and solver tables are NumPy; JAX is imported when a sampler is first asked for.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from deis import tables
+from deis.discrete import DiscreteVPSDE
 from deis.schedule import timesteps
 from deis.sde import (
     SDE,
     VPSDE,
-    DiscreteVPSDE,
+    edm,
     get_cos_alpha_fns,
     get_linear_alpha_fns,
+    sub_vp,
     ve,
     vp_cosine,
     vp_linear,
@@ -30,10 +33,12 @@ __all__ = [
     "VPSDE",
     "DiscreteVPSDE",
     "Table",
+    "edm",
     "get_cos_alpha_fns",
     "get_linear_alpha_fns",
     "get_sampler",
     "sample",
+    "sub_vp",
     "tables",
     "timesteps",
     "trajectory",
@@ -48,4 +53,6 @@ def __getattr__(name: str) -> Any:
         from deis import sampler
 
         return getattr(sampler, name)
+    if name in ("adaptive", "likelihood", "torch", "wrappers"):
+        return import_module(f"deis.{name}")
     raise AttributeError(f"module 'deis' has no attribute {name!r}")

@@ -4,6 +4,7 @@ The table is an ordinary argument of one jitted function, padded in rows and lag
 its order, the schedule or the NFE does not compile again; only another network or batch shape does.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -33,15 +34,24 @@ def get_sampler(
     method: str = "t_ab",
     ab_order: int = 3,
     rk_method: str = "3kutta",
-) -> Callable[[State], State]:
+) -> Callable[..., State]:
     """A function from noise x_T to samples x_0, by the named solver and schedule (the published call).
 
     eps_fn(x, t): the network's eps prediction at x, shaped like x, for a scalar time t in the SDE's units.
     num_step: steps, each of which costs one network call, or as many as `rk_method` has stages.
     The other arguments are those of `deis.tables.build`.
+    The function also takes `key` where the table adds noise. Called outside a jit, it raises ValueError if eps_fn
+    gives NaN or infinity, naming the network call.
     """
     table = tables.build(sde, ts_phase, ts_order, num_step, method, ab_order, rk_method)
-    return partial(sample, table, eps_fn)
+
+    def sampler_fn(x_T: State, key: jax.Array | None = None) -> State:
+        x_0 = sample(table, eps_fn, x_T, key)
+        if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x_0)) and not _is_finite(x_0):
+            _refuse_eps(table, eps_fn, x_T, key)
+        return x_0
+
+    return sampler_fn
 
 
 def sample(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None = None) -> State:
@@ -56,7 +66,7 @@ def sample(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None = None
     """
     _check_state(table, x_T, key)
     rows = _rows(_padded(table), _dtype(x_T))
-    return _run(_as_partial(eps_fn), rows, table.nfe, x_T, _sample_keys(table, x_T, key))
+    return _run(as_partial(eps_fn), rows, table.nfe, x_T, _sample_keys(table, x_T, key))
 
 
 def trajectory(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None = None) -> tuple[State, State]:
@@ -66,7 +76,30 @@ def trajectory(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None = 
     reverse mode. Arguments and errors are those of `sample`.
     """
     _check_state(table, x_T, key)
-    return _run_scan(_as_partial(eps_fn), _rows(table, _dtype(x_T)), x_T, _sample_keys(table, x_T, key))
+    return _run_scan(as_partial(eps_fn), _rows(table, _dtype(x_T)), x_T, _sample_keys(table, x_T, key))
+
+
+def _refuse_eps(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None) -> None:
+    """Raise ValueError for the first network call after which the state is not finite, by running parts of the table.
+
+    Nothing compiles again, and NaN never leaves the state: weights of 0 multiply it too.
+    """
+    rows, keys = _rows(_padded(table), _dtype(x_T)), _sample_keys(table, x_T, key)
+
+    def fails(calls: int) -> bool:
+        return not _is_finite(_run(as_partial(eps_fn), rows, calls, x_T, keys))
+
+    calls = bisect_left(range(table.nfe), True, key=fails)  # 0 if x_T itself is not finite
+    if calls == 0:
+        raise ValueError("x_T holds NaN or infinite values")
+    raise ValueError(
+        f"{table.name}: eps_fn gave NaN or infinite values in evaluation {calls} of {table.nfe}, "
+        f"at t={table.t[calls - 1]:g}"
+    )
+
+
+def _is_finite(x: State) -> bool:
+    return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(x))
 
 
 @jax.jit
@@ -144,7 +177,8 @@ def _combine(weights: tuple, states: tuple) -> State:
     return jax.tree.map(lambda *leaves: sum(w * leaf for w, leaf in zip(weights, leaves, strict=True)), *states)
 
 
-def _as_partial(eps_fn: EpsFn) -> jax.tree_util.Partial:
+def as_partial(eps_fn: EpsFn) -> jax.tree_util.Partial:
+    """eps_fn as an argument that jit takes: its own arguments are traced, the function itself is part of the type."""
     return eps_fn if isinstance(eps_fn, jax.tree_util.Partial) else jax.tree_util.Partial(eps_fn)
 
 
@@ -181,9 +215,13 @@ def _sample_keys(table: Table, x_T: State, key: jax.Array | None) -> jax.Array |
     """One key a sample, or None for a deterministic table."""
     if not table.is_stochastic or key is None:
         return None
+    return keys_of_samples(key, jax.tree.leaves(x_T)[0].shape[0])
+
+
+def keys_of_samples(key: jax.Array, batch: int) -> jax.Array:
+    """Keys [batch], one a sample: the given ones, or one key folded with each sample's index."""
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     if key.ndim == 1:
         return key
-    batch = jax.tree.leaves(x_T)[0].shape[0]
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))

@@ -5,37 +5,90 @@ from jaxtyping import Float64
 
 from deis.sde import SDE
 
-PHASES = ("t", "rho", "log")
+PHASES = ("t", "rho", "log", "edm")
+INTEGER_PHASES = ("uniform", "quadratic", "leading", "trailing")
+
+Nodes = Float64[np.ndarray, " num_step+1"]
 
 
-def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> Float64[np.ndarray, " num_step+1"]:
-    """Decreasing nodes T = t[0] > ... > t[num_step] = t_0, in the SDE's units of time.
+def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> Nodes:
+    """Decreasing nodes t[0] > ... > t[num_step] = t_0, in the SDE's units of time; t[0] = T in the first four phases.
 
     phase: "t", linear in t^(1/order) (order 1 is linear, 2 quadratic; DEIS, arXiv 2204.13902, appendix H);
-        "rho", linear in rho^(1/order) (order 7 is EDM's, arXiv 2206.00364, eq. 5); "log", linear in log rho.
-    order: the power above; "log" has none and ignores it.
-    Raises ValueError for num_step < 1, an unknown phase, order <= 0, or "log" from rho = 0.
+        "rho", linear in rho^(1/order); "log", linear in log rho; "edm", linear in rho^(1/7) (arXiv 2206.00364, eq. 5).
+        For discrete-time models, whose times are integers: "uniform", "quadratic", "leading" and "trailing", of
+        `integer_timesteps`.
+    order: the power above; the phases that have none ignore it.
+    Raises ValueError for num_step < 1, an unknown phase, order <= 0, "log" to rho = 0, or fewer integers than nodes.
     """
     if num_step < 1:
         raise ValueError(f"num_step must be at least 1, got {num_step}")
     if order <= 0:
         raise ValueError(f"ts_order must be positive, got {order:g}")
+    if phase in INTEGER_PHASES:
+        return integer_timesteps(sde, num_step, phase)
     weight = np.linspace(0.0, 1.0, num_step + 1)
     if phase == "t":
         ts = _power_space(sde.T, sde.t_0, weight, order)
-    elif phase in ("rho", "log"):
+    elif phase in PHASES:
         rho_T, rho_0 = sde.rho(np.array([sde.T, sde.t_0]))
-        if phase == "rho":
-            rho = _power_space(rho_T, rho_0, weight, order)
+        if phase != "log":
+            rho = _power_space(rho_T, rho_0, weight, 7.0 if phase == "edm" else order)
         elif rho_0 > 0:
             rho = np.exp((1 - weight) * np.log(rho_T) + weight * np.log(rho_0))
         else:
             raise ValueError(f'phase "log" needs sigma(t_0) > 0, but it is 0 at t_0={sde.t_0:g}; raise t_0')
-        ts = np.asarray(sde.t_of_rho(rho), np.float64)
+        ts = sde.t_of_rho(rho)
     else:
-        raise ValueError(f"ts_phase must be one of {', '.join(PHASES)}, got {phase!r}")
+        raise ValueError(f"ts_phase must be one of {', '.join((*PHASES, *INTEGER_PHASES))}, got {phase!r}")
     ts[0], ts[-1] = sde.T, sde.t_0
     return check_nodes(ts)
+
+
+def integer_timesteps(sde: SDE, num_step: int, spacing: str) -> Nodes:
+    """Distinct whole numbers, decreasing to t_0 = 0, for a discrete-time model of the times 0 to T = N - 1.
+
+    spacing: "uniform", evenly from N - 1 to 0; "quadratic", DDIM's "quad", from 0.8 N to 0 (arXiv 2010.02502,
+        appendix D.2); "leading", the multiples of N // (num_step + 1), which is DDIM's "uniform"; "trailing",
+        the multiples of N / num_step less 1, rounded to the nearest, and then 0 (the last two: arXiv 2305.08891,
+        table 2). The others are rounded down, and equal neighbours moved apart.
+    The papers count evaluations, the last of which leads to sigma = 0: S of theirs are all the nodes of
+    num_step = S - 1, or for "trailing" the nodes of num_step = S without the 0.
+    Raises ValueError if the SDE has other times, or fewer of them than nodes.
+    """
+    last, i = int(sde.T), np.arange(num_step, -1, -1)
+    if (sde.t_0, sde.T) != (0.0, float(last)) or num_step > last:
+        raise ValueError(
+            f'"{spacing}" needs a discrete-time SDE of at least num_step + 1 = {num_step + 1} whole times, '
+            f"got times from {sde.t_0:g} to {sde.T:g}"
+        )
+    num = last + 1
+    ts: np.ndarray
+    match spacing:
+        case "uniform":
+            ts = i * last // num_step
+        case "quadratic":
+            ts = np.linspace(0.0, np.sqrt(0.8 * num), num_step + 1)[::-1] ** 2
+        case "leading":
+            ts = i * (num // (num_step + 1))
+        case "trailing":
+            ts = np.append(np.round(np.arange(num, 0, -num / num_step)[:num_step]) - 1, 0)
+        case _:
+            raise ValueError(f"spacing must be one of {', '.join(INTEGER_PHASES)}, got {spacing!r}")
+    return round_down(ts, last)
+
+
+def round_down(ts: np.ndarray, last: int) -> Float64[np.ndarray, " nodes"]:
+    """Decreasing nodes as distinct whole numbers between 0 and `last`: rounded down, equal neighbours moved apart.
+
+    Raises ValueError if there are more nodes than whole numbers.
+    """
+    if len(ts) > last + 1:
+        raise ValueError(f"{len(ts)} nodes cannot be distinct whole numbers from 0 to {last}; take fewer steps")
+    i = np.arange(len(ts))
+    rising = np.floor(np.asarray(ts, np.float64)[::-1])
+    rising = np.maximum.accumulate(rising - i) + i
+    return np.minimum(rising, last + 1 - len(ts) + i)[::-1].copy()
 
 
 def check_nodes(ts: np.ndarray) -> Float64[np.ndarray, " nodes"]:

@@ -11,25 +11,23 @@ NumPy arrays they answer in float64, which is what the solver tables are made of
 """
 
 import math
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-TimeFn = Callable[[Any], Any]
+from deis.timefn import TimeFn, array_library, as_float64, derivative
 
 
 @dataclass(frozen=True)
 class SDE:
     """A diffusion `x_t = s(t) x_0 + sigma(t) eps` on [t_0, T].
 
-    s, sigma: elementwise functions of time, for NumPy, JAX and torch arrays.
+    s, sigma: elementwise functions of time, written with NumPy, jax.numpy or torch.
     t_of_rho: inverse of `rho(t) = sigma(t) / s(t)`.
     t_0, T: where sampling ends and starts, t_0 < T.
     prior_std: standard deviation of x_T, per element.
+    Raises ValueError if rho does not grow from t_0 to T.
     """
 
     s: TimeFn
@@ -40,6 +38,8 @@ class SDE:
     prior_std: float = 1.0
 
     def __post_init__(self) -> None:
+        for name in ("s", "sigma", "t_of_rho"):
+            object.__setattr__(self, name, as_float64(getattr(self, name)))
         if not self.t_0 < self.T:
             raise ValueError(f"t_0 must lie below T, got t_0={self.t_0:g} and T={self.T:g}")
         rho_0, rho_T = self.rho(np.array([self.t_0, self.T]))
@@ -53,31 +53,75 @@ class SDE:
         """Noise-to-signal ratio sigma(t) / s(t)."""
         return self.sigma(t) / self.s(t)
 
+    def marginal(self, t: Any) -> tuple[Any, Any]:
+        """(s(t), sigma(t)): mean s x_0 and standard deviation sigma of x_t given x_0."""
+        return self.s(t), self.sigma(t)
+
+    def drift(self, x: Any, t: Any) -> Any:
+        """f(t) x of the forward SDE dx = f(t) x dt + g(t) dw, f = d log s / dt; t broadcasts against x."""
+        return x * (derivative(self.s)(t) / self.s(t))
+
+    def diffusion(self, t: Any) -> Any:
+        """g(t) of the forward SDE, shaped like t: g^2 = s^2 d(rho^2)/dt = d(sigma^2)/dt - 2 f sigma^2."""
+        f = derivative(self.s)(t) / self.s(t)
+        variance_rate = derivative(lambda t: self.sigma(t) ** 2)(t)
+        return (variance_rate - 2 * f * self.sigma(t) ** 2) ** 0.5
+
     def prior_sample(self, key: Any, shape: tuple[int, ...]) -> Any:
-        """x_T ~ N(0, prior_std^2 I): float32 JAX array of `shape`."""
+        """x_T ~ N(0, prior_std^2 I) of `shape`, in the library that key comes from.
+
+        key: a JAX key (the answer is float32), a np.random.Generator (float64), or a torch.Generator (torch's
+            default dtype, on the generator's device).
+        """
+        if isinstance(key, np.random.Generator):
+            return self.prior_std * key.standard_normal(shape)
+        if type(key).__module__.startswith("torch"):
+            import torch
+
+            return self.prior_std * torch.randn(shape, generator=key, device=key.device)
         import jax
 
         return self.prior_std * jax.random.normal(key, shape)
 
+    def prior_logp(self, x: Any) -> Any:
+        """log density of N(0, prior_std^2 I) at x [batch, ...], in nats: [batch], in x's library and dtype."""
+        z = x.reshape(x.shape[0], -1) / self.prior_std
+        constant = z.shape[1] * math.log(self.prior_std * math.sqrt(2 * math.pi))
+        return -0.5 * (z * z).sum(1) - constant
+
 
 def vp_linear(beta_0: float = 0.1, beta_1: float = 20.0, t_0: float = 1e-3, T: float = 1.0) -> SDE:
     """Variance preserving, beta(t) linear from beta_0 to beta_1 over [0, 1] (score_sde, arXiv 2011.13456, eq. 32)."""
-    slope = beta_1 - beta_0
-
-    def log_alpha_bar(t: Any) -> Any:
-        return -t * (beta_0 + 0.5 * slope * t)
+    log_alpha_bar, t_of_log_alpha_bar = _linear_beta(beta_0, beta_1)
 
     def s(t: Any) -> Any:
-        return _xp(t).exp(0.5 * log_alpha_bar(t))
+        return array_library(t).exp(0.5 * log_alpha_bar(t))
 
     def sigma(t: Any) -> Any:
-        xp = _xp(t)
+        xp = array_library(t)
         return xp.sqrt(-xp.expm1(log_alpha_bar(t)))
 
     def t_of_rho(rho: Any) -> Any:
-        xp = _xp(rho)
-        log_snr = xp.log1p(rho * rho)  # -log alpha_bar; the root below has no cancellation
-        return 2 * log_snr / (beta_0 + xp.sqrt(beta_0**2 + 2 * slope * log_snr))
+        return t_of_log_alpha_bar(-array_library(rho).log1p(rho * rho))
+
+    return SDE(s, sigma, t_of_rho, t_0, T)
+
+
+def sub_vp(beta_0: float = 0.1, beta_1: float = 20.0, t_0: float = 1e-3, T: float = 1.0) -> SDE:
+    """sub-VP: s = sqrt(alpha_bar) and sigma = 1 - alpha_bar, linear beta (score_sde, arXiv 2011.13456, eq. 29).
+
+    rho = alpha_bar^(-1/2) - alpha_bar^(1/2) = 2 sinh(-1/2 log alpha_bar), which gives the inverse.
+    """
+    log_alpha_bar, t_of_log_alpha_bar = _linear_beta(beta_0, beta_1)
+
+    def s(t: Any) -> Any:
+        return array_library(t).exp(0.5 * log_alpha_bar(t))
+
+    def sigma(t: Any) -> Any:
+        return -array_library(t).expm1(log_alpha_bar(t))
+
+    def t_of_rho(rho: Any) -> Any:
+        return t_of_log_alpha_bar(-2 * array_library(rho).arcsinh(0.5 * rho))
 
     return SDE(s, sigma, t_of_rho, t_0, T)
 
@@ -92,16 +136,17 @@ def vp_cosine(offset: float = 0.008, t_0: float = 1e-3, T: float = 0.9946) -> SD
     a = offset * rate
 
     def s(t: Any) -> Any:
-        return _xp(t).cos(a + rate * t) / math.cos(a)
+        return array_library(t).sin(rate * (1 - t)) / math.cos(a)  # cos b, which cancels less as a sine near t = 1
 
     def sigma(t: Any) -> Any:
-        xp = _xp(t)  # cos^2 a - cos^2 b = sin(b - a) sin(b + a)
+        xp = array_library(t)  # cos^2 a - cos^2 b = sin(b - a) sin(b + a)
         return xp.sqrt(xp.sin(rate * t) * xp.sin(2 * a + rate * t)) / math.cos(a)
 
     def t_of_rho(rho: Any) -> Any:
-        xp = _xp(rho)
-        b = xp.arctan2(xp.sqrt(math.sin(a) ** 2 + rho * rho), math.cos(a) + 0 * rho)
-        return (b - a) / rate
+        xp = array_library(rho)
+        tangent = xp.sqrt(math.sin(a) ** 2 + rho * rho)  # cos a tan b; below, b - a without the difference
+        numerator = math.cos(a) * rho * rho / (tangent + math.sin(a))
+        return xp.arctan2(numerator, math.cos(a) ** 2 + math.sin(a) * tangent) / rate
 
     return SDE(s, sigma, t_of_rho, t_0, T)
 
@@ -110,16 +155,18 @@ def ve(sigma_min: float = 0.01, sigma_max: float = 50.0, t_0: float = 0.0, T: fl
     """Variance exploding, sigma(t) = sigma_min (sigma_max / sigma_min)^t (score_sde, arXiv 2011.13456, eq. 30)."""
     growth = math.log(sigma_max / sigma_min)
 
-    def s(t: Any) -> Any:
-        return _xp(t).ones_like(t)
-
     def sigma(t: Any) -> Any:
-        return sigma_min * _xp(t).exp(growth * t)
+        return sigma_min * array_library(t).exp(growth * t)
 
     def t_of_rho(rho: Any) -> Any:
-        return _xp(rho).log(rho / sigma_min) / growth
+        return array_library(rho).log(rho / sigma_min) / growth
 
-    return SDE(s, sigma, t_of_rho, t_0, T, prior_std=sigma_min * math.exp(growth * T))
+    return SDE(_one, sigma, t_of_rho, t_0, T, prior_std=sigma_min * math.exp(growth * T))
+
+
+def edm(t_0: float = 0.002, T: float = 80.0) -> SDE:
+    """Variance exploding with sigma as time: s = 1, sigma = t (EDM, arXiv 2206.00364, table 1)."""
+    return SDE(_one, sigma=lambda t: 1.0 * t, t_of_rho=lambda rho: 1.0 * rho, t_0=t_0, T=T, prior_std=T)
 
 
 def VPSDE(t2alpha_fn: TimeFn, alpha2t_fn: TimeFn, sampling_eps: float, sampling_T: float) -> SDE:
@@ -128,46 +175,13 @@ def VPSDE(t2alpha_fn: TimeFn, alpha2t_fn: TimeFn, sampling_eps: float, sampling_
     The functions may be written with NumPy, jax.numpy or torch. Coefficients come out in float64 all the same,
     but 1 - alpha_bar loses digits where alpha_bar is close to 1; `vp_linear` and `vp_cosine` do not.
     """
-    alpha_bar, t_of_alpha_bar = _float64(t2alpha_fn), _float64(alpha2t_fn)
     return SDE(
-        s=lambda t: alpha_bar(t) ** 0.5,
-        sigma=lambda t: (1 - alpha_bar(t)) ** 0.5,
-        t_of_rho=lambda rho: t_of_alpha_bar(1 / (1 + rho * rho)),
+        s=lambda t: t2alpha_fn(t) ** 0.5,
+        sigma=lambda t: (1 - t2alpha_fn(t)) ** 0.5,
+        t_of_rho=lambda rho: alpha2t_fn(1 / (1 + rho * rho)),
         t_0=sampling_eps,
         T=sampling_T,
     )
-
-
-def DiscreteVPSDE(discrete_alpha: Any) -> SDE:
-    """Variance preserving from the alpha_bar array of a discrete-time model (the published call).
-
-    discrete_alpha: [N] decreasing alpha_bar_i in (0, 1). Time is the index, in [0, N - 1]; between the indices
-    log rho is interpolated linearly. NumPy and JAX times only.
-    """
-    alpha_bar = np.asarray(discrete_alpha, np.float64)
-    if (
-        alpha_bar.ndim != 1
-        or len(alpha_bar) < 2
-        or not _decreasing(alpha_bar)
-        or not 0 < alpha_bar[-1] < alpha_bar[0] < 1
-    ):
-        raise ValueError("discrete_alpha must be a decreasing array of at least 2 alpha_bar values between 0 and 1")
-    index = np.arange(len(alpha_bar), dtype=np.float64)
-    log_rho = 0.5 * np.log((1 - alpha_bar) / alpha_bar)
-
-    def s(t: Any) -> Any:
-        xp = _xp(t)
-        return (1 + xp.exp(2 * xp.interp(t, index, log_rho))) ** -0.5
-
-    def sigma(t: Any) -> Any:
-        xp = _xp(t)
-        return (1 + xp.exp(-2 * xp.interp(t, index, log_rho))) ** -0.5
-
-    def t_of_rho(rho: Any) -> Any:
-        xp = _xp(rho)
-        return xp.interp(xp.log(rho), log_rho, index)
-
-    return SDE(s, sigma, t_of_rho, t_0=0.0, T=float(len(alpha_bar) - 1))
 
 
 def get_linear_alpha_fns(beta_0: float, beta_1: float) -> tuple[TimeFn, TimeFn]:
@@ -184,39 +198,18 @@ def _alpha_fns(sde: SDE) -> tuple[TimeFn, TimeFn]:
     return (lambda t: sde.s(t) ** 2), (lambda alpha_bar: sde.t_of_rho(((1 - alpha_bar) / alpha_bar) ** 0.5))
 
 
-def _decreasing(x: np.ndarray) -> bool:
-    return bool(np.all(np.diff(x) < 0))
+def _one(t: Any) -> Any:
+    return 1.0 + 0.0 * t
 
 
-def _is_numpy(x: Any) -> bool:
-    return isinstance(x, float | int | np.ndarray | np.generic)
+def _linear_beta(beta_0: float, beta_1: float) -> tuple[TimeFn, TimeFn]:
+    """log alpha_bar(t) = -(integral of beta over [0, t]) and its inverse."""
+    slope = beta_1 - beta_0
 
+    def log_alpha_bar(t: Any) -> Any:
+        return -t * (beta_0 + 0.5 * slope * t)
 
-def _xp(x: Any) -> ModuleType:
-    """The array library of x: numpy, jax.numpy or torch."""
-    if _is_numpy(x):
-        return np
-    if type(x).__module__.startswith("torch"):
-        return sys.modules["torch"]
-    return sys.modules["jax.numpy"]
+    def inverse(log_alpha_bar: Any) -> Any:  # the root without cancellation
+        return -2 * log_alpha_bar / (beta_0 + array_library(log_alpha_bar).sqrt(beta_0**2 - 2 * slope * log_alpha_bar))
 
-
-def _float64(fn: TimeFn) -> TimeFn:
-    """fn, with NumPy arguments answered in float64 whatever library fn is written in."""
-
-    def call(t: Any) -> Any:
-        if not _is_numpy(t):
-            return fn(t)
-        t = np.asarray(t, np.float64)
-        try:
-            value = fn(t)
-        except TypeError:  # torch functions take tensors only
-            if "torch" not in sys.modules:
-                raise
-            return fn(sys.modules["torch"].from_numpy(t)).numpy()
-        if not _is_numpy(value):  # jax.numpy answers in float32 unless told otherwise
-            with sys.modules["jax"].enable_x64(True):
-                value = fn(t)
-        return np.asarray(value, np.float64)
-
-    return call
+    return log_alpha_bar, inverse

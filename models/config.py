@@ -42,8 +42,10 @@ def validate(cfg: UNetConfig) -> None:
     if absent := set(cfg.attention_resolutions) - set(sizes):
         raise ValueError(f"model.attention_resolutions has {min(absent)}, but the levels' sizes are {sizes}")
     widths = [cfg.channels * multiplier for multiplier in (1, *cfg.multipliers)]
-    if any(width % cfg.num_heads for width in widths):
+    if cfg.num_heads < 1 or any(width % cfg.num_heads for width in widths):
         raise ValueError(f"model.num_heads must divide the width of every level, {widths}, got {cfg.num_heads}")
+    if cfg.num_classes < 0:
+        raise ValueError(f"model.num_classes must be 0 for no classes, or their number, got {cfg.num_classes}")
     if not 0 <= cfg.dropout < 1:
         raise ValueError(f"model.dropout must be in [0, 1), got {cfg.dropout}")
     if cfg.dtype not in ("float32", "bfloat16"):

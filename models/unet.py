@@ -20,7 +20,7 @@ Params = dict[str, Any]
 Images = Float[Array, "b h w c"]
 
 _INIT = nnx.initializers.variance_scaling(1.0, "fan_avg", "uniform")
-_NEAR_ZERO = nnx.initializers.zeros_init()
+_ZERO = nnx.initializers.zeros_init()
 
 
 def init(cfg: UNetConfig, key: PRNGKeyArray) -> Params:
@@ -104,15 +104,17 @@ class UNet(nnx.Module):
         self.up = nnx.Dict({f"{i:02d}": module for i, module in enumerate(up)})
 
         self.norm_out = _norm(width, rngs)
-        self.conv_out = _conv(width, cfg.image_channels, jnp.float32, rngs, kernel_init=_NEAR_ZERO)
+        self.conv_out = _conv(width, cfg.image_channels, jnp.float32, rngs, kernel_init=_ZERO)
 
     def __call__(
         self, x: Images, t: Float[Array, " b"], label: Int[Array, " b"] | None, dropout_key: PRNGKeyArray | None
     ) -> Images:
         emb = self.embed_out(nnx.silu(self.embed_in(time_embedding(t, self.channels))))
+        if (label is None) != (self.embed_label is None):
+            raise ValueError(
+                "give a label for every image to a network with classes, and none to a network without classes"
+            )
         if self.embed_label is not None:
-            if label is None:
-                raise ValueError("this network has classes: give a label for every image")
             emb = emb + self.embed_label(label)
         emb = nnx.silu(emb)
         keys = iter(jax.random.split(dropout_key, len(self.down) + len(self.up) + 2) if dropout_key is not None else ())
@@ -140,7 +142,7 @@ class Block(nnx.Module):
     ):
         self.norm_1, self.conv_1 = _norm(n_in, rngs), _conv(n_in, n_out, dtype, rngs)
         self.embed = nnx.Linear(emb, n_out, rngs=rngs)
-        self.norm_2, self.conv_2 = _norm(n_out, rngs), _conv(n_out, n_out, dtype, rngs, kernel_init=_NEAR_ZERO)
+        self.norm_2, self.conv_2 = _norm(n_out, rngs), _conv(n_out, n_out, dtype, rngs, kernel_init=_ZERO)
         self.dropout = nnx.Dropout(dropout)
         self.shortcut = nnx.Linear(n_in, n_out, dtype=dtype, rngs=rngs) if n_in != n_out else None
         self.attention = Attention(n_out, heads, dtype, rngs) if attention else None
@@ -160,7 +162,7 @@ class Attention(nnx.Module):
         self.heads = heads
         self.norm = _norm(channels, rngs)
         self.qkv = nnx.Linear(channels, 3 * channels, dtype=dtype, kernel_init=_INIT, rngs=rngs)
-        self.out = nnx.Linear(channels, channels, dtype=dtype, kernel_init=_NEAR_ZERO, rngs=rngs)
+        self.out = nnx.Linear(channels, channels, dtype=dtype, kernel_init=_ZERO, rngs=rngs)
 
     def __call__(self, x: Images) -> Images:
         b, height, width, c = x.shape

@@ -3,23 +3,50 @@
 from deis.schedule import timesteps
 from deis.sde import SDE
 from deis.table import Table
+from deis.tables.ablation import ei_score, euler
 from deis.tables.adams_bashforth import ddim, ipndm, log_rho_ab, rho_ab, t_ab
+from deis.tables.ancestral import analytic_ddim, ddim_eta, ddpm, estimate_eps_norm
+from deis.tables.dpm_solver import dpm_solver, dpm_solver_pp
+from deis.tables.edm import dpm_2, edm_heun
+from deis.tables.pndm import f_pndm, plms, s_pndm
 from deis.tables.runge_kutta import TABLEAUS, Tableau, rho_rk
+from deis.tables.stochastic import dpm_solver_pp_sde, t_ab_sde
+from deis.tables.unipc import unipc
 
 __all__ = [
     "METHODS",
     "TABLEAUS",
     "Tableau",
+    "analytic_ddim",
     "build",
     "ddim",
+    "ddim_eta",
+    "ddpm",
+    "dpm_2",
+    "dpm_solver",
+    "dpm_solver_pp",
+    "dpm_solver_pp_sde",
+    "edm_heun",
+    "ei_score",
+    "estimate_eps_norm",
+    "euler",
+    "f_pndm",
     "ipndm",
     "log_rho_ab",
+    "plms",
     "rho_ab",
     "rho_rk",
+    "s_pndm",
     "t_ab",
+    "t_ab_sde",
+    "unipc",
 ]
 
-METHODS = ("ddim", "t_ab", "rho_ab", "log_rho_ab", "ipndm", "rho_rk")
+METHODS = (
+    *("ddim", "t_ab", "rho_ab", "log_rho_ab", "ipndm", "rho_rk"),
+    *("dpm_solver", "dpm_solver_pp", "unipc", "edm_heun", "dpm_2", "s_pndm", "f_pndm", "plms", "euler", "ei_score"),
+    *("ddpm", "t_ab_sde", "dpm_solver_pp_sde"),
+)
 
 
 def build(
@@ -33,7 +60,8 @@ def build(
 ) -> Table:
     """The table that the published call `get_sampler` names: schedule and solver by their names.
 
-    ab_order: the polynomial's degree; for "ipndm", whose order counts evaluations, degree 3 is its order 4.
+    ab_order: the polynomial's degree; for "ipndm", whose order counts evaluations, degree 3 is its order 4; for
+        "dpm_solver", "dpm_solver_pp" and "unipc", the order in their names. The others have none.
     Raises ValueError for any name or number that is not allowed.
     """
     ts = timesteps(sde, num_step, ts_phase, ts_order)
@@ -50,5 +78,31 @@ def build(
             return ipndm(sde, ts, ab_order + 1)
         case "rho_rk":
             return rho_rk(sde, ts, rk_method)
+        case "dpm_solver":
+            return dpm_solver(sde, ts, ab_order)
+        case "dpm_solver_pp":
+            return dpm_solver_pp(sde, ts, ab_order)
+        case "unipc":
+            return unipc(sde, ts, ab_order)
+        case "edm_heun":
+            return edm_heun(sde, ts)
+        case "dpm_2":
+            return dpm_2(sde, ts)
+        case "s_pndm":
+            return s_pndm(sde, ts)
+        case "f_pndm":
+            return f_pndm(sde, ts)
+        case "plms":
+            return plms(sde, ts)
+        case "euler":
+            return euler(sde, ts)
+        case "ei_score":
+            return ei_score(sde, ts)
+        case "ddpm":
+            return ddpm(sde, ts)
+        case "t_ab_sde":
+            return t_ab_sde(sde, ts, ab_order)
+        case "dpm_solver_pp_sde":
+            return dpm_solver_pp_sde(sde, ts)
         case _:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")

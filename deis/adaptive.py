@@ -1,0 +1,121 @@
+"""The black box that fixed-step tables are compared with: DOPRI5 with error control, by diffrax.
+
+It is not a table. It runs on the same dv/drho = eps, or on the probability-flow ODE in x and t as it stands, in both
+directions. diffrax is an optional dependency.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from deis.sampler import EpsFn, State, as_partial
+from deis.sde import SDE
+from deis.timefn import derivative
+
+VARIABLES = ("rho", "t")
+
+_MAX_STEPS = 4096
+
+
+def sample(
+    sde: SDE, eps_fn: EpsFn, x_T: State, variable: str = "rho", rtol: float = 1e-5, atol: float = 1e-5
+) -> tuple[State, int]:
+    """(x_0, network calls) by adaptive Dormand-Prince 5(4) from T down to t_0.
+
+    eps_fn, x_T: as in `deis.sample`. variable: "rho", dv/drho = eps; "t", dx/dt = f x + g^2/(2 sigma) eps, in which
+        the linear part is left to the solver (DEIS, arXiv 2204.13902, eq. 4 and figure 5).
+    rtol, atol: a step is accepted where the root mean square, over all samples and elements, of its error estimate
+        divided by (atol + rtol |state|) is below 1. The whole batch shares its steps, so that its results depend
+        (within the tolerance) on what is in it.
+    Network calls: 1 to start, and 6 a step, accepted or not.
+    Raises ValueError for another variable or if 4096 steps do not reach the end, ModuleNotFoundError without diffrax.
+    """
+    return _integrate(sde, eps_fn, x_T, variable, sde.T, sde.t_0, rtol, atol)
+
+
+def encode(
+    sde: SDE, eps_fn: EpsFn, x_0: State, variable: str = "rho", rtol: float = 1e-5, atol: float = 1e-5
+) -> tuple[State, int]:
+    """(x_T, network calls): the same from t_0 up to T."""
+    return _integrate(sde, eps_fn, x_0, variable, sde.t_0, sde.T, rtol, atol)
+
+
+def _integrate(
+    sde: SDE, eps_fn: EpsFn, x: State, variable: str, start: float, stop: float, rtol: float, atol: float
+) -> tuple[State, int]:
+    if variable not in VARIABLES:
+        raise ValueError(f"variable must be one of {', '.join(VARIABLES)}, got {variable!r}")
+    try:
+        import diffrax  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("DOPRI5 needs diffrax: pip install 'deis-sampler[adaptive]'") from error
+    solve = _solve_in_rho if variable == "rho" else _solve_in_t
+    x, steps, succeeded = solve(as_partial(eps_fn), x, rtol, atol, sde=sde, start=start, stop=stop)
+    if not succeeded:
+        raise ValueError(
+            f"DOPRI5 did not reach t={stop:g} from t={start:g} in {_MAX_STEPS} steps at rtol={rtol:g}, atol={atol:g}: "
+            f"raise them, or look for NaN in the network's output"
+        )
+    return x, 6 * int(steps) + 1
+
+
+@partial(jax.jit, static_argnames=("sde", "start", "stop"))
+def _solve_in_rho(eps_fn: EpsFn, x: State, rtol: Any, atol: Any, *, sde: SDE, start: float, stop: float) -> tuple:
+    def slope(rho: jax.Array, v: State) -> State:
+        t = sde.t_of_rho(rho)
+        return eps_fn(jax.tree.map(lambda v: sde.s(t) * v, v), t)
+
+    (s_start, s_stop), (rho_start, rho_stop) = ([float(fn(t)) for t in (start, stop)] for fn in (sde.s, sde.rho))
+    v, *stats = _dopri5(slope, jax.tree.map(lambda x: x / s_start, x), rho_start, rho_stop, rtol, atol)
+    return jax.tree.map(lambda v: s_stop * v, v), *stats
+
+
+@partial(jax.jit, static_argnames=("sde", "start", "stop"))
+def _solve_in_t(eps_fn: EpsFn, x: State, rtol: Any, atol: Any, *, sde: SDE, start: float, stop: float) -> tuple:
+    def slope(t: jax.Array, x: State) -> State:
+        linear, weight = derivative(sde.s)(t) / sde.s(t), sde.s(t) * derivative(sde.rho)(t)  # f, g^2 / (2 sigma)
+        return jax.tree.map(lambda x, e: linear * x + weight * e, x, eps_fn(x, t))
+
+    return _dopri5(slope, x, start, stop, rtol, atol)
+
+
+def _dopri5(slope: Any, y: State, start: float, stop: float, rtol: Any, atol: Any) -> tuple:
+    """(y at stop, steps tried, whether it got there) of dy/dz = slope(z, y)."""
+    import diffrax
+
+    sign = 1.0 if stop > start else -1.0
+
+    def field(z: Any, y: State, _: None) -> State:  # upwards, whichever way the ODE is run
+        dy = slope(sign * z, y)
+        return jax.tree.map(lambda dy, y: (sign * dy).astype(y.dtype), dy, y)
+
+    z_0, z_1 = jnp.asarray([sign * start, sign * stop], jnp.result_type(*jax.tree.leaves(y)))
+    first = field(z_0, y, None)
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(field),
+        diffrax.Dopri5(),
+        z_0,
+        z_1,
+        _first_step(y, first, z_1 - z_0, rtol, atol),
+        y,
+        saveat=diffrax.SaveAt(t1=True),
+        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+        # (the first stage is still to be called, the first stage): diffrax would call it again after every refused step
+        solver_state=(jnp.array(False), first),
+        adjoint=diffrax.ForwardMode(),
+        max_steps=_MAX_STEPS,
+        throw=False,
+    )
+    final = jax.tree.map(lambda ys: ys[0], solution.ys)
+    return final, solution.stats["num_steps"], solution.result == diffrax.RESULTS.successful
+
+
+def _first_step(y: State, slope: State, length: jax.Array, rtol: Any, atol: Any) -> jax.Array:
+    """A step that moves y by about 1 % (Hairer, Norsett & Wanner I, II.4), at most the whole length."""
+    (y, _), (slope, _) = ravel_pytree(y), ravel_pytree(slope)
+    tolerance = atol + rtol * jnp.abs(y)
+    step = 0.01 * jnp.linalg.norm(y / tolerance) / jnp.linalg.norm(slope / tolerance)
+    return jnp.where(step < length, step, length)  # also where it is NaN

@@ -1,0 +1,63 @@
+"""UniPC (arXiv 2302.04867): a predictor and a corrector of any order from one evaluation a step.
+
+Where the paper solves R_p a_p = phi_p / B(h), B(h) cancels, and what is left is the integral of the polynomial in
+log rho through the evaluations. Its function B(h) is seen where one unknown is set to 1/2 instead of solved for, as
+the paper proposes: in the predictor of order 2 and in the corrector after an order 1.
+"""
+
+from typing import Unpack
+
+import numpy as np
+
+from deis.sde import SDE
+from deis.table import Table
+from deis.tables.multistep import Options, Weights, lagrange, multistep, total_weight
+
+VARIANTS = ("B1", "B2")
+MAX_ORDER = 6
+
+
+def unipc(
+    sde: SDE,
+    ts: np.ndarray,
+    order: int = 3,
+    *,
+    variant: str = "B2",
+    prediction: str = "x_0",
+    **options: Unpack[Options],
+) -> Table:
+    """UniPC-p: predictor UniP-p and corrector UniC-p; 1 NFE a step, orders 1, 2, ... p at the start.
+
+    ts: [N+1] decreasing nodes, sigma > 0 at every evaluation.
+    order: p, 1 to 6. The order of convergence is p + 1, without the corrector p ("UniP"); the steps of lower order
+        at the end, kept as the authors do unless lower_order_final=False, bound it by 2.
+    variant: "B1", B(h) = h, or "B2", B(h) = e^h - 1 (section 3.4).
+    prediction: what the polynomial goes through, predicted "x_0" (the authors' choice for guided sampling) or "eps".
+    options: those of `Options`; lower_order_final and corrector are on.
+    Raises ValueError for any other order, variant or prediction, or bad nodes.
+    """
+    if not 1 <= order <= MAX_ORDER:
+        raise ValueError(f"unipc order must be 1 to {MAX_ORDER}, got {order}; the authors use 2 and 3")
+    if variant not in VARIANTS:
+        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
+    options = Options(lower_order_final=True, corrector=True) | options
+    name = ("UniPC" if options["corrector"] else "UniP") + str(order)
+    predict, correct = _weights(variant, prediction, predicts=True), _weights(variant, prediction, predicts=False)
+    return multistep(name, sde, ts, order - 1, predict, correct, prediction, **options)
+
+
+def _weights(variant: str, prediction: str, predicts: bool) -> Weights:
+    """The weights of the predictor or of the corrector; of the latter, the newest node is the step's end."""
+    exact = lagrange(np.log, prediction)
+
+    def weights(nodes: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        if nodes.shape[1] != 2:
+            return exact(nodes, start, end)
+        total, h = total_weight(start, end, prediction), np.log(start / end)
+        b = total if variant == "B2" else h * (1 if prediction == "x_0" else -end)
+        if predicts:
+            r = np.log(nodes[:, 0] / nodes[:, 1]) / h  # of the older evaluation, below 0
+            return np.stack([total - b / (2 * r), b / (2 * r)], axis=1)
+        return np.stack([b / 2, total - b / 2], axis=1)
+
+    return weights

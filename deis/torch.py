@@ -1,0 +1,133 @@
+"""The same tables run by a plain loop on torch tensors, on any device. JAX is not needed.
+
+sampler_fn = deis.torch.get_sampler(sde, eps_fn, method="t_ab", ab_order=3, num_step=10)
+with torch.no_grad():
+    x_0 = sampler_fn(noise)
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import Generator, Tensor
+
+from deis import tables
+from deis.sde import SDE
+from deis.table import Table
+
+EpsFn = Callable[[Tensor, Tensor], Tensor]
+Noise: TypeAlias = Sequence[Generator] | Tensor
+
+
+def get_sampler(
+    sde: SDE,
+    eps_fn: EpsFn,
+    ts_phase: str = "t",
+    ts_order: float = 2.0,
+    num_step: int = 10,
+    method: str = "t_ab",
+    ab_order: int = 3,
+    rk_method: str = "3kutta",
+) -> Callable[..., Tensor]:
+    """A function from noise x_T to samples x_0, by the named solver and schedule (the published call).
+
+    eps_fn(x, t): the network's eps prediction at x, shaped like x, for a 0-dimensional tensor t in the SDE's units.
+    num_step: steps, each of which costs one network call, or as many as `rk_method` has stages.
+    The other arguments are those of `deis.tables.build`.
+    """
+    table = tables.build(sde, ts_phase, ts_order, num_step, method, ab_order, rk_method)
+    return partial(sample, table, eps_fn)
+
+
+def sample(table: Table, eps_fn: EpsFn, x_T: Tensor, noise: Noise | None = None) -> Tensor:
+    """Run `table` from x_T [batch, ...]; returns the samples, in its shape, dtype and device.
+
+    eps_fn: as in `get_sampler`. Gradients flow through the loop: call under `torch.no_grad()` where none are wanted.
+    noise: for stochastic tables, one torch.Generator a sample, so that a sample does not depend on its batch,
+        or the standard normal noise itself, [nfe, batch, ...].
+    Raises ValueError for an integer x_T, a stochastic table without noise, noise of another length or shape, an eps
+    of another shape than x, or one that is not finite.
+    """
+    finite = []
+    for x, e in _evaluations(table, eps_fn, x_T, noise):
+        finite.append(torch.isfinite(x if e is None else e).all())
+    flags = torch.stack(finite).tolist()  # the only wait for the device
+    if not all(flags):
+        if not torch.isfinite(x_T).all():
+            raise ValueError("x_T holds NaN or infinite values")
+        i = min(flags.index(False), table.nfe - 1)
+        raise ValueError(
+            f"{table.name}: eps_fn gave NaN or infinite values in evaluation {i + 1} of {table.nfe}, "
+            f"at t={table.t[i]:g}"
+        )
+    return x
+
+
+def trajectory(table: Table, eps_fn: EpsFn, x_T: Tensor, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
+    """Run `table` from x_T and keep everything: (x_t [nfe+1, batch, ...], predicted x_0 [nfe, batch, ...]).
+
+    Arguments and errors are those of `sample`, except that an eps which is not finite is kept, to be looked at.
+    """
+    *kept, (samples, _) = _evaluations(table, eps_fn, x_T, noise)
+    x_t = torch.stack([*(x for x, _ in kept), samples])
+    x_0 = torch.stack([x / table.s.item(i) - table.rho.item(i) * e for i, (x, e) in enumerate(kept)])
+    return x_t, x_0
+
+
+def _evaluations(table: Table, eps_fn: EpsFn, x_T: Tensor, noise: Noise | None) -> Iterator[tuple[Tensor, Any]]:
+    """(x_i, eps_i) of every evaluation, and last (samples, None). The equations are in `deis.table`."""
+    _check_state(table, x_T, noise)
+    t = torch.tensor(table.t, dtype=x_T.dtype, device=x_T.device)
+    s, a, b, p, q, P, Q, g = (getattr(table, name).tolist() for name in ("s", "a", "b", "p", "q", "P", "Q", "g"))
+    u = v = x_T / s[0]
+    history: deque[Tensor] = deque(maxlen=table.lags)
+    for i in range(table.nfe):
+        x = s[i] * u
+        e = _eps(eps_fn, x, t[i])
+        yield x, e
+        history.appendleft(_combine((a[i], b[i]), (u, e)))
+        z = _noise(noise, i, u) if g[i] else None
+        to_u, to_v = (p[i], g[i], *P[i]), (q[i], g[i], *Q[i])
+        u, anchor = _combine(to_u, (v, z, *history)), v
+        v = u if to_v == to_u else _combine(to_v, (anchor, z, *history))
+    yield s[-1] * u, None
+
+
+def _combine(weights: Sequence[float], states: Sequence[Tensor | None]) -> Tensor:
+    """sum_k weights_k states_k, without the terms of weight 0; weights beyond the last state are 0."""
+    terms = [w * x for w, x in zip(weights, states, strict=False) if w and x is not None]
+    return sum(terms[1:], start=terms[0])
+
+
+def _eps(eps_fn: EpsFn, x: Tensor, t: Tensor) -> Tensor:
+    e = eps_fn(x, t)
+    if e.shape != x.shape:
+        raise ValueError(f"eps_fn must answer in the shape of x, {tuple(x.shape)}, got {tuple(e.shape)}")
+    return e.to(x.dtype)
+
+
+def _noise(noise: Noise | None, i: int, like: Tensor) -> Tensor:
+    """Standard normal noise of evaluation i, each sample's from its own generator, on the generator's device."""
+    if isinstance(noise, Tensor):
+        return noise[i]
+    draws = [torch.randn(like.shape[1:], generator=g, device=g.device, dtype=like.dtype) for g in noise or ()]
+    return torch.stack(draws).to(like.device)
+
+
+def _check_state(table: Table, x_T: Tensor, noise: Noise | None) -> None:
+    if not x_T.is_floating_point():
+        raise ValueError(f"x_T must be floating point, got {x_T.dtype}; use torch.randn")
+    if not table.is_stochastic:
+        return
+    if noise is None:
+        raise ValueError(
+            f"{table.name} adds noise: pass noise=[torch.Generator().manual_seed(i) for i in range(batch)]"
+        )
+    if isinstance(noise, Tensor):
+        expected = (table.nfe, *x_T.shape)
+        if noise.shape != expected:
+            raise ValueError(f"noise must have shape [nfe, batch, ...] = {expected}, got {tuple(noise.shape)}")
+    elif isinstance(noise, Generator) or len(noise) != len(x_T):
+        raise ValueError(f"noise must be one torch.Generator for each of the {len(x_T)} samples, or a tensor")

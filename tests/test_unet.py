@@ -1,0 +1,168 @@
+"""The score network: its size as published, what it depends on, and what it computes."""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from omegaconf import OmegaConf
+
+from models.config import UNetConfig, validate
+from models.unet import Attention, init, network_of, num_params, time_embedding
+
+CONF = Path(__file__).parent.parent / "conf" / "model"
+TINY = UNetConfig(
+    channels=8,
+    multipliers=[1, 2],
+    attention_resolutions=[4],
+    dropout=0.3,
+    num_heads=2,
+    num_classes=3,
+    image_size=8,
+    image_channels=1,
+)
+X = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+T = jnp.array([3.0, 700.0])
+LABEL = jnp.array([0, 2])
+net = jax.jit(network_of(TINY))
+
+
+@pytest.fixture(scope="module")
+def params() -> dict:
+    """Parameters as after some training: none of them zero, features of about unit size."""
+    rng = np.random.default_rng(2)
+    shapes = jax.eval_shape(partial(init, TINY), jax.random.key(0))
+    return jax.tree.map(
+        lambda leaf: rng.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape).astype(np.float32), shapes
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "channels", "count"),
+    [("cifar10", 32, 3, 35_746_307), ("imagenet32", 32, 3, 35_746_307), ("celeba64", 64, 3, 78_700_803)],
+)
+def test_published_number_of_parameters(name: str, size: int, channels: int, count: int) -> None:
+    """As diffusers 0.42.1's UNet2DModel counts for the same options; the first is google/ddpm-cifar10-32."""
+    options = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
+    assert isinstance(options, dict)
+    del options["defaults"]
+    cfg = UNetConfig(**options | {"image_size": size, "image_channels": channels})
+    validate(cfg)
+    assert num_params(jax.eval_shape(partial(init, cfg), jax.random.key(0))) == count
+
+
+def test_a_fresh_network_is_float32_a_function_of_the_key_and_answers_zero() -> None:
+    """The last convolution starts at zero, so the first loss is |eps|^2 = 1."""
+    cfg = dataclasses.replace(TINY, multipliers=[1], attention_resolutions=[])
+    draw = jax.jit(partial(init, cfg))
+    a, b, c = (draw(jax.random.key(seed)) for seed in (5, 5, 6))
+    assert {leaf.dtype for leaf in jax.tree.leaves(a)} == {jnp.dtype("float32")}
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
+    assert not np.array_equal(a["conv_in"]["kernel"], c["conv_in"]["kernel"])
+    np.testing.assert_array_equal(jax.jit(network_of(cfg))(a, X, T, LABEL), np.zeros_like(X))
+
+
+def test_equal_configurations_share_a_network() -> None:
+    """A function found again is compiled code found again."""
+    assert network_of(dataclasses.replace(TINY)) is network_of(TINY)
+    assert network_of(dataclasses.replace(TINY, channels=16)) is not network_of(TINY)
+
+
+def test_every_parameter_learns(params: dict) -> None:
+    grad = jax.jit(jax.grad(lambda p: jnp.sum(net(p, X, T, LABEL) ** 2)))(params)
+    still = [jax.tree_util.keystr(path) for path, leaf in jax.tree.leaves_with_path(grad) if not np.any(leaf)]
+    assert not still
+    assert not np.any(grad["embed_label"]["embedding"][1]), "a class without an image in the batch does not learn"
+
+
+def test_output_depends_on_time_and_on_nothing_else_in_the_batch(params: dict) -> None:
+    y = net(params, X, T, LABEL)
+    np.testing.assert_allclose(net(params, X[::-1], T[::-1], LABEL[::-1])[::-1], y, atol=1e-5)
+    twice = net(params, jnp.stack([X[0], X[0]]), jnp.full(2, T[0]), jnp.full(2, LABEL[0]))
+    np.testing.assert_allclose(twice[0], y[0], atol=1e-5)
+    assert np.abs(net(params, X, T + 50.0, LABEL) - y).max() > 1e-2
+
+
+def test_label_matters(params: dict) -> None:
+    one, two = net(params, X, T, LABEL), net(params, X, T, jnp.array([0, 1]))
+    np.testing.assert_allclose(one[0], two[0], atol=1e-5)
+    assert np.abs(one[1] - two[1]).max() > 1e-2
+    with pytest.raises(ValueError, match="label"):
+        net(params, X, T)
+    unconditional = {name: value for name, value in params.items() if name != "embed_label"}
+    with pytest.raises(ValueError, match="without classes"):
+        network_of(dataclasses.replace(TINY, num_classes=0))(unconditional, X, T, LABEL)
+
+
+def test_dropout_is_off_without_a_key_and_depends_on_it(params: dict) -> None:
+    off = net(params, X, T, LABEL)
+    np.testing.assert_array_equal(net(params, X, T, LABEL), off)
+    one, again, two = (net(params, X, T, LABEL, jax.random.key(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    assert np.abs(one - two).max() > 1e-2
+    assert np.abs(one - off).max() > 1e-2
+
+
+def test_bfloat16_agrees_with_float32(params: dict) -> None:
+    exact = net(params, X, T, LABEL)
+    rough = jax.jit(network_of(dataclasses.replace(TINY, dtype="bfloat16")))(params, X, T, LABEL)
+    assert rough.dtype == jnp.float32
+    error = np.linalg.norm(rough - exact) / np.linalg.norm(exact)
+    assert 1e-6 < error < 0.02
+
+
+@pytest.mark.parametrize(("multipliers", "channels"), [([1], 1), ([1, 2, 2], 3)])
+def test_other_depths_and_colours(multipliers: list[int], channels: int) -> None:
+    cfg = UNetConfig(channels=8, multipliers=multipliers, image_size=8, image_channels=channels)
+    x = jnp.ones((1, 8, 8, channels))
+    params = jax.eval_shape(partial(init, cfg), jax.random.key(0))
+    assert jax.eval_shape(network_of(cfg), params, x, T[:1]).shape == x.shape
+
+
+def test_attention_is_softmax_of_scaled_products() -> None:
+    """Against the formula of Vaswani et al. (2017), head by head in NumPy."""
+    heads, c = 2, 8
+    module = Attention(c, heads, jnp.float32, nnx.Rngs(0))
+    module.out.kernel[...] = jax.random.normal(jax.random.key(1), (c, c))
+    x = jax.random.normal(jax.random.key(2), (1, 3, 3, c))
+    flat = np.asarray(module.norm(x), np.float64).reshape(9, c)
+    q, k, v = np.split(flat @ np.asarray(module.qkv.kernel[...], np.float64), 3, axis=1)
+    mixed = np.empty((9, c))
+    for head in range(heads):
+        at = slice(head * c // heads, (head + 1) * c // heads)
+        weight = np.exp(q[:, at] @ k[:, at].T / np.sqrt(c / heads))
+        mixed[:, at] = weight / weight.sum(axis=1, keepdims=True) @ v[:, at]
+    expected = np.asarray(x).reshape(9, c) + mixed @ np.asarray(module.out.kernel[...], np.float64)
+    np.testing.assert_allclose(np.asarray(module(x)).reshape(9, c), expected, atol=1e-4)
+
+
+def test_time_embedding_runs_from_one_to_a_ten_thousandth() -> None:
+    emb = np.asarray(time_embedding(jnp.array([0.0, 999.0]), 8), np.float64)
+    np.testing.assert_array_equal(emb[0], [0, 0, 0, 0, 1, 1, 1, 1])
+    angles = 999.0 * 10_000.0 ** (-np.arange(4) / 3)
+    np.testing.assert_allclose(emb[1], np.concatenate([np.sin(angles), np.cos(angles)]), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"image_size": 30, "multipliers": [1, 2, 2]}, "multiple of 4, got 30; use dataset.image_size=28"),
+        ({"attention_resolutions": [16]}, r"has 16, but the levels' sizes are \[8, 4\]"),
+        ({"num_heads": 3}, "model.num_heads must divide"),
+        ({"num_heads": 0}, "model.num_heads"),
+        ({"channels": 7}, "model.channels must be even"),
+        ({"multipliers": []}, "every multiplier at least 1"),
+        ({"num_blocks": 0}, "model.num_blocks"),
+        ({"num_classes": -1}, "model.num_classes"),
+        ({"dropout": 1.0}, "model.dropout must be in"),
+        ({"dtype": "float16"}, "float32 or bfloat16, got 'float16'"),
+    ],
+)
+def test_impossible_networks_are_refused(options: dict, said: str) -> None:
+    validate(TINY)
+    with pytest.raises(ValueError, match=said):
+        validate(dataclasses.replace(TINY, **options))
