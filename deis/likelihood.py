@@ -51,7 +51,8 @@ def encoding(sde: SDE, ts: np.ndarray, solver: Solver = tables.rho_rk) -> Table:
 
     ts: [N+1] decreasing nodes from T to t_0, as for sampling; they are walked from the end.
     solver: any function (sde, ts) -> Table of `deis.tables`, with its options as `partial(tables.t_ab, order=2)`.
-        Euler, EDM's own tables (take `partial(tables.rho_rk, rk="2heun")`) and those with noise do not run this way.
+        Euler, EDM's own tables (take `partial(tables.rho_rk, rk_method="2heun")`) and those with noise do not run
+        this way.
     Raises ValueError for nodes with other ends, and for such a solver.
     """
     ts = np.asarray(ts, np.float64)

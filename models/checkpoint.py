@@ -38,10 +38,10 @@ def save(folder: Path, step: int, state: State, config: dict[str, Any], keep: in
     manifest = {"arrays": arrays, "files": _checksums(partial)}
     (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     if final.exists():
-        shutil.rmtree(final)
+        _delete(final)
     os.replace(partial, final)
     for old in steps(folder)[:-keep]:
-        shutil.rmtree(folder / f"{old:08d}")
+        _delete(folder / f"{old:08d}")
 
 
 def steps(folder: Path) -> list[int]:
@@ -56,8 +56,11 @@ def latest_step(folder: Path) -> int | None:
 
 
 def read_config(folder: Path, step: int) -> dict[str, Any]:
-    """The configuration saved with the checkpoint. Raises FileNotFoundError if there is no such checkpoint."""
-    return json.loads(_existing(folder, step, "config.json").read_text())
+    """The configuration saved with the checkpoint.
+
+    Raises FileNotFoundError if there is no such checkpoint, ValueError if the file is damaged.
+    """
+    return _read_json(folder, step, "config.json")
 
 
 def restore(folder: Path, step: int, like: State) -> State:
@@ -70,7 +73,7 @@ def restore(folder: Path, step: int, like: State) -> State:
     import jax
 
     folder = folder.absolute()
-    manifest = json.loads(_existing(folder, step, "manifest.json").read_text())
+    manifest = _read_json(folder, step, "manifest.json")
     path = folder / f"{step:08d}"
     _verify(path, manifest["files"])
     entries = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), _entries(like))
@@ -83,6 +86,13 @@ def restore(folder: Path, step: int, like: State) -> State:
         )
         restored = checkpointer.restore(path / "state", arguments)
     return restored if isinstance(like, dict) else type(like)(**restored)
+
+
+def _delete(checkpoint: Path) -> None:
+    """First take the step's name away, in one move: a kill leaves no half checkpoint under it."""
+    partial = checkpoint.with_name(f".partial-old-{checkpoint.name}")
+    os.replace(checkpoint, partial)
+    shutil.rmtree(partial)
 
 
 def _checkpointer() -> Any:
@@ -107,17 +117,29 @@ def _describe(leaf: Any) -> str:
     return f"{leaf.dtype}{list(leaf.shape)}"
 
 
-def _existing(folder: Path, step: int, name: str) -> Path:
+def _read_json(folder: Path, step: int, name: str) -> dict[str, Any]:
     path = folder / f"{step:08d}" / name
     if not path.is_file():
         have = ", ".join(map(str, steps(folder))) or "none"
         raise FileNotFoundError(f"no checkpoint of step {step} in {folder}; there are: {have}")
-    return path
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise _damage(path.parent, name, "is not JSON") from None
+
+
+def _damage(path: Path, name: str, what: str) -> ValueError:
+    return ValueError(f"checkpoint {path} is damaged: {name} {what}; delete it to use an earlier one")
 
 
 def _checksums(path: Path) -> dict[str, str]:
     files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != "manifest.json")
-    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {str(file.relative_to(path)): _sha256(file) for file in files}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _verify(path: Path, expected: dict[str, str]) -> None:
@@ -125,7 +147,7 @@ def _verify(path: Path, expected: dict[str, str]) -> None:
     bad = [name for name, digest in expected.items() if found.get(name) != digest]
     if bad:
         what = "does not match its checksum" if bad[0] in found else "is missing"
-        raise ValueError(f"checkpoint {path} is damaged: {bad[0]} {what}; delete it to use an earlier one")
+        raise _damage(path, bad[0], what)
 
 
 def _compare(path: Path, saved: dict[str, str], expected: dict[str, str]) -> None:

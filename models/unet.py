@@ -110,12 +110,12 @@ class UNet(nnx.Module):
         self, x: Images, t: Float[Array, " b"], label: Int[Array, " b"] | None, dropout_key: PRNGKeyArray | None
     ) -> Images:
         emb = self.embed_out(nnx.silu(self.embed_in(time_embedding(t, self.channels))))
-        if (label is None) != (self.embed_label is None):
-            raise ValueError(
-                "give a label for every image to a network with classes, and none to a network without classes"
-            )
-        if self.embed_label is not None:
+        if self.embed_label is not None and label is not None:
             emb = emb + self.embed_label(label)
+        elif self.embed_label is not None:
+            raise ValueError("this network has classes: give a label for every image")
+        elif label is not None:
+            raise ValueError("this network is without classes: give no labels")
         emb = nnx.silu(emb)
         keys = iter(jax.random.split(dropout_key, len(self.down) + len(self.up) + 2) if dropout_key is not None else ())
 

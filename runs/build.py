@@ -1,13 +1,22 @@
 """From options to the SDE and the solver table. NumPy only, so that wrong options are found before JAX starts."""
 
+from bisect import bisect_left
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import deis
 from deis import tables
-from runs.config import ABSamplerConfig, RKSamplerConfig, SamplerConfig
+from runs.config import SamplerConfig
 
-SDES: dict[str, Callable[..., deis.SDE]] = {"vp_linear": deis.vp_linear, "vp_cosine": deis.vp_cosine, "ve": deis.ve}
+SDES: dict[str, Callable[..., deis.SDE]] = {
+    "vp_linear": deis.vp_linear,
+    "vp_cosine": deis.vp_cosine,
+    "sub_vp": deis.sub_vp,
+    "ve": deis.ve,
+}
+
+_NOT_THE_SOLVERS = ("method", "nfe", "round_nfe", "ts_phase", "ts_order", "t_0")
 
 
 def build_sde(options: dict[str, Any]) -> deis.SDE:
@@ -19,38 +28,30 @@ def build_sde(options: dict[str, Any]) -> deis.SDE:
 
 
 def build_table(cfg: SamplerConfig, sde: deis.SDE) -> deis.Table:
-    """The solver table of a configuration's `sampler` group: `cfg.nfe` network evaluations, exactly.
+    """The solver table of a configuration's `sampler` group: `cfg.nfe` network calls, exactly.
 
-    Raises ValueError for anything that the solver does not allow, and for an nfe that the stages of a Runge-Kutta
-    method do not divide, unless round_nfe allows the next multiple.
+    Raises ValueError for anything that the solver does not allow, and for an nfe that no number of its steps makes,
+    unless round_nfe allows the next one that does.
     """
     if cfg.nfe < 1:
         raise ValueError(f"sampler.nfe must be at least 1, got {cfg.nfe}")
+    if cfg.method not in tables.METHODS:
+        raise ValueError(f"sampler.method must be one of {', '.join(tables.METHODS)}, got {cfg.method!r}")
     if cfg.t_0 is not None:
-        sde = _ending_at(sde, cfg.t_0)
-    num_step, order, rk_method = cfg.nfe, 0, ""
-    if isinstance(cfg, RKSamplerConfig):
-        rk_method = cfg.rk_method
-        num_step = _rk_steps(cfg)
-    if isinstance(cfg, ABSamplerConfig):
-        # iPNDM counts the evaluations it uses, the others the polynomial's degree
-        order = cfg.order - 1 if cfg.method == "ipndm" else cfg.order
-    return tables.build(sde, cfg.ts_phase, cfg.ts_order, num_step, cfg.method, order, rk_method)
+        sde = replace(sde, t_0=cfg.t_0)
+    solver = tables.METHODS[cfg.method]
+    options = {key: value for key, value in vars(cfg).items() if key not in _NOT_THE_SOLVERS}
 
+    def table(num_step: int) -> deis.Table:
+        return solver(sde, deis.timesteps(sde, num_step, cfg.ts_phase, cfg.ts_order), **options)
 
-def _ending_at(sde: deis.SDE, t_0: float) -> deis.SDE:
-    return deis.SDE(sde.s, sde.sigma, sde.t_of_rho, t_0, sde.T, sde.prior_std)
-
-
-def _rk_steps(cfg: RKSamplerConfig) -> int:
-    if cfg.rk_method not in tables.TABLEAUS:
-        raise ValueError(f"sampler.rk_method must be one of {', '.join(tables.TABLEAUS)}, got {cfg.rk_method!r}")
-    stages = tables.TABLEAUS[cfg.rk_method].stages
-    steps = -(-cfg.nfe // stages)
-    if steps * stages != cfg.nfe and not cfg.round_nfe:
-        below = f"{(steps - 1) * stages} or " if steps > 1 else ""
+    num_step = bisect_left(range(1, cfg.nfe), cfg.nfe, key=lambda n: table(n).nfe) + 1
+    result = table(num_step)
+    if result.nfe != cfg.nfe and not cfg.round_nfe:
+        smaller = [table(num_step - 1).nfe] if num_step > 1 and result.nfe > cfg.nfe else []
+        reachable = " or ".join(str(nfe) for nfe in [*smaller, result.nfe])
         raise ValueError(
-            f"{cfg.rk_method} makes {stages} network calls a step, so sampler.nfe must be a multiple of {stages}, "
-            f"got {cfg.nfe}; use {below}{steps * stages}, or sampler.round_nfe=true"
+            f"{result.name} cannot make {cfg.nfe} network calls, since a step of it makes several; "
+            f"use sampler.nfe={reachable}, or sampler.round_nfe=true"
         )
-    return steps
+    return result

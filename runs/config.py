@@ -42,22 +42,99 @@ class VEConfig:
 
 @dataclass
 class SamplerConfig:
+    """What every solver has; the classes below add the keyword arguments of the solvers in `deis.tables`."""
+
     method: str = MISSING
     nfe: int = MISSING
+    round_nfe: bool = False
     ts_phase: str = MISSING
     ts_order: float = MISSING
     t_0: float | None = None
 
 
 @dataclass
-class ABSamplerConfig(SamplerConfig):
+class MultistepConfig(SamplerConfig):
+    lower_order_final: bool = False
+    corrector: bool = False
+    denoise: bool = False
+
+
+@dataclass
+class OrderConfig(MultistepConfig):
     order: int = MISSING
 
 
 @dataclass
-class RKSamplerConfig(SamplerConfig):
+class IPNDMConfig(OrderConfig):
+    variable_step: bool = False
+
+
+@dataclass
+class UniPCConfig(OrderConfig):
+    variant: str = MISSING
+    prediction: str = MISSING
+
+
+@dataclass
+class SingleStepConfig(SamplerConfig):
+    order: int = MISSING
+    denoise: bool = False
+
+
+@dataclass
+class RungeKuttaConfig(SamplerConfig):
     rk_method: str = MISSING
-    round_nfe: bool = MISSING
+
+
+@dataclass
+class ChurnConfig(SamplerConfig):
+    denoise: bool = True
+    s_churn: float = 0.0
+    s_noise: float = 1.0
+
+
+@dataclass
+class DDIMEtaConfig(SamplerConfig):
+    eta: float = MISSING
+    denoise: bool = False
+
+
+@dataclass
+class DDPMConfig(SamplerConfig):
+    variance: str = MISSING
+    denoise: bool = False
+
+
+@dataclass
+class TABSDEConfig(SamplerConfig):
+    order: int = MISSING
+    lam: float = MISSING
+    lower_order_final: bool = False
+    denoise: bool = False
+
+
+@dataclass
+class DPMSDEConfig(SamplerConfig):
+    eta: float = MISSING
+    variant: str = MISSING
+    lower_order_final: bool = False
+    denoise: bool = False
+
+
+SAMPLERS = {
+    "plain": SamplerConfig,
+    "multistep": MultistepConfig,
+    "order": OrderConfig,
+    "ipndm": IPNDMConfig,
+    "unipc": UniPCConfig,
+    "single_step": SingleStepConfig,
+    "runge_kutta": RungeKuttaConfig,
+    "churn": ChurnConfig,
+    "ddim_eta": DDIMEtaConfig,
+    "ddpm": DDPMConfig,
+    "t_ab_sde": TABSDEConfig,
+    "dpm_sde": DPMSDEConfig,
+}
 
 
 @dataclass
@@ -143,9 +220,8 @@ def register() -> None:
     store(group="sde", name="vp_linear_schema", node=VPLinearConfig)
     store(group="sde", name="vp_cosine_schema", node=VPCosineConfig)
     store(group="sde", name="ve_schema", node=VEConfig)
-    store(group="sampler", name="sampler_schema", node=SamplerConfig)
-    store(group="sampler", name="ab_schema", node=ABSamplerConfig)
-    store(group="sampler", name="rk_schema", node=RKSamplerConfig)
+    for name, node in SAMPLERS.items():
+        store(group="sampler", name=f"{name}_schema", node=node)
     store(group="optimizer", name="optimizer_schema", node=OptimizerConfig)
     store(group="train", name="train_schema", node=TrainConfig)
     store(group="extractor", name="extractor_schema", node=ExtractorConfig)

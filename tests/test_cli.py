@@ -29,7 +29,7 @@ def refused(*arguments: str, script: str = "train.py", cwd: Path, code: int = 2)
         (["sampler=dpm9"], "unknown sampler 'dpm9'"),
         (["sampler.order=9"], "order must be 0 (DDIM) to 6, got 9"),
         (["sampler.nfe=0"], "sampler.nfe must be at least 1, got 0"),
-        (["sampler=rho_rk", "sampler.nfe=10"], "multiple of 3, got 10; use 9 or 12"),
+        (["sampler=rho_rk", "sampler.nfe=10"], "use sampler.nfe=9 or 12"),
         (["sampler=ddim", "sampler.order=3"], "unknown option 'sampler.order'"),
         (["sde.t_0=2"], "t_0 must lie below T"),
         (["train.steps=0"], "train.steps must be at least 1"),

@@ -144,7 +144,7 @@ def test_encoding_tables_are_the_textbook_loops_run_backwards(name):
     ]
     for rk, (step, _) in loop.RUNGE_KUTTA.items():
         x_T = loop.runge_kutta(step, sde.s, sde.sigma, sde.t_of_rho, eps_fn, x_0, rising)
-        expected.append((partial(tables.rho_rk, rk=rk), x_T))
+        expected.append((partial(tables.rho_rk, rk_method=rk), x_T))
     for solver, x_T in expected:
         table = likelihood.encoding(sde, ts, solver)
         assert (table.t[0], table.t[-1]) == (sde.t_0, sde.T)

@@ -96,6 +96,7 @@ def test_metrics_after_a_kill(tmp_path: Path) -> None:
 
 
 def test_a_first_signal_is_noted_and_a_second_acts() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with stop_requests() as stop_signal:
         assert stop_signal() == 0
         os.kill(os.getpid(), signal.SIGINT)

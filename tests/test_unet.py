@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from models.config import UNetConfig, validate
 from models.unet import Attention, init, network_of, num_params, time_embedding
@@ -47,10 +47,11 @@ def params() -> dict:
 )
 def test_published_number_of_parameters(name: str, size: int, channels: int, count: int) -> None:
     """As diffusers 0.42.1's UNet2DModel counts for the same options; the first is google/ddpm-cifar10-32."""
-    options = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
-    assert isinstance(options, dict)
+    options = OmegaConf.load(CONF / f"{name}.yaml")
+    assert isinstance(options, DictConfig)
     del options["defaults"]
-    cfg = UNetConfig(**options | {"image_size": size, "image_channels": channels})
+    cfg = OmegaConf.to_object(OmegaConf.merge(UNetConfig, options, {"image_size": size, "image_channels": channels}))
+    assert isinstance(cfg, UNetConfig)
     validate(cfg)
     assert num_params(jax.eval_shape(partial(init, cfg), jax.random.key(0))) == count
 
@@ -84,13 +85,13 @@ def test_output_depends_on_time_and_on_nothing_else_in_the_batch(params: dict) -
     np.testing.assert_allclose(net(params, X[::-1], T[::-1], LABEL[::-1])[::-1], y, atol=1e-5)
     twice = net(params, jnp.stack([X[0], X[0]]), jnp.full(2, T[0]), jnp.full(2, LABEL[0]))
     np.testing.assert_allclose(twice[0], y[0], atol=1e-5)
-    assert np.abs(net(params, X, T + 50.0, LABEL) - y).max() > 1e-2
+    assert np.abs(net(params, X, T + 50.0, LABEL) - y).max() > 1e-3
 
 
 def test_label_matters(params: dict) -> None:
     one, two = net(params, X, T, LABEL), net(params, X, T, jnp.array([0, 1]))
     np.testing.assert_allclose(one[0], two[0], atol=1e-5)
-    assert np.abs(one[1] - two[1]).max() > 1e-2
+    assert np.abs(one[1] - two[1]).max() > 1e-3
     with pytest.raises(ValueError, match="label"):
         net(params, X, T)
     unconditional = {name: value for name, value in params.items() if name != "embed_label"}
@@ -103,8 +104,8 @@ def test_dropout_is_off_without_a_key_and_depends_on_it(params: dict) -> None:
     np.testing.assert_array_equal(net(params, X, T, LABEL), off)
     one, again, two = (net(params, X, T, LABEL, jax.random.key(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, again)
-    assert np.abs(one - two).max() > 1e-2
-    assert np.abs(one - off).max() > 1e-2
+    assert np.abs(one - two).max() > 1e-3
+    assert np.abs(one - off).max() > 1e-3
 
 
 def test_bfloat16_agrees_with_float32(params: dict) -> None:

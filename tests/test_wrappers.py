@@ -200,7 +200,7 @@ def correlated_eps(sde, covariance):
     return eps_fn
 
 
-@pytest.mark.parametrize("build", [tables.t_ab, tables.ipndm, partial(tables.rho_rk, rk="3heun")])
+@pytest.mark.parametrize("build", [tables.t_ab, tables.ipndm, partial(tables.rho_rk, rk_method="3heun")])
 def test_inpainting_keeps_known_pixels(build):
     """They end exactly (to float32 rounding) where they should, and on the way carry the noise of x_T."""
     sde = deis.vp_linear(t_0=0.0)

@@ -1,5 +1,7 @@
 """Solvers as functions from (sde, nodes) to a `deis.table.Table`."""
 
+from collections.abc import Callable
+
 from deis.schedule import timesteps
 from deis.sde import SDE
 from deis.table import Table
@@ -42,11 +44,17 @@ __all__ = [
     "unipc",
 ]
 
-METHODS = (
-    *("ddim", "t_ab", "rho_ab", "log_rho_ab", "ipndm", "rho_rk"),
-    *("dpm_solver", "dpm_solver_pp", "unipc", "edm_heun", "dpm_2", "s_pndm", "f_pndm", "plms", "euler", "ei_score"),
-    *("ddpm", "t_ab_sde", "dpm_solver_pp_sde"),
-)
+METHODS: dict[str, Callable[..., Table]] = {
+    method.__name__: method
+    for method in (
+        *(ddim, t_ab, rho_ab, log_rho_ab, ipndm, rho_rk),
+        *(dpm_solver, dpm_solver_pp, unipc, edm_heun, dpm_2, s_pndm, f_pndm, plms, euler, ei_score),
+        *(ddim_eta, ddpm, t_ab_sde, dpm_solver_pp_sde),
+    )
+}
+"""The solvers by name: functions of (sde, nodes) and their own options."""
+
+_WITH_ORDER = ("t_ab", "rho_ab", "log_rho_ab", "dpm_solver", "dpm_solver_pp", "unipc", "t_ab_sde")
 
 
 def build(
@@ -64,45 +72,11 @@ def build(
         "dpm_solver", "dpm_solver_pp" and "unipc", the order in their names. The others have none.
     Raises ValueError for any name or number that is not allowed.
     """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     ts = timesteps(sde, num_step, ts_phase, ts_order)
-    match method:
-        case "ddim":
-            return ddim(sde, ts)
-        case "t_ab":
-            return t_ab(sde, ts, ab_order)
-        case "rho_ab":
-            return rho_ab(sde, ts, ab_order)
-        case "log_rho_ab":
-            return log_rho_ab(sde, ts, ab_order)
-        case "ipndm":
-            return ipndm(sde, ts, ab_order + 1)
-        case "rho_rk":
-            return rho_rk(sde, ts, rk_method)
-        case "dpm_solver":
-            return dpm_solver(sde, ts, ab_order)
-        case "dpm_solver_pp":
-            return dpm_solver_pp(sde, ts, ab_order)
-        case "unipc":
-            return unipc(sde, ts, ab_order)
-        case "edm_heun":
-            return edm_heun(sde, ts)
-        case "dpm_2":
-            return dpm_2(sde, ts)
-        case "s_pndm":
-            return s_pndm(sde, ts)
-        case "f_pndm":
-            return f_pndm(sde, ts)
-        case "plms":
-            return plms(sde, ts)
-        case "euler":
-            return euler(sde, ts)
-        case "ei_score":
-            return ei_score(sde, ts)
-        case "ddpm":
-            return ddpm(sde, ts)
-        case "t_ab_sde":
-            return t_ab_sde(sde, ts, ab_order)
-        case "dpm_solver_pp_sde":
-            return dpm_solver_pp_sde(sde, ts)
-        case _:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method == "rho_rk":
+        return rho_rk(sde, ts, rk_method)
+    if method == "ipndm":
+        return ipndm(sde, ts, ab_order + 1)
+    return METHODS[method](sde, ts, ab_order) if method in _WITH_ORDER else METHODS[method](sde, ts)

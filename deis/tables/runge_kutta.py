@@ -53,16 +53,15 @@ TABLEAUS = {
 classical Runge-Kutta (order 4). Source: Hairer, Norsett & Wanner I, II.1; Shu & Osher 1988."""
 
 
-def rho_rk(sde: SDE, ts: np.ndarray, rk: str | Tableau = "3kutta") -> Table:
-    """rhoRK-DEIS: `rk` on dv/drho = eps over each step of `ts`; as many NFE a step as the method has stages.
+def rho_rk(sde: SDE, ts: np.ndarray, rk_method: str | Tableau = "3kutta") -> Table:
+    """rhoRK-DEIS: `rk_method` on dv/drho = eps over each step; as many NFE a step as the method has stages.
 
-    ts: [N+1] decreasing nodes; rk: a name in TABLEAUS or a user's tableau.
+    ts: [N+1] decreasing nodes; rk_method: a name in TABLEAUS or a user's tableau.
     Raises ValueError for an unknown name or a stage outside the step, where the network is not defined.
     """
-    if isinstance(rk, str):
-        if rk not in TABLEAUS:
-            raise ValueError(f"rk_method must be one of {', '.join(TABLEAUS)}, got {rk!r}")
-        rk = TABLEAUS[rk]
+    if isinstance(rk_method, str) and rk_method not in TABLEAUS:
+        raise ValueError(f"rk_method must be one of {', '.join(TABLEAUS)}, got {rk_method!r}")
+    rk = TABLEAUS[rk_method] if isinstance(rk_method, str) else rk_method
     if np.any(rk.c < 0) or np.any(rk.c > 1):
         raise ValueError(f"tableau {rk.name}: stages must stand within the step, got c = {rk.c}")
     ts = check_nodes(ts)
