@@ -1,0 +1,1 @@
+"""Measurements of speed and accuracy, each a command of its own."""

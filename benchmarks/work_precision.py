@@ -1,0 +1,203 @@
+"""Error against network calls: every deterministic table on problems with known answers, beside diffusers.
+
+    PYTHONPATH=tests python -m benchmarks.work_precision > docs/work_precision.md      five minutes on two cores
+    PYTHONPATH=tests python -m benchmarks.work_precision --nfe 5,10 --problem "VE, 2-d" --grid log
+
+Nothing is fitted: solvers and grids are listed once, here and in `peers`, and each of them runs on every problem.
+Where diffusers is not installed, ours are printed alone.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.util import find_spec
+from typing import Any
+
+import jax
+import numpy as np
+
+import deis
+from benchmarks import report
+from benchmarks.problems import DATA, MODELS, Problem, problem
+from benchmarks.report import Errors
+from deis import SDE, Table, tables
+
+NFES = (4, 5, 6, 8, 10, 12, 15, 20, 30, 50, 100)
+
+GRIDS: dict[str, Callable[[SDE, int], np.ndarray]] = {
+    "t": partial(deis.timesteps, phase="t", order=1.0),
+    "t quadratic": partial(deis.timesteps, phase="t", order=2.0),  # the default of get_sampler
+    "edm": partial(deis.timesteps, phase="edm"),
+    "log": partial(deis.timesteps, phase="log"),
+}
+"""Nodes on a problem's continuous SDE, from (sde, num_step)."""
+
+
+@dataclass(frozen=True)
+class Solver:
+    """table: from (sde, nodes). It makes nfe_a_step calls a step and extra_nfe more."""
+
+    name: str
+    table: Callable[[SDE, np.ndarray], Table]
+    nfe_a_step: int = 1
+    extra_nfe: int = 0
+
+    def build(self, sde: SDE, grid: Callable[[SDE, int], np.ndarray], nfe: int) -> Table | None:
+        """The table that makes nfe calls, or None if there is none."""
+        num_step, rest = divmod(nfe - self.extra_nfe, self.nfe_a_step)
+        if num_step < 1 or rest:
+            return None
+        table = self.table(sde, grid(sde, num_step))
+        return table if table.nfe == nfe else None  # F-PNDM's first steps make more
+
+
+def _solvers() -> Iterator[Solver]:
+    yield Solver("Euler", tables.euler)
+    yield Solver("EI-score", tables.ei_score)
+    yield Solver("DDIM", tables.ddim)
+    for name, method in (("tAB", tables.t_ab), ("rhoAB", tables.rho_ab), ("logrhoAB", tables.log_rho_ab)):
+        for order in (1, 2, 3):
+            yield from _with_options(f"{name}{order}", partial(method, order=order))
+    for order in (2, 3, 4):
+        yield from _with_options(f"iPNDM{order}", partial(tables.ipndm, order=order))
+    for order in (2, 3):
+        for exact in (False, True):
+            name = f"DPM++{order}M" + " exact" * exact
+            yield from _with_options(name, partial(tables.dpm_solver_pp, order=order, exact=exact))
+    for order in (2, 3):
+        for prediction in ("x_0", "eps"):
+            for variant in ("B1", "B2"):
+                method = partial(tables.unipc, order=order, prediction=prediction, variant=variant)
+                yield Solver(f"UniPC{order} {prediction} {variant}", method)
+    for name, tableau in tables.TABLEAUS.items():
+        if tableau.stages > 1:
+            yield Solver(f"rhoRK {name}", partial(tables.rho_rk, rk_method=name), tableau.stages)
+    for order in (2, 3):
+        yield Solver(f"DPM-Solver-{order}", partial(tables.dpm_solver, order=order), order)
+    yield Solver("S-PNDM", tables.s_pndm, extra_nfe=1)
+    yield Solver("PLMS", tables.plms, extra_nfe=1)
+    yield Solver("F-PNDM", tables.f_pndm, extra_nfe=9)
+
+
+def _with_options(name: str, method: Callable[..., Table]) -> Iterator[Solver]:
+    for corrector in (False, True):
+        for lower in (False, True):
+            label = name + " C" * corrector + " L" * lower
+            yield Solver(label, partial(method, corrector=corrector, lower_order_final=lower))
+
+
+SOLVERS = tuple(_solvers())
+
+
+def our_errors(problem: Problem, nfes: tuple[int, ...] = NFES) -> Errors:
+    """Every solver on every grid."""
+    errors = {}
+    for solver in SOLVERS:
+        for grid, nodes in GRIDS.items():
+            for nfe in nfes:
+                table = solver.build(problem.continuous, nodes, nfe)
+                if table is not None:
+                    v = run(problem, problem.continuous, table, problem.exact(problem.discrete.T))
+                    errors[problem.name, solver.name, grid, nfe] = problem.error(v)
+    return errors
+
+
+def paired_errors(problem: Problem, nfes: tuple[int, ...] = NFES) -> tuple[Errors, Errors]:
+    """(theirs, ours of the same method): the schedulers of diffusers on their own nodes and, if they take them, GRIDS."""
+    from benchmarks.peers import PEERS
+
+    theirs, ours = {}, {}
+    for peer in PEERS:
+        for nfe in nfes:
+            nodes = {"own": (problem.discrete, peer.nodes(nfe))}
+            if peer.takes_grids:
+                nodes |= {name: (problem.continuous, grid(problem.continuous, nfe)) for name, grid in GRIDS.items()}
+            for grid, (sde, ts) in nodes.items():
+                if ts is None:
+                    continue
+                v = problem.exact(problem.discrete.T if sde is problem.continuous else ts[0])
+                result, calls = peer.run(problem, sde.rho(ts), v)
+                table = peer.table(sde, ts)
+                assert calls == table.nfe == nfe, (peer.name, calls, table.nfe, nfe)
+                key = (problem.name, peer.name, grid, nfe)
+                theirs[key], ours[key] = problem.error(result), problem.error(run(problem, sde, table, v))
+    return theirs, ours
+
+
+def run(problem: Problem, sde: SDE, table: Table, v: np.ndarray) -> np.ndarray:
+    """v at the end of the table, from v at its start, by `deis.sample` in float64."""
+    with jax.enable_x64(True):
+        x = deis.sample(table, _eps_fn(problem, sde), jax.numpy.asarray(table.s[0] * v))
+        return np.asarray(x) / table.s[-1]
+
+
+@cache  # one object, so one compilation
+def _eps_fn(problem: Problem, sde: SDE) -> Any:
+    return problem.data.eps_fn(sde, jax.numpy)
+
+
+INTRODUCTION = """# Error against network calls
+
+Written by `python -m benchmarks.work_precision`; nothing here is typed by hand. The error is the root mean square
+distance to the exact solution of the probability-flow ODE, over 64 trajectories of a Gaussian mixture whose eps is
+known exactly. {problems} problems, {solvers} solvers, on the grids {grids}. C is the free corrector, L
+lower_order_final. Means over problems are geometric."""
+
+SAME_METHOD = """## The same method on the same nodes
+
+Every scheduler of diffusers on its own nodes, and our table of the same conventions; means over problems. The last
+column is the largest amount, over all problems, NFE, and grids, by which the error of ours exceeds theirs.
+"""
+
+BEST = """## The best of all
+
+The smallest error of any solver on any grid. The last rows: of any one solver and grid, mean over the problems."""
+
+RANKING = """## One choice for all problems
+
+Solvers and grids in the order of their `factor`: the mean over NFE up to 20 of the error divided by the smallest error
+of any choice at that NFE. Errors are means over the problems."""
+
+EVERY = """## Every solver on the grid "{grid}"
+
+Means over the problems. Where a method has no such number of network calls its cell is empty."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nfe", default=",".join(map(str, NFES)), help="network calls, as 5,10")
+    parser.add_argument("--problem", default="", help="only the problems whose names begin so")
+    parser.add_argument("--grid", default="t quadratic", choices=GRIDS, help="of the last table")
+    args = parser.parse_args()
+    nfes = tuple(int(nfe) for nfe in args.nfe.split(","))
+    problems = [problem(model, data) for model in MODELS for data in DATA]
+    print(page([p for p in problems if p.name.startswith(args.problem)], nfes, args.grid))
+
+
+def page(problems: list[Problem], nfes: tuple[int, ...], grid: str) -> str:
+    """The report, in Markdown."""
+    ours: Errors = {}
+    theirs: Errors = {}
+    same: Errors = {}
+    with_peers = find_spec("diffusers") is not None
+    for case in problems:
+        ours |= our_errors(case, nfes)
+        if with_peers:
+            pair = paired_errors(case, nfes)
+            theirs, same = theirs | pair[0], same | pair[1]
+    sections = [
+        INTRODUCTION.format(solvers=len(SOLVERS), grids=", ".join(GRIDS), problems=len(problems)),
+        *((SAME_METHOD, report.pairs(theirs, same, nfes), report.excesses(theirs, same)) if with_peers else ()),
+        BEST,
+        report.best(ours | same, theirs, nfes),
+        RANKING,
+        report.ranking(ours, theirs, nfes, count=12),
+        EVERY.format(grid=grid),
+        report.every(ours, grid, nfes),
+    ]
+    return "\n\n".join(sections)
+
+
+if __name__ == "__main__":
+    main()
