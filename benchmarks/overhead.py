@@ -74,7 +74,7 @@ def sweep(nfes: Iterable[int] = range(4, 51)) -> tuple[int, int, float]:
     """(tables, compilations, milliseconds to build and run each after the first) over METHODS, GRIDS and nfes."""
     compilations = 0
 
-    def count(event: str, _: float, **__: Any) -> None:
+    def count(event: str, duration_secs: float, **_: str | int) -> None:
         nonlocal compilations
         compilations += event == "/jax/core/compile/backend_compile_duration"
 

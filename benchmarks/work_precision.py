@@ -104,7 +104,7 @@ def our_errors(problem: Problem, nfes: tuple[int, ...] = NFES) -> Errors:
 
 
 def paired_errors(problem: Problem, nfes: tuple[int, ...] = NFES) -> tuple[Errors, Errors]:
-    """(theirs, ours of the same method): the schedulers of diffusers on their own nodes and, if they take them, GRIDS."""
+    """(theirs, ours of the same method): each scheduler of diffusers on its own nodes, and on GRIDS if it takes them."""
     from benchmarks.peers import PEERS
 
     theirs, ours = {}, {}
@@ -137,33 +137,6 @@ def _eps_fn(problem: Problem, sde: SDE) -> Any:
     return problem.data.eps_fn(sde, jax.numpy)
 
 
-INTRODUCTION = """# Error against network calls
-
-Written by `python -m benchmarks.work_precision`; nothing here is typed by hand. The error is the root mean square
-distance to the exact solution of the probability-flow ODE, over 64 trajectories of a Gaussian mixture whose eps is
-known exactly. {problems} problems, {solvers} solvers, on the grids {grids}. C is the free corrector, L
-lower_order_final. Means over problems are geometric."""
-
-SAME_METHOD = """## The same method on the same nodes
-
-Every scheduler of diffusers on its own nodes, and our table of the same conventions; means over problems. The last
-column is the largest amount, over all problems, NFE, and grids, by which the error of ours exceeds theirs.
-"""
-
-BEST = """## The best of all
-
-The smallest error of any solver on any grid. The last rows: of any one solver and grid, mean over the problems."""
-
-RANKING = """## One choice for all problems
-
-Solvers and grids in the order of their `factor`: the mean over NFE up to 20 of the error divided by the smallest error
-of any choice at that NFE. Errors are means over the problems."""
-
-EVERY = """## Every solver on the grid "{grid}"
-
-Means over the problems. Where a method has no such number of network calls its cell is empty."""
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nfe", default=",".join(map(str, NFES)), help="network calls, as 5,10")
@@ -172,31 +145,17 @@ def main() -> None:
     args = parser.parse_args()
     nfes = tuple(int(nfe) for nfe in args.nfe.split(","))
     problems = [problem(model, data) for model in MODELS for data in DATA]
-    print(page([p for p in problems if p.name.startswith(args.problem)], nfes, args.grid))
-
-
-def page(problems: list[Problem], nfes: tuple[int, ...], grid: str) -> str:
-    """The report, in Markdown."""
     ours: Errors = {}
     theirs: Errors = {}
     same: Errors = {}
-    with_peers = find_spec("diffusers") is not None
     for case in problems:
+        if not case.name.startswith(args.problem):
+            continue
         ours |= our_errors(case, nfes)
-        if with_peers:
+        if find_spec("diffusers"):
             pair = paired_errors(case, nfes)
             theirs, same = theirs | pair[0], same | pair[1]
-    sections = [
-        INTRODUCTION.format(solvers=len(SOLVERS), grids=", ".join(GRIDS), problems=len(problems)),
-        *((SAME_METHOD, report.pairs(theirs, same, nfes), report.excesses(theirs, same)) if with_peers else ()),
-        BEST,
-        report.best(ours | same, theirs, nfes),
-        RANKING,
-        report.ranking(ours, theirs, nfes, count=12),
-        EVERY.format(grid=grid),
-        report.every(ours, grid, nfes),
-    ]
-    return "\n\n".join(sections)
+    print(report.page(ours, theirs, same, nfes, args.grid))
 
 
 if __name__ == "__main__":
