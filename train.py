@@ -68,6 +68,9 @@ def fit(job: TrainJob, config: dict[str, Any], run_dir: Path) -> None:
         _, size, _, channels = train_set.images.shape
         model = dataclasses.replace(job.model, image_size=size, image_channels=channels)
         validate(model)
+        if model.num_classes not in (0, train_set.num_classes):
+            classes = f"0 or {train_set.num_classes}" if train_set.num_classes else "0, since the images have no labels"
+            raise ValueError(f"model.num_classes must be {classes}, got {model.num_classes}")
     config = config | {"model": dataclasses.asdict(model)}
     print(configure_jax(), file=sys.stderr)
 
@@ -85,7 +88,7 @@ def fit(job: TrainJob, config: dict[str, Any], run_dir: Path) -> None:
     optimizer = make_optimizer(total_steps=job.train.steps, **dataclasses.asdict(job.optimizer))
     train_step = make_train_step(network, sde, optimizer, job.train.ema_decay, job.dataset.flip)
     init_key, state_key, eval_key = jax.random.split(jax.random.key(job.seed), 3)
-    state = init_state(init(model, init_key), optimizer, state_key)
+    state = init_state(jax.jit(partial(init, model))(init_key), optimizer, state_key)
     checkpoints = run_dir / "checkpoints"
     start = checkpoint.latest_step(checkpoints) or 0
     if start:
@@ -98,6 +101,10 @@ def fit(job: TrainJob, config: dict[str, Any], run_dir: Path) -> None:
     steps, every = job.train.steps, job.train
     log = open_log(job.logger, run_dir, "train", config)
     bar = tqdm(total=steps, initial=start, unit="step", mininterval=0.5 if sys.stderr.isatty() else 10)
+
+    def due(step: int, interval: int) -> bool:
+        return interval > 0 and (step % interval == 0 or step == steps)
+
     with log, bar, stop_requests() as stop_signal:
         losses: list[Any] = []
         clock, aside = time.perf_counter(), 0.0  # since the last log line: when it was, and seconds not spent training
@@ -108,13 +115,10 @@ def fit(job: TrainJob, config: dict[str, Any], run_dir: Path) -> None:
                 aside = seconds_until_ready(metrics, clock)  # this step compiled
             bar.update()
 
-            def due(interval: int, step: int = step) -> bool:
-                return step == steps or (interval > 0 and step % interval == 0)
-
             stopped = stop_signal()
-            if due(every.log_every) or due(every.checkpoint_every) or stopped:
+            if due(step, every.log_every) or due(step, every.checkpoint_every) or stopped:
                 require_finite(step, metrics, losses)
-            if due(every.log_every):
+            if due(step, every.log_every):
                 seconds = time.perf_counter() - clock - aside
                 loss, speed = float(sum(losses)) / len(losses), len(losses) * every.batch_size / seconds
                 values = {"loss": loss, "grad_norm": float(metrics["grad_norm"]), "images_per_s": speed}
@@ -122,12 +126,12 @@ def fit(job: TrainJob, config: dict[str, Any], run_dir: Path) -> None:
                 bar.set_postfix_str(f"loss {loss:.4f}, {speed:.0f} images/s")
                 losses, clock, aside = [], time.perf_counter(), 0.0
             before = time.perf_counter()
-            if due(every.eval_every):
+            if due(step, every.eval_every):
                 log.metrics(step, {"eval_loss": evaluate(state.ema)})
-            if due(every.sample_every):
+            if due(step, every.sample_every):
                 net = trained(model, sde, state.ema)
                 log.image(step, "samples", draw_grid(job, net, run_dir / f"samples_{step:07d}.png"))
-            if due(every.checkpoint_every) or stopped:
+            if due(step, every.checkpoint_every) or stopped:
                 checkpoint.save(checkpoints, step, state, config, keep=every.keep_checkpoints)
             aside += time.perf_counter() - before
             if stopped:

@@ -65,6 +65,10 @@ def test_mixed_image_sizes(tmp_path: Path) -> None:
     assert "dataset.image_size=" in message
 
 
+def test_classes_that_the_data_does_not_have(tmp_path: Path) -> None:
+    assert "0 or 10" in refused("logger=none", "model.num_classes=7", cwd=tmp_path)
+
+
 def test_output_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way of a folder")
     assert "cannot write to" in refused("logger=none", "run_dir=file/run", cwd=tmp_path)

@@ -81,7 +81,7 @@ def one_and_eight() -> tuple[dict, dict]:
 
 
 def test_samples_do_not_depend_on_batch_or_devices(one_and_eight):
-    """For batches of 7 and 64, on 1 and 8 devices, with and without noise and guidance: equal to rounding, which 1/s(T) = 150 enlarges."""
+    """Batches of 7 and 64, 1 and 8 devices, with and without noise and guidance: equal to float32's rounding."""
     one, eight = one_and_eight
     assert (one["devices"], eight["devices"]) == (1, 8)
     assert len(one["values"]) == 3
