@@ -49,7 +49,7 @@ def main(cfg: DictConfig) -> None:
 
 def check(job: SampleJob) -> None:
     """Refuse with a ValueError what cannot work, before anything expensive starts."""
-    for key in ("batch_size", "grid_samples", "num_samples"):
+    for key in ("batch_size", "grid_samples", "gif_samples", "num_samples"):
         if getattr(job, key) < 1:
             raise ValueError(f"{key} must be at least 1, got {getattr(job, key)}")
     if job.rounding not in ("floor", "round"):
@@ -130,7 +130,7 @@ def draw_images(
     np.savez_compressed(run_dir / "samples.npz", images=images, seeds=np.array(seeds, np.uint32))
     save_png(run_dir / "grid.png", image_grid(images[: job.grid_samples]))
     if job.gif:
-        denoising_gif(run_dir / "denoising.gif", *draw_trajectory(net, table, seeds[: job.grid_samples], job.label))
+        denoising_gif(run_dir / "denoising.gif", *draw_trajectory(net, table, seeds[: job.gif_samples], job.label))
     return images, {
         "sampler": table.name,
         "method": job.sampler.method,

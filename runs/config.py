@@ -206,6 +206,7 @@ class SampleJob:
     rounding: str = MISSING
     grid_samples: int = MISSING
     gif: bool = MISSING
+    gif_samples: int = MISSING
     extractor: ExtractorConfig = MISSING
     logger: LoggerConfig = MISSING
 
