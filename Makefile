@@ -1,12 +1,15 @@
 # make demo   train a score network on real images and compare samplers: tables, plots and grids in outputs/demo
 # make test   run the tests, the linter and the type checker
 # Both set up .venv first; a second run does not install again.
+#
+# make test-peers   compare with diffusers and run the torch tests, in an environment of their own, .venv-peers
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+PEERS_READY := .venv-peers/.ready
 
-.PHONY: demo test check clean
+.PHONY: demo test test-peers check clean
 
 demo: $(READY)
 	$(BIN)/python train.py experiment=demo
@@ -17,16 +20,21 @@ demo: $(READY)
 test: check
 	$(BIN)/python -m pytest -n 2
 
+test-peers: $(PEERS_READY)
+	.venv-peers/bin/python -m pytest tests/peers tests/test_torch.py tests/test_docs.py
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-peers
 
 $(READY): requirements.txt
+$(PEERS_READY): requirements-peers.txt requirements.txt
+$(READY) $(PEERS_READY):
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@

@@ -2,8 +2,8 @@
 
 They are treated as well as can be. Those made of sigmas get theirs in float64 (as they come they are in float32, which
 moves the result of DEISMultistep of order 3 by up to 1e-3 at 100 steps), and run on our grids too, which they do not
-offer. DDIM and PNDM cannot begin at the last time; they begin at their first, with the exact state there. All end at
-the time 0, and none answers at other times than it asks for.
+offer. DDIM and PNDM begin at their first time, below the last, with the noise that belongs to the last, as their
+pipelines do. All end at the time 0.
 """
 
 from collections.abc import Callable, Iterator
@@ -44,8 +44,8 @@ class Peer:
             return np.append(np.linspace(0, NUM_TIMES - 1, num_step + 1).round()[:0:-1], 0.0)
         return np.append(1.0 + NUM_TIMES // num_step * np.arange(num_step - 1, -1, -1), 0.0)  # "leading"
 
-    def run(self, problem: Problem, rho: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, int]:
-        """(v at the last node, network calls) from v at the first of the nodes rho."""
+    def run(self, problem: Problem, rho: np.ndarray) -> tuple[np.ndarray, int]:
+        """(v at the last of the nodes rho, network calls)."""
         scheduler = getattr(diffusers, self.scheduler)(num_train_timesteps=NUM_TIMES, **self.options)
         if not self.takes_grids:
             scheduler.alphas_cumprod = torch.from_numpy(problem.discrete.s(np.arange(NUM_TIMES)) ** 2)
@@ -57,7 +57,7 @@ class Peer:
             scheduler.set_begin_index(0)
         else:
             ratios = problem.discrete.rho(scheduler.timesteps.numpy().astype(float))
-        x = torch.from_numpy(v / np.sqrt(1 + rho[0] ** 2))  # the schedulers are of VP models, whose s this is
+        x = torch.from_numpy(rho[0] / np.sqrt(1 + rho[0] ** 2) * problem.noise)  # as of a VP model
         for t, ratio in zip(scheduler.timesteps, ratios, strict=False):
             s = (1 + ratio**2) ** -0.5
             x = scheduler.step(torch.from_numpy(problem.data.eps(x.numpy(), s, s * ratio)), t, x).prev_sample

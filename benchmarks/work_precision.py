@@ -98,13 +98,12 @@ def our_errors(problem: Problem, nfes: tuple[int, ...] = NFES) -> Errors:
             for nfe in nfes:
                 table = solver.build(problem.continuous, nodes, nfe)
                 if table is not None:
-                    v = run(problem, problem.continuous, table, problem.exact(problem.discrete.T))
-                    errors[problem.name, solver.name, grid, nfe] = problem.error(v)
+                    errors[problem.name, solver.name, grid, nfe] = error(problem, problem.continuous, table)
     return errors
 
 
 def paired_errors(problem: Problem, nfes: tuple[int, ...] = NFES) -> tuple[Errors, Errors]:
-    """(theirs, ours of the same method): each scheduler of diffusers on its own nodes, and on GRIDS if it takes them."""
+    """(theirs, ours of the same method): each scheduler of diffusers on its own nodes, and if possible on GRIDS."""
     from benchmarks.peers import PEERS
 
     theirs, ours = {}, {}
@@ -116,20 +115,19 @@ def paired_errors(problem: Problem, nfes: tuple[int, ...] = NFES) -> tuple[Error
             for grid, (sde, ts) in nodes.items():
                 if ts is None:
                     continue
-                v = problem.exact(problem.discrete.T if sde is problem.continuous else ts[0])
-                result, calls = peer.run(problem, sde.rho(ts), v)
+                v, calls = peer.run(problem, sde.rho(ts))
                 table = peer.table(sde, ts)
                 assert calls == table.nfe == nfe, (peer.name, calls, table.nfe, nfe)
                 key = (problem.name, peer.name, grid, nfe)
-                theirs[key], ours[key] = problem.error(result), problem.error(run(problem, sde, table, v))
+                theirs[key], ours[key] = problem.error(v), error(problem, sde, table)
     return theirs, ours
 
 
-def run(problem: Problem, sde: SDE, table: Table, v: np.ndarray) -> np.ndarray:
-    """v at the end of the table, from v at its start, by `deis.sample` in float64."""
+def error(problem: Problem, sde: SDE, table: Table) -> float:
+    """Of `deis.sample` in float64."""
     with jax.enable_x64(True):
-        x = deis.sample(table, _eps_fn(problem, sde), jax.numpy.asarray(table.s[0] * v))
-        return np.asarray(x) / table.s[-1]
+        x_T = jax.numpy.asarray(table.s[0] * table.rho[0] * problem.noise)
+        return problem.error(np.asarray(deis.sample(table, _eps_fn(problem, sde), x_T)) / table.s[-1])
 
 
 @cache  # one object, so one compilation

@@ -2,18 +2,11 @@
 
 import numpy as np
 import pytest
+from reference.problem import SDES
 
 import deis
 from deis.schedule import round_down
 
-SDES = {
-    "vp_linear": deis.vp_linear(),
-    "vp_cosine": deis.vp_cosine(),
-    "sub_vp": deis.sub_vp(),
-    "ve": deis.ve(),
-    "edm": deis.edm(),
-    "discrete": deis.DiscreteVPSDE(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))),
-}
 GRIDS = [("t", 1.0), ("t", 2.0), ("t", 3.0), ("rho", 1.0), ("rho", 7.0), ("log", 1.0), ("edm", 7.0)]
 
 sdes = pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())

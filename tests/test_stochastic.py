@@ -1,66 +1,20 @@
-"""Stochastic tables: textbook loops, moments of a Gaussian in closed form, and samples of a mixture."""
+"""Stochastic tables: textbook loops and moments of a Gaussian in closed form."""
 
 from functools import partial
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import noise
 from reference.mixture import MIXTURE
+from reference.problem import SDES
+from reference.stochastic import BUILDERS, GAUSSIAN, LAMBDAS, first_order, second_order
 from scipy.integrate import quad
 
 import deis
 from deis import tables
 
 BETA = np.linspace(1e-4, 0.02, 1000)
-
-SDES = {
-    "vp_linear": deis.vp_linear(),
-    "vp_cosine": deis.vp_cosine(),
-    "sub_vp": deis.sub_vp(),
-    "ve": deis.ve(),
-    "edm": deis.edm(),
-    "discrete": deis.DiscreteVPSDE(np.cumprod(1 - BETA)),
-}
 sdes = pytest.mark.parametrize("sde_name", SDES)
-
-GAUSSIAN = noise.Gaussian(variance=0.25)
-
-LAMBDAS = (0.3, 1.0)
-
-
-def first_order(lam):
-    """Tables that approach the lambda-SDE with order 1."""
-    ddpm = {"ddpm": tables.ddpm, "ddpm large": partial(tables.ddpm, variance="large")}
-    return {
-        "ddim_eta": partial(tables.ddim_eta, eta=lam),
-        "t_ab_sde 0": partial(tables.t_ab_sde, order=0, lam=lam),
-    } | (ddpm if lam == 1 else {})
-
-
-def second_order(lam):
-    """Tables that approach it with order 2."""
-    dpm_solver = {
-        f"dpm_solver_pp_sde {variant}": partial(tables.dpm_solver_pp_sde, eta=lam**2, variant=variant)
-        for variant in ("midpoint", "heun")
-    }
-    return {f"t_ab_sde {order}": partial(tables.t_ab_sde, order=order, lam=lam) for order in (1, 2, 3)} | dpm_solver
-
-
-def optimal(eta):
-    """Analytic-DDIM for GAUSSIAN and its perfect network, E|eps|^2 / d = rho^2 / (variance + rho^2)."""
-
-    def build(sde, ts, **options):
-        rho = sde.rho(ts)
-        return tables.analytic_ddim(sde, ts, rho**2 / (GAUSSIAN.variance + rho**2), eta, **options)
-
-    return build
-
-
-BUILDERS = {
-    f"{name}, {lam}": build for lam in LAMBDAS for name, build in (first_order(lam) | second_order(lam)).items()
-} | {"analytic 0": optimal(0.0), "analytic 1": optimal(1.0)}
 
 
 def grid(sde_name, num_step):
@@ -239,58 +193,6 @@ def test_mean_and_variance_of_a_gaussian_converge(sde_name, lam, order):
 
 
 @sdes
-@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
-def test_analytic_ddim_samples_a_gaussian_exactly(sde_name, eta):
-    """The optimal variance leaves no error but the prior's, in however few steps; DDIM(eta) leaves a large one."""
-    sde = SDES[sde_name]
-    for num_step in (1, 2, 5):
-        ts = grid(sde_name, num_step)
-        rho_T, rho_0 = sde.rho(ts[[0, -1]])
-        _, variance = GAUSSIAN.through(optimal(eta)(sde, ts), 0.0, 0.25 + rho_T**2)
-        assert variance == pytest.approx(0.25 + rho_0**2, rel=1e-12)
-        _, plain = GAUSSIAN.through(tables.ddim_eta(sde, ts, eta), 0.0, 0.25 + rho_T**2)
-        assert plain < 0.8 * (0.25 + rho_0**2)
-
-
-@pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_analytic_variance_is_the_papers(eta):
-    sde = SDES["discrete"]
-    ts = np.array([900.0, 500.0, 100.0, 0.0])
-    alpha_bar, eps_norm = sde.s(ts) ** 2, np.array([0.99, 0.9, 0.6, 0.2])
-    table = tables.analytic_ddim(sde, ts, eps_norm, eta)
-    for n in range(3):
-        lam = alpha_bar[n + 1] ** 0.5 * eta * tables.ddim_eta(sde, ts, 1.0).g[n]
-        alpha = alpha_bar[n] / alpha_bar[n + 1]
-        exact = noise.analytic_variance(alpha, alpha_bar[n], lam, eps_norm[n])
-        assert table.s[n + 1] ** 2 * table.g[n] ** 2 == pytest.approx(exact, rel=1e-11)
-    bounded = tables.analytic_ddim(sde, ts, eps_norm, eta, half_range=1e-3)
-    np.testing.assert_allclose(bounded.g, tables.ddim_eta(sde, ts, eta).g, atol=1e-3)
-    wide = tables.analytic_ddim(sde, ts, eps_norm, eta, half_range=1e3)
-    assert np.array_equal(wide.g, table.g)
-    with pytest.raises(ValueError, match=r"one value for each of the 4 nodes, got shape \(3,\)"):
-        tables.analytic_ddim(sde, ts, eps_norm[:3])
-
-
-@pytest.mark.parametrize("library", ["numpy", "jax.numpy", "torch"])
-def test_eps_norm_of_a_gaussian(library):
-    xp = pytest.importorskip(library)
-    sde, rng = deis.vp_linear(), np.random.default_rng(0)
-    x_0, z = (
-        xp.asarray(a.astype(np.float32)) for a in (0.5 * rng.normal(size=(500, 4, 4)), rng.normal(size=(500, 4, 4)))
-    )
-    ts = deis.timesteps(sde, 4)
-
-    def eps_fn(x, t):
-        assert t.shape == ()
-        return GAUSSIAN.eps_fn(sde.s, sde.sigma)(x, t)
-
-    got = tables.estimate_eps_norm(sde, ts, eps_fn, x_0, z)
-    rho = sde.rho(ts)
-    assert got.dtype == np.float64
-    np.testing.assert_allclose(got, rho**2 / (0.25 + rho**2), rtol=4 * np.sqrt(2 / 8000))
-
-
-@sdes
 @pytest.mark.parametrize("name", BUILDERS)
 @pytest.mark.parametrize("num_step", [1, 2, 3])
 def test_few_steps_and_a_last_step_to_0(sde_name, name, num_step):
@@ -344,43 +246,3 @@ def test_bad_arguments_are_named(build, message):
     ts = np.array([0.5, 1.0]) if "decrease" in message else np.array([1.0, 0.5])
     with pytest.raises(ValueError, match=message):
         build(SDES["vp_linear"], ts)
-
-
-def energy_distance(x, y):
-    """Of two samples [n, d]: 2 E|x - y| - E|x - x'| - E|y - y'|, zero for equal distributions."""
-
-    def mean_distance(a, b):
-        return np.mean(np.sqrt(np.maximum(np.sum((a[:, None] - b[None]) ** 2, axis=2), 0)))
-
-    n = len(x)
-    unbiased = n / (n - 1)
-    return 2 * mean_distance(x, y) - unbiased * (mean_distance(x, x) + mean_distance(y, y))
-
-
-@pytest.mark.parametrize("lam", LAMBDAS)
-def test_samples_of_a_mixture(lam):
-    """200 steps from the prior: mean, covariance and energy distance are those of exact samples of the marginal."""
-    sde, rng, num = deis.vp_linear(), np.random.default_rng(0), 1000
-    ts = deis.timesteps(sde, 200)
-    s, sigma = sde.marginal(sde.t_0)
-
-    def exact_samples():
-        return s * MIXTURE.sample(rng, num) + sigma * rng.normal(size=(num, 2))
-
-    exact = exact_samples()
-    null = [energy_distance(exact_samples(), exact) for _ in range(10)]
-    weight, mean, std = MIXTURE.weight, MIXTURE.mean, MIXTURE.std
-    marginal_mean = s * weight @ mean
-    spread = s * mean - marginal_mean
-    covariance = np.eye(2) * (weight @ (s**2 * std**2 + sigma**2)) + (weight[:, None] * spread).T @ spread
-    eps_fn = jax.tree_util.Partial(MIXTURE.eps_fn(sde, jnp))
-
-    for i, (name, build) in enumerate((first_order(lam) | second_order(lam)).items()):
-        noise_key, key = jax.random.split(jax.random.key(i))
-        x = np.asarray(deis.sample(build(sde, ts), eps_fn, sde.prior_sample(noise_key, (num, 2)), key), np.float64)
-        offset = (x.mean(axis=0) - marginal_mean) / np.sqrt(np.diag(covariance) / num)
-        assert np.max(np.abs(offset)) < 3.5, name
-        scale = np.sqrt(np.diag(covariance))
-        error = (np.cov(x.T) - covariance) / np.outer(scale, scale) * np.sqrt(num / 2)
-        assert np.max(np.abs(error)) < 3.5, name
-        assert energy_distance(x, exact) < 1.5 * max(null), name

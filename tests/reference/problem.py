@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,18 @@ SHORT = {
     "ve": deis.ve(t_0=0.3, T=0.7),
     "edm": deis.edm(t_0=0.1, T=2.0),
 }
+
+
+def linear_alpha_fns(xp: Any) -> tuple[Callable, Callable]:
+    """alpha_bar(t) of the linear schedule and its inverse, as a user would write them with the library xp."""
+
+    def t2alpha(t):
+        return xp.exp(-0.1 * t - 0.5 * (20.0 - 0.1) * t**2)
+
+    def alpha2t(alpha_bar):
+        return ((0.1**2 - 2 * (20.0 - 0.1) * xp.log(alpha_bar)) ** 0.5 - 0.1) / (20.0 - 0.1)
+
+    return t2alpha, alpha2t
 
 
 def start(sde: SDE, batch: int = 8) -> np.ndarray:
