@@ -2,7 +2,9 @@
 
     python -m benchmarks.overhead         a minute on two cores
 
-Prints medians. What is compared takes turns, so that whatever else the machine does falls on all alike.
+Prints medians. In the last comparison sampler and bare calls take turns in random order, on the same inputs and with a
+network whose output is not 0. The bare calls take part twice: what they differ by from themselves is what the machine
+can resolve, and a ratio of the sampler below 1 by more than that would be a fault of the measurement.
 """
 
 import time
@@ -48,6 +50,7 @@ NETWORK = UNetConfig(
     channels=32, multipliers=[1, 2, 2], num_blocks=2, attention_resolutions=[16], image_size=32, image_channels=3
 )
 NUM_STEP = 10
+TABLE = tables.t_ab(SDE, deis.timesteps(SDE, NUM_STEP))
 
 
 def main() -> None:
@@ -56,13 +59,16 @@ def main() -> None:
         print(
             f"| set-up of tAB3, {num_step:,} steps | {set_up(num_step, repeats):.2f} ms | < {wanted} ms |", flush=True
         )
-    tables, compilations, change = sweep()
-    print(f"| compilations in a sweep of {tables:,} tables | {compilations} | 1 |")
+    count, compilations, change = sweep()
+    print(f"| compilations in a sweep of {count:,} tables | {compilations} | 1 |")
     print(f"| a change: build another table and run it on no network | {change:.2f} ms | < 1 ms |", flush=True)
-    params = unet.init(NETWORK, jax.random.key(0))
-    ratio, bare = loop_overhead(eps_fn(unet.network_of(NETWORK), SDE, params))
-    what = f"sampler / {NUM_STEP} bare calls of {unet.num_params(params) / 1e6:.2f}M parameters, {bare:.2f} s"
-    print(f"| {what} | {ratio:.4f} | < 1.02 |")
+    params = random_params()
+    network = eps_fn(unet.network_of(NETWORK), SDE, params)
+    print(f"| the loop itself, {NUM_STEP} steps without a network | {loop_itself():.2f} ms | |", flush=True)
+    times = take_turns(network)
+    ratios = [f"{r:.4f}, 95 % in [{low:.4f}, {high:.4f}]" for r, low, high in (ratio(times, i) for i in (0, 2))]
+    what = f"{NUM_STEP} calls of {unet.num_params(params) / 1e6:.2f}M parameters, {median(times[1]):.2f} s"
+    print(f"| sampler / bare, {what} | {ratios[0]} | < 1.02 |\n| bare / bare | {ratios[1]} | 1 |")
 
 
 def set_up(num_step: int, repeats: int) -> float:
@@ -93,21 +99,50 @@ def no_network(x: jax.Array, t: jax.Array) -> jax.Array:
     return x
 
 
-def loop_overhead(network: Partial, batch: int = 4, rounds: int = 15) -> tuple[float, float]:
-    """(time of `deis.sample` over that of as many bare calls, seconds of these): medians over the rounds."""
-    table = deis.tables.t_ab(SDE, deis.timesteps(SDE, NUM_STEP))
-    x_T = jax.random.normal(jax.random.key(1), (batch, 32, 32, 3))
-    times = jnp.asarray(table.t[:-1], jnp.float32)
+def random_params() -> unet.Params:
+    """Of NETWORK. As initialised, its last convolution is 0, and so is what it predicts."""
+    params = unet.init(NETWORK, jax.random.key(0))
+    kernel = params["conv_out"]["kernel"]
+    return params | {
+        "conv_out": params["conv_out"] | {"kernel": 0.1 * jax.random.normal(jax.random.key(1), kernel.shape)}
+    }
+
+
+def loop_itself(rounds: int = 101) -> float:
+    """Milliseconds of `deis.sample` where the network costs nothing."""
+    run = partial(deis.sample, TABLE, no_network, x_T())
+    run()  # compiles
+    return 1e3 * median(seconds(run) for _ in range(rounds))
+
+
+def take_turns(network: Partial, rounds: int = 101) -> np.ndarray:
+    """[3, rounds] seconds of `deis.sample`, of as many bare calls on the same inputs, and of these again."""
+    inputs = deis.trajectory(TABLE, network, x_T())[0]
+    times = jnp.asarray(TABLE.t, jnp.float32)
 
     @jax.jit
-    def bare(network: Partial, x: jax.Array) -> jax.Array:
-        return jax.lax.fori_loop(0, NUM_STEP, lambda i, x: network(x, times[i]), x)
+    def bare(network: Partial, inputs: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, NUM_STEP, lambda i, _: network(inputs[i], times[i]), inputs[0])
 
-    pair = (partial(deis.sample, table, network), partial(bare, network))
-    for run in pair:
-        run(x_T)  # compiles
-    sampler, calls = zip(*((seconds(run, x_T) for run in pair) for _ in range(rounds)), strict=True)
-    return median(a / b for a, b in zip(sampler, calls, strict=True)), median(calls)
+    runs = (partial(deis.sample, TABLE, network, x_T()), partial(bare, network, inputs), partial(bare, network, inputs))
+    for run in runs:
+        jax.block_until_ready(run())  # compiles
+    rng, taken = np.random.default_rng(0), np.empty((len(runs), rounds))
+    for i in range(rounds):
+        for j in rng.permutation(len(runs)):
+            taken[j, i] = seconds(runs[j])
+    return taken
+
+
+def ratio(times: np.ndarray, i: int) -> tuple[float, float, float]:
+    """Median over the rounds of times[i] / times[1], and the 95 % interval of that median by the bootstrap."""
+    ratios = times[i] / times[1]
+    medians = np.median(np.random.default_rng(0).choice(ratios, (2000, len(ratios))), axis=1)
+    return float(np.median(ratios)), *np.quantile(medians, [0.025, 0.975]).tolist()
+
+
+def x_T() -> jax.Array:
+    return jax.random.normal(jax.random.key(2), (1, 32, 32, 3))
 
 
 def seconds(function: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
