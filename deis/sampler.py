@@ -22,7 +22,7 @@ EpsFn = Callable[[State, jax.Array], State]
 Rows = dict[str, jax.Array]
 
 _PADDED_ROWS = 64  # tables of up to this many evaluations share one compilation; above, powers of two
-_PADDED_LAGS = 4
+_PADDED_LAGS = 5
 
 
 def get_sampler(

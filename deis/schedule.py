@@ -28,6 +28,8 @@ def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> 
     if phase in INTEGER_PHASES:
         return integer_timesteps(sde, num_step, phase)
     weight = np.linspace(0.0, 1.0, num_step + 1)
+    if phase == "t" and order != 1 and sde.t_0 < 0:
+        raise ValueError(f'phase "t" takes roots of the times, so t_0 must not be negative, got {sde.t_0:g}')
     if phase == "t":
         ts = _power_space(sde.T, sde.t_0, weight, order)
     elif phase in PHASES:

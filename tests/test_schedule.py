@@ -134,3 +134,11 @@ def test_too_many_steps_for_float64_are_refused():
     """Neighbours that round to the same time would be a step of length 0."""
     with pytest.raises(ValueError, match="must decrease strictly"):
         deis.timesteps(deis.ve(t_0=1.0 - 1e-14), 1000, "t", 1.0)
+
+
+def test_negative_times_have_no_root():
+    sde = deis.ve(t_0=-0.1)
+    with pytest.raises(ValueError, match="t_0 must not be negative, got"):
+        deis.timesteps(sde, 5, "t", 2.0)
+    for phase, order in (("t", 1.0), ("rho", 7.0)):
+        assert deis.timesteps(sde, 5, phase, order)[-1] == -0.1
