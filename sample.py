@@ -15,7 +15,6 @@ import data
 import deis
 from data.config import DatasetConfig
 from eval.config import validate_extractor
-from models import checkpoint
 from runs import cli, folder
 from runs.build import build_sde, build_table
 from runs.config import SampleJob, to_dict, to_object
@@ -23,6 +22,7 @@ from runs.errors import NonFiniteError, Stopped, checking
 from runs.jax_setup import configure_jax
 from runs.seeds import parse_seeds
 from runs.signals import stop_requests
+from runs.source import Source, find
 
 
 def main(cfg: DictConfig) -> None:
@@ -30,17 +30,22 @@ def main(cfg: DictConfig) -> None:
     with checking():
         job: SampleJob = to_object(cfg)
         check(job)
-        checkpoints, step = find_checkpoint(job)
-        trained_config = checkpoint.read_config(checkpoints, step)
-        table = build_table(job.sampler, build_sde(trained_config["sde"]))
+        source = find(job.checkpoint, job.step, job.output_root)
+        dataset = dataset_of(job, source)
+        if job.guidance is not None and not source.config["model"].get("null_class"):
+            raise ValueError(f"guidance={job.guidance:g} needs a network trained with model.null_class=true")
+        table = build_table(job.sampler, build_sde(source.config["sde"]))
     config, run_dir = to_dict(cfg), output_folder(job)
     with folder.occupy(run_dir, config, sampler=table.name, nfe_asked=job.sampler.nfe):
         print(configure_jax(), file=sys.stderr)
-        dataset = DatasetConfig(**trained_config["dataset"])
-        extractor = load_extractor(job, dataset)
-        images, result = draw_images(job, checkpoints, step, table, run_dir)
-        result |= {"dataset": dataset.name, "overrides": list(HydraConfig.get().overrides.task)}
-        if extractor is not None:
+        extractor = None
+        if job.extractor.name != "none" and dataset is not None:
+            from runs.measuring import load_extractor, measure
+
+            extractor = load_extractor(job.extractor, dataset)
+        images, result = draw_images(job, source, table, run_dir)
+        result |= {"dataset": dataset.name if dataset else None, "overrides": list(HydraConfig.get().overrides.task)}
+        if extractor is not None and dataset is not None:
             result |= measure(images, extractor, dataset)
         folder.write_atomically(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
         record(job, run_dir, config, result)
@@ -62,20 +67,18 @@ def seeds_of(job: SampleJob) -> str:
     return job.seeds or f"0-{job.num_samples - 1}"
 
 
-def find_checkpoint(job: SampleJob) -> tuple[Path, int]:
-    """The folder of checkpoints and the step that `job` names. Raises FileNotFoundError if there is none."""
-    if job.checkpoint is not None:
-        run = Path(job.checkpoint).expanduser()
-        checkpoints = run if run.name == "checkpoints" else run / "checkpoints"
-    else:
-        found = sorted(Path(job.output_root).glob("*/*/checkpoints"), key=lambda path: path.stat().st_mtime)
-        if not found:
-            raise FileNotFoundError(f"no checkpoint below {job.output_root}/; train a network first: python train.py")
-        checkpoints = found[-1]
-    step = job.step if job.step is not None else checkpoint.latest_step(checkpoints)
-    if step is None:
-        raise FileNotFoundError(f"no checkpoint in {checkpoints}; give the folder of a training run: checkpoint=FOLDER")
-    return checkpoints, step
+def dataset_of(job: SampleJob, source: Source) -> DatasetConfig | None:
+    """The images to measure against: the ones asked for, else those the network was trained on.
+
+    Raises ValueError if neither is known and FID is asked for.
+    """
+    known = job.dataset or (DatasetConfig(**source.config["dataset"]) if source.config["dataset"] else None)
+    if known is None and job.extractor.name != "none":
+        raise ValueError(
+            f"{source.path} does not say what images the network was trained on; give dataset=NAME to measure FID "
+            "against, or extractor=none"
+        )
+    return known
 
 
 def output_folder(job: SampleJob) -> Path:
@@ -87,20 +90,7 @@ def output_folder(job: SampleJob) -> Path:
     return folder.fresh(job.output_root, job.name)
 
 
-def load_extractor(job: SampleJob, dataset: DatasetConfig) -> Any:
-    """The feature extractor, trained on the data set or taken from its cache; None if no FID is asked for."""
-    if job.extractor.name == "none":
-        return None
-    from eval.classifier import classifier_extractor
-
-    with checking():
-        train, test = data.load(dataset, "train"), data.load(dataset, "test")
-        return classifier_extractor(train.images, train.labels, test.images, test.labels, job.extractor, dataset.name)
-
-
-def draw_images(
-    job: SampleJob, checkpoints: Path, step: int, table: deis.Table, run_dir: Path
-) -> tuple[np.ndarray, dict[str, Any]]:
+def draw_images(job: SampleJob, source: Source, table: deis.Table, run_dir: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Draw the images [n, h, w, c] uint8, write samples.npz, grid.png and the animation, and say what was done."""
     from tqdm import tqdm
 
@@ -108,16 +98,15 @@ def draw_images(
     from runs.drawing import draw, draw_trajectory, load_trained
 
     with checking():
-        net = load_trained(checkpoints, step)
+        net = load_trained(source.path, source.step)
     seeds = parse_seeds(seeds_of(job))
     one_call = deis.tables.ddim(net.sde, table.t[[0, -1]])
-    next(
-        draw(net, one_call, seeds[:1], job.batch_size, job.label)
-    )  # compiles, so that the clock below does not count it
+    # compiles, so that the clock below does not count it
+    next(draw(net, one_call, seeds[:1], job.batch_size, job.label, job.guidance))
 
     clock, chunks, drawn = time.perf_counter(), [], 0
     with stop_requests() as stop_signal, tqdm(total=len(seeds), unit="image", leave=False) as bar:
-        for x_0 in draw(net, table, seeds, job.batch_size, job.label):
+        for x_0 in draw(net, table, seeds, job.batch_size, job.label, job.guidance):
             require_finite(x_0, seeds[drawn : drawn + len(x_0)], table)
             chunks.append(data.to_uint8(x_0, job.rounding))
             drawn += len(x_0)
@@ -130,7 +119,9 @@ def draw_images(
     np.savez_compressed(run_dir / "samples.npz", images=images, seeds=np.array(seeds, np.uint32))
     save_png(run_dir / "grid.png", image_grid(images[: job.grid_samples]))
     if job.gif:
-        denoising_gif(run_dir / "denoising.gif", *draw_trajectory(net, table, seeds[: job.gif_samples], job.label))
+        denoising_gif(
+            run_dir / "denoising.gif", *draw_trajectory(net, table, seeds[: job.gif_samples], job.label, job.guidance)
+        )
     return images, {
         "sampler": table.name,
         "method": job.sampler.method,
@@ -141,8 +132,8 @@ def draw_images(
         "seconds": seconds,
         "images_per_s": len(images) / seconds,
         "seeds": seeds_of(job),
-        "checkpoint": str(checkpoints.parent),
-        "step": step,
+        "checkpoint": str(source.path if source.step is None else source.path.parent),
+        "step": source.step,
     }
 
 
@@ -156,31 +147,14 @@ def require_finite(x_0: np.ndarray, seeds: list[int], table: deis.Table) -> None
         )
 
 
-def measure(images: np.ndarray, extractor: Any, dataset: DatasetConfig) -> dict[str, Any]:
-    """FID of the images against the data set's training images."""
-    from eval.extractor import reference_statistics
-    from eval.fid import feature_statistics, frechet_distance, metric_name, rank_warning
-
-    reference = reference_statistics(extractor, data.load(dataset, "train").images, dataset.name)
-    stats = feature_statistics([extractor.features(images)], extractor.name, "samples")
-    if warning := rank_warning(stats):
-        print(f"warning: {warning}", file=sys.stderr)
-    return {
-        "fid": frechet_distance(stats, reference),
-        "fid_name": metric_name(stats),
-        "extractor": extractor.name,
-        "extractor_accuracy": extractor.accuracy,
-    }
-
-
 def record(job: SampleJob, run_dir: Path, config: dict[str, Any], result: dict[str, Any]) -> None:
     """Put the numbers of `result` and the grid into the log."""
     from runs.log import open_log
 
     with open_log(job.logger, run_dir, "sample", config) as log:
         measured = ("nfe", "fid", "images_per_s", "seconds", "num_samples")
-        log.metrics(result["step"], {key: result[key] for key in measured if key in result})
-        log.image(result["step"], "samples", run_dir / "grid.png")
+        log.metrics(result["step"] or 0, {key: result[key] for key in measured if key in result})
+        log.image(result["step"] or 0, "samples", run_dir / "grid.png")
 
 
 def summary(result: dict[str, Any]) -> str:

@@ -77,7 +77,8 @@ def work(batch: int, **options: Any) -> None:
     cfg = UNetConfig(channels=32, num_blocks=1, attention_resolutions=[options["image_size"] // 2], **options)
     network, key = network_of(cfg), jax.random.key(0)
     optimizer = make_optimizer(1e-3, 10, 1000, cosine_decay=False, b1=0.9, b2=0.999, clip_norm=1.0)
-    train_step, forward = make_train_step(network, deis.vp_linear(), optimizer, 0.999, flip=False), jax.jit(network)
+    train_step = make_train_step(network, deis.vp_linear(), optimizer, 0.999, flip=False)
+    forward = jax.jit(network.apply)
     state = init_state(init(cfg, key), optimizer, key)
     images = jax.random.normal(
         key, (batch, *(options[name] for name in ("image_size", "image_size", "image_channels")))

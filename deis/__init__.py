@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from deis import tables
-from deis.discrete import DiscreteVPSDE
+from deis.discrete import DiscreteVPSDE, discrete_vp
 from deis.schedule import timesteps
 from deis.sde import (
     SDE,
@@ -33,6 +33,7 @@ __all__ = [
     "VPSDE",
     "DiscreteVPSDE",
     "Table",
+    "discrete_vp",
     "edm",
     "get_cos_alpha_fns",
     "get_linear_alpha_fns",

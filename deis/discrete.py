@@ -33,6 +33,33 @@ def DiscreteVPSDE(discrete_alpha: Any) -> SDE:
     return SDE(s, sigma, t_of_rho, t_0=0.0, T=float(index[-1]))
 
 
+def discrete_vp(
+    schedule: str = "linear", beta_start: float = 1e-4, beta_end: float = 0.02, num_times: int = 1000
+) -> SDE:
+    """The DiscreteVPSDE of alpha_bar_i = prod_{j <= i} (1 - beta_j), i = 0 .. num_times - 1; by default DDPM's.
+
+    schedule: of the beta_j. "linear", from beta_start to beta_end (Ho et al., arXiv 2006.11239, section 4);
+        "scaled_linear", linear in sqrt(beta) (latent diffusion); or "cosine" (Nichol & Dhariwal, arXiv 2102.09672,
+        eq. 17), which takes no note of beta_start and beta_end: its alpha_bar falls as a squared cosine, by at most
+        the factor 1000 from one index to the next.
+    Raises ValueError for another schedule, fewer than 2 times, or a beta that is not between 0 and 1.
+    """
+    if num_times < 2:
+        raise ValueError(f"num_times must be at least 2, got {num_times}")
+    if not (0 < beta_start < 1 and 0 < beta_end < 1):
+        raise ValueError(f"beta_start and beta_end must lie between 0 and 1, got {beta_start:g} and {beta_end:g}")
+    if schedule == "linear":
+        beta = np.linspace(beta_start, beta_end, num_times)
+    elif schedule == "scaled_linear":
+        beta = np.linspace(beta_start**0.5, beta_end**0.5, num_times) ** 2
+    elif schedule == "cosine":
+        target = np.cos((np.linspace(0, 1, num_times + 1) + 0.008) / 1.008 * np.pi / 2) ** 2
+        beta = np.minimum(1 - target[1:] / target[:-1], 0.999)
+    else:
+        raise ValueError(f"schedule must be one of linear, scaled_linear, cosine, got {schedule!r}")
+    return DiscreteVPSDE(np.cumprod(1 - beta))
+
+
 def _falls_within_0_and_1(x: np.ndarray) -> bool:
     return bool(np.all(np.diff(x) < 0)) and 0 < x[-1] < x[0] < 1
 

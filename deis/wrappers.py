@@ -74,7 +74,7 @@ def discrete_time(network: Network, num_times: int, index: TimeFn = lambda t: t)
 
 
 def classifier_free_guidance(
-    network: Callable[[Any, Any, Any], Any], condition: Any, null: Any, weight: float
+    network: Callable[[Any, Any, Any], Any], condition: Any, null: Any, weight: Any
 ) -> EpsFn:
     """eps(null) + weight (eps(condition) - eps(null)), both from one call with twice the batch.
 

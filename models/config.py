@@ -1,22 +1,62 @@
-"""Options of the score network: one dataclass and its checks, with nothing else to import."""
+"""Options of the score network and of what it is trained for: two dataclasses and their checks.
+
+Nothing else is imported.
+"""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from deis import SDE
 
 
 @dataclass
 class UNetConfig:
-    """A DDPM-style U-Net; the files in conf/model/ explain every option."""
+    """A U-Net of the DDPM, DDPM++ or NCSN++ kind; conf/model/unet.yaml explains every option."""
 
     channels: int = 32
     multipliers: list[int] = field(default_factory=lambda: [1, 2])
     num_blocks: int = 1
     attention_resolutions: list[int] = field(default_factory=list)
-    dropout: float = 0.0
-    num_heads: int = 1
+    up_attention: str = "every"
+    head_channels: int | None = None
+    resample: str = "conv"
+    downsample_padding: int = 0
+    fir: bool = False
+    input_pyramid: bool = False
+    skip_rescale: bool = False
+    num_groups: int = 32
+    min_group_channels: int = 4
+    norm_eps: float = 1e-6
+    embedding: str = "positional"
+    freq_shift: int = 1
+    fourier_scale: float = 16.0
     num_classes: int = 0
+    null_class: bool = False
+    class_embedding: str = "after"
+    dropout: float = 0.0
+    time: str = "t_999"
+    input: str = "unit"
+    output: str = "eps"
+    sigma_data: float = 1.0
     dtype: str = "float32"
+    remat: bool = False
     image_size: int | None = None
     image_channels: int | None = None
+
+
+CHOICES: dict[str, tuple[str | int, ...]] = {
+    "up_attention": ("every", "last"),
+    "resample": ("conv", "block"),
+    "downsample_padding": (0, 1),
+    "embedding": ("positional", "fourier"),
+    "freq_shift": (0, 1),
+    "class_embedding": ("after", "before"),
+    "time": ("t", "t_999", "t_plus_1", "sigma", "log_sigma", "log_half_sigma", "log_sigma_4"),
+    "input": ("x", "unit"),
+    "output": ("eps", "x_0", "v", "score", "sigma_score", "edm"),
+    "dtype": ("float32", "bfloat16"),
+}
 
 
 def validate(cfg: UNetConfig) -> None:
@@ -24,11 +64,40 @@ def validate(cfg: UNetConfig) -> None:
 
     `image_size` and `image_channels` must be known.
     """
+    for name, allowed in CHOICES.items():
+        if getattr(cfg, name) not in allowed:
+            raise ValueError(f"model.{name} must be one of {', '.join(map(str, allowed))}, got {getattr(cfg, name)!r}")
     if cfg.channels < 4 or cfg.channels % 2 or min(cfg.multipliers, default=0) < 1 or cfg.num_blocks < 1:
         raise ValueError(
             "model.channels must be even and at least 4, and model.num_blocks and every multiplier at least 1, "
             f"got {cfg.channels}, {cfg.num_blocks} and {cfg.multipliers}"
         )
+    _validate_sizes(cfg)
+    widths = [cfg.channels * multiplier for multiplier in (1, *cfg.multipliers)]
+    if cfg.head_channels is not None and (cfg.head_channels < 1 or any(w % cfg.head_channels for w in widths)):
+        raise ValueError(
+            f"model.head_channels must divide the width of every level, {widths}, or be null for one head, "
+            f"got {cfg.head_channels}"
+        )
+    if cfg.num_groups < 1 or cfg.min_group_channels < 1 or cfg.norm_eps <= 0 or cfg.sigma_data <= 0:
+        raise ValueError(
+            "model.num_groups and model.min_group_channels must be at least 1, and model.norm_eps and "
+            f"model.sigma_data positive, got {cfg.num_groups}, {cfg.min_group_channels}, {cfg.norm_eps:g} and "
+            f"{cfg.sigma_data:g}"
+        )
+    if cfg.resample == "conv" and (cfg.fir or cfg.input_pyramid):
+        raise ValueError("model.fir and model.input_pyramid are for model.resample=block only")
+    if cfg.input_pyramid and not cfg.fir:
+        raise ValueError("model.input_pyramid halves the image by the FIR filter: it needs model.fir=true")
+    if cfg.num_classes < 0:
+        raise ValueError(f"model.num_classes must be 0 for no classes, or their number, got {cfg.num_classes}")
+    if cfg.null_class and not cfg.num_classes:
+        raise ValueError("model.null_class adds a label to those of the classes: it needs model.num_classes above 0")
+    if not 0 <= cfg.dropout < 1:
+        raise ValueError(f"model.dropout must be in [0, 1), got {cfg.dropout}")
+
+
+def _validate_sizes(cfg: UNetConfig) -> None:
     assert cfg.image_size is not None
     factor = 2 ** (len(cfg.multipliers) - 1)
     if cfg.image_size % factor:
@@ -41,12 +110,43 @@ def validate(cfg: UNetConfig) -> None:
     sizes = [cfg.image_size // 2**level for level in range(len(cfg.multipliers))]
     if absent := set(cfg.attention_resolutions) - set(sizes):
         raise ValueError(f"model.attention_resolutions has {min(absent)}, but the levels' sizes are {sizes}")
-    widths = [cfg.channels * multiplier for multiplier in (1, *cfg.multipliers)]
-    if cfg.num_heads < 1 or any(width % cfg.num_heads for width in widths):
-        raise ValueError(f"model.num_heads must divide the width of every level, {widths}, got {cfg.num_heads}")
-    if cfg.num_classes < 0:
-        raise ValueError(f"model.num_classes must be 0 for no classes, or their number, got {cfg.num_classes}")
-    if not 0 <= cfg.dropout < 1:
-        raise ValueError(f"model.dropout must be in [0, 1), got {cfg.dropout}")
-    if cfg.dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"model.dtype must be float32 or bfloat16, got {cfg.dtype!r}")
+
+
+@dataclass
+class ObjectiveConfig:
+    """What training minimises; conf/objective/eps.yaml explains every option."""
+
+    weight: str = "eps"
+    snr_gamma: float = 5.0
+    times: str = "uniform"
+    num_times: int = 1000
+    log_sigma_mean: float = -1.2
+    log_sigma_std: float = 1.2
+    label_dropout: float = 0.0
+
+
+OBJECTIVE_CHOICES = {
+    "weight": ("eps", "likelihood", "min_snr", "edm", "output"),
+    "times": ("uniform", "importance", "discrete", "log_normal"),
+}
+
+
+def validate_objective(cfg: ObjectiveConfig, model: UNetConfig, sde: "SDE") -> None:
+    """Raise ValueError, naming the option and what is allowed, for what cannot be minimised by this network."""
+    for name, allowed in OBJECTIVE_CHOICES.items():
+        if getattr(cfg, name) not in allowed:
+            raise ValueError(f"objective.{name} must be one of {', '.join(allowed)}, got {getattr(cfg, name)!r}")
+    if cfg.snr_gamma <= 0 or cfg.log_sigma_std <= 0:
+        raise ValueError(
+            "objective.snr_gamma and objective.log_sigma_std must be positive, "
+            f"got {cfg.snr_gamma:g} and {cfg.log_sigma_std:g}"
+        )
+    if cfg.num_times < 2:
+        raise ValueError(f"objective.num_times must be at least 2, got {cfg.num_times}")
+    if not 0 <= cfg.label_dropout < 1:
+        raise ValueError(f"objective.label_dropout must be in [0, 1), got {cfg.label_dropout}")
+    if cfg.label_dropout and not model.null_class:
+        raise ValueError("objective.label_dropout puts the null class for labels: it needs model.null_class=true")
+    unbounded = "weight=likelihood" if cfg.weight == "likelihood" else "times=importance"
+    if (cfg.weight == "likelihood" or cfg.times == "importance") and not sde.rho(sde.t_0) > 0:
+        raise ValueError(f"objective.{unbounded} needs noise at the smallest time, got sigma = 0 there: raise sde.t_0")

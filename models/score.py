@@ -1,19 +1,53 @@
-"""The score network as the solvers see it, and the loss that fits it."""
+"""The score network as the solvers see it."""
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from deis import SDE
+from deis.wrappers import PREDICTIONS, classifier_free_guidance
 
 Params = Any
 Images = Float[Array, "b h w c"]
 Labels = Int[Array, " b"] | None
-Network = Callable[..., Images]  # network(params, x, t, label, dropout_key), t in [0, 999]
+
+TIMES: dict[str, Callable[[SDE, Any], Any]] = {
+    "t": lambda sde, t: t,
+    "t_999": lambda sde, t: 999 * t / sde.T,
+    "t_plus_1": lambda sde, t: t + 1,
+    "sigma": lambda sde, t: sde.rho(t),
+    "log_sigma": lambda sde, t: jnp.log(sde.rho(t)),
+    "log_half_sigma": lambda sde, t: jnp.log(sde.rho(t) / 2),
+    "log_sigma_4": lambda sde, t: jnp.log(sde.rho(t)) / 4,
+}
+"""What a network is told of the time t. sigma is that of x / s(t), which is rho(t).
+
+t_999 is score_sde's and DDPM's, t_plus_1 that of DDIM's CelebA network, log_sigma NCSN++'s, log_half_sigma NCSN++'s
+when it was trained on images in [0, 1], log_sigma_4 EDM's.
+"""
+
+
+class Network(NamedTuple):
+    """A pure function and what its arguments and its answer mean.
+
+    apply(params, x [b, h, w, c], time [b], label [b] or None, dropout_key or None) -> float32 [b, h, w, c].
+    time: what it is told of the time, a name in TIMES.
+    input: "x", or "unit" for x scaled to unit variance, where the data's standard deviation is sigma_data.
+    output: a prediction in `deis.wrappers.PREDICTIONS`, "sigma_score" (sigma times the score) or "edm"
+        (F of arXiv 2206.00364, eq. 7).
+    null_label: the label that stands for none, or None if there is no such label.
+    """
+
+    apply: Callable[..., Images]
+    time: str = "t_999"
+    input: str = "unit"
+    output: str = "eps"
+    sigma_data: float = 1.0
+    null_label: int | None = None
 
 
 def predict_eps(
@@ -25,22 +59,50 @@ def predict_eps(
     label: Labels = None,
     dropout_key: PRNGKeyArray | None = None,
 ) -> Images:
-    """eps_theta(x, t): the network's estimate of the noise in x, for times t in [t_0, T], float32.
-
-    The network sees x scaled to about unit variance, and t scaled to the range of its embedding, [0, 999]
-    (Ho et al., arXiv 2006.11239).
-    """
-    s, sigma = _per_image(sde.s(t)), _per_image(sde.sigma(t))
-    scale = jax.lax.rsqrt(s**2 + sigma**2)
-    return network(params, scale * x, 999.0 * t / sde.T, label, dropout_key)
+    """eps_theta(x, t): the network's estimate of the noise in x, for times t in [t_0, T], float32."""
+    a, b = eps_weights(network, per_image(sde.s(t)), per_image(sde.sigma(t)))
+    return a * x + b * predict(network, sde, params, x, t, label, dropout_key)
 
 
-def eps_fn(network: Network, sde: SDE, params: Params, label: Labels = None) -> jax.tree_util.Partial:
+def predict(
+    network: Network,
+    sde: SDE,
+    params: Params,
+    x: Images,
+    t: Float[Array, " b"],
+    label: Labels = None,
+    dropout_key: PRNGKeyArray | None = None,
+) -> Images:
+    """What the network answers at (x, t), which `network.output` names, for times t in [t_0, T], float32."""
+    s, sigma = per_image(sde.s(t)), per_image(sde.sigma(t))
+    scale = jax.lax.rsqrt((s * network.sigma_data) ** 2 + sigma**2) if network.input == "unit" else 1.0
+    return network.apply(params, scale * x, TIMES[network.time](sde, t), label, dropout_key)
+
+
+def eps_weights(network: Network, s: Any, sigma: Any) -> tuple[Any, Any]:
+    """(a, b) in eps = a x + b answer, shaped like s and sigma, or numbers where they do not depend on the time."""
+    if network.output == "sigma_score":
+        return 0.0, -1.0
+    if network.output == "edm":  # eps = (v - D) / rho with D = c_skip v + c_out F and v = x / s
+        variance = (s * network.sigma_data) ** 2 + sigma**2
+        return sigma / variance, -s * network.sigma_data * jax.lax.rsqrt(variance)
+    return PREDICTIONS[network.output](s, sigma)
+
+
+def eps_fn(
+    network: Network, sde: SDE, params: Params, label: Labels = None, guidance: float | None = None
+) -> jax.tree_util.Partial:
     """The network as `deis.sample` takes it, a function of (x [b, h, w, c], scalar t).
 
-    Parameters and labels are arguments of the compiled code, so others do not compile again.
+    guidance: weight of classifier-free guidance as in `deis.wrappers`, 1 for none of it; None to call the network once.
+    Parameters, labels and the weight are arguments of the compiled code, so others do not compile again.
+    Raises ValueError for guidance of a network that was not trained with a null class.
     """
-    return jax.tree_util.Partial(_eps_at(network, sde), params, label)
+    if guidance is None:
+        return jax.tree_util.Partial(_eps_at(network, sde), params, label)
+    if label is None or network.null_label is None:
+        raise ValueError("guidance needs a network with classes and a null class, trained with model.null_class=true")
+    return jax.tree_util.Partial(_guided_eps_at(network, sde), params, label, guidance)
 
 
 @lru_cache
@@ -51,28 +113,19 @@ def _eps_at(network: Network, sde: SDE) -> Callable[..., Images]:
     return eps_at
 
 
-def dsm_loss(
-    network: Network,
-    sde: SDE,
-    params: Params,
-    x_0: Images,
-    label: Labels,
-    key: PRNGKeyArray,
-    dropout: bool = True,
-) -> Float[Array, ""]:
-    """Denoising score matching in its eps form: |eps_theta(s x_0 + sigma eps, t) - eps|^2, mean over elements.
+@lru_cache
+def _guided_eps_at(network: Network, sde: SDE) -> Callable[..., Images]:
+    null_label = network.null_label
+    assert null_label is not None
 
-    t ~ U[t_0, T], stratified: one draw from each of b equal intervals, which lowers the loss's variance
-    (Ho et al., arXiv 2006.11239, eq. 14; Song et al., arXiv 2011.13456, eq. 7).
-    """
-    t_key, eps_key, dropout_key = jax.random.split(key, 3)
-    b = len(x_0)
-    t = sde.t_0 + (sde.T - sde.t_0) * (jnp.arange(b) + jax.random.uniform(t_key, (b,))) / b
-    eps = jax.random.normal(eps_key, x_0.shape)
-    x_t = _per_image(sde.s(t)) * x_0 + _per_image(sde.sigma(t)) * eps
-    predicted = predict_eps(network, sde, params, x_t, t, label, dropout_key if dropout else None)
-    return jnp.mean((predicted - eps) ** 2)
+    def eps_at(params: Params, label: Array, weight: Float[Array, ""], x: Images, t: Float[Array, ""]) -> Images:
+        def conditional(x: Images, t: Float[Array, ""], label: Labels) -> Images:
+            return predict_eps(network, sde, params, x, jnp.full(len(x), t), label)
+
+        return classifier_free_guidance(conditional, label, jnp.full_like(label, null_label), weight)(x, t)
+
+    return eps_at
 
 
-def _per_image(value: Float[Array, " b"]) -> Float[Array, "b 1 1 1"]:
+def per_image(value: Float[Array, " b"]) -> Float[Array, "b 1 1 1"]:
     return value[:, None, None, None]

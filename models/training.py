@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from deis import SDE
-from models.score import Network, Params, dsm_loss
+from models.config import ObjectiveConfig
+from models.objective import Examples, weighted_loss
+from models.score import Images, Labels, Network, Params, per_image
 
 
 class TrainState(NamedTuple):
@@ -18,6 +20,8 @@ class TrainState(NamedTuple):
 
     step: int32, steps done. params, ema: the network's parameters and their moving average, float32.
     key: raw key data; the randomness of step n is `fold_in(key, n)`.
+    skipped, skipped_in_a_row: int32, steps whose update was left out because the loss or its gradient was not finite,
+        in all and since the last one that was taken.
     """
 
     step: Int[Array, ""]
@@ -25,6 +29,8 @@ class TrainState(NamedTuple):
     ema: Params
     opt_state: optax.OptState
     key: Any
+    skipped: Int[Array, ""]
+    skipped_in_a_row: Int[Array, ""]
 
 
 def make_optimizer(
@@ -47,35 +53,112 @@ def make_optimizer(
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, key: PRNGKeyArray) -> TrainState:
     """The state before the first step."""
+    step, skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))  # each its own, to be donated
     ema = jax.tree.map(jnp.copy, params)
-    return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params), jax.random.key_data(key))
+    return TrainState(step, params, ema, optimizer.init(params), jax.random.key_data(key), skipped, in_a_row)
 
 
 def make_train_step(
-    network: Network, sde: SDE, optimizer: optax.GradientTransformation, ema_decay: float, flip: bool
-) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Array]]]:
-    """A jitted function (state, images float32 [b, h, w, c] in [-1, 1], labels [b] or None) -> (state, metrics).
+    network: Network,
+    sde: SDE,
+    objective: ObjectiveConfig,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+    flip: bool,
+    accumulate: int,
+    laid: TrainState | None = None,
+) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    """A jitted function (state, images, labels, index) -> (state, metrics), with the old state's memory reused.
 
-    The old state's memory is reused. metrics: loss and gradient norm before clipping, float32 scalars.
+    images: uint8 [n, h, w, c]; labels: int [n] or None. The batch is images[index], index int [b], in this order; or
+        all images, in theirs, if index is None.
+    flip: mirror every image left to right with probability 1/2.
+    accumulate: parts that the batch is cut into, one after the other, to need less memory; b must be a multiple of it.
+    laid: how the state lies over devices, a Sharding for each of its arrays; None for one device.
+    metrics: loss, and the gradient's norm before clipping, grad_norm; param_norm; finite, whether both of the former
+        are; level_loss and level_count as of `weighted_loss`. If not finite, the step is counted but the parameters,
+        their average and the optimiser's state stay as they were, and the levels are empty.
+
+    Random numbers follow from (state.key, state.step) and an image's place in the batch. Arrays may be laid over
+    devices: the batch as a whole is what the loss is a mean over.
     """
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=0, out_shardings=None if laid is None else (laid, None))
     def train_step(
-        state: TrainState, images: Float[Array, "b h w c"], labels: Int[Array, " b"] | None
+        state: TrainState, images: Array, labels: Labels, index: Int[Array, " b"] | None
     ) -> tuple[TrainState, dict[str, Array]]:
+        images, labels = (images, labels) if index is None else jax.tree.map(lambda leaf: leaf[index], (images, labels))
+        batch = Examples(images, labels, jnp.arange(len(images)))
         flip_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step))
-        if flip:
-            mirrored = jax.random.bernoulli(flip_key, 0.5, (len(images), 1, 1, 1))
-            images = jnp.where(mirrored, images[:, :, ::-1], images)
-        loss, grad = jax.value_and_grad(partial(dsm_loss, network, sde))(state.params, images, labels, loss_key)
-        updates, opt_state = optimizer.update(grad, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        decay = ema_at(state.step, ema_decay)
-        ema = optax.incremental_update(params, state.ema, 1 - decay)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grad)}
-        return TrainState(state.step + 1, params, ema, opt_state, state.key), metrics
+
+        def loss_of(params: Params, part: Examples) -> tuple[Array, dict[str, Array]]:
+            x_0 = _mirrored(flip_key, _to_float(part.images), part.place) if flip else _to_float(part.images)
+            return weighted_loss(network, sde, objective, len(images), params, part._replace(images=x_0), loss_key)
+
+        gradient = partial(jax.value_and_grad(loss_of, has_aux=True), state.params)
+        (loss, levels), grad = gradient(batch) if accumulate == 1 else _sum_over_parts(gradient, batch, accumulate)
+        loss, grad = jax.tree.map(lambda leaf: leaf / accumulate, (loss, grad))
+        grad_norm = optax.tree.norm(grad)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        state = _updated(optimizer, ema_decay, state, grad, finite)
+        levels = jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), levels)
+        norms = {"grad_norm": grad_norm, "param_norm": optax.tree.norm(state.params)}
+        return state, {"loss": loss, "finite": finite, **norms, **levels}
 
     return train_step
+
+
+def make_evaluation(network: Network, sde: SDE, objective: ObjectiveConfig) -> Callable[..., Float[Array, ""]]:
+    """A jitted function (params, images uint8 [b, h, w, c], labels [b] or None, key) -> loss without any dropout."""
+
+    @jax.jit
+    def evaluate(params: Params, images: Array, labels: Labels, key: PRNGKeyArray) -> Float[Array, ""]:
+        batch = Examples(_to_float(images), labels, jnp.arange(len(images)))
+        return weighted_loss(network, sde, objective, len(images), params, batch, key, train=False)[0]
+
+    return evaluate
+
+
+def _sum_over_parts(fn: Callable[[Examples], Any], batch: Examples, parts: int) -> Any:
+    """The sum of fn over `parts` parts of the batch.
+
+    Part j holds the places j, j + parts, j + 2 parts, ..., so that every device has its share of every part.
+    """
+    cut = jax.tree.map(lambda leaf: leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1), batch)
+    shapes = jax.eval_shape(fn, jax.tree.map(lambda leaf: leaf[0], cut))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, fn(part)), None), zeros, cut)[0]
+
+
+def _updated(
+    optimizer: optax.GradientTransformation, ema_decay: float, state: TrainState, grad: Params, finite: Bool[Array, ""]
+) -> TrainState:
+    """The state after a step with this gradient, whose update is left out if it is not finite."""
+    updates, opt_state = optimizer.update(grad, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = optax.incremental_update(params, state.ema, 1 - ema_at(state.step, ema_decay))
+    old = (state.params, state.ema, state.opt_state)
+    params, ema, opt_state = jax.tree.map(partial(jnp.where, finite), (params, ema, opt_state), old)
+    return TrainState(
+        step=state.step + 1,
+        params=params,
+        ema=ema,
+        opt_state=opt_state,
+        key=state.key,
+        skipped=state.skipped + ~finite,
+        skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
+    )
+
+
+def _mirrored(key: PRNGKeyArray, images: Images, place: Int[Array, " b"]) -> Images:
+    """Each image as it is or left to right, as its place decides."""
+    chosen = jax.vmap(lambda place: jax.random.bernoulli(jax.random.fold_in(key, place)))(place)
+    return jnp.where(per_image(chosen), images[:, :, ::-1], images)
+
+
+def _to_float(images: Array) -> Images:
+    """0..255 as float32 in [-1, 1]."""
+    return images.astype(jnp.float32) / 127.5 - 1
 
 
 def ema_at(step: Int[Array, ""], decay: float) -> Float[Array, ""]:

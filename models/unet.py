@@ -1,11 +1,11 @@
-"""The DDPM score network (Ho et al., arXiv 2006.11239): a U-Net of residual blocks with attention, in Flax NNX.
+"""The score networks of DDPM, DDPM++, NCSN++ and EDM as one U-Net in Flax NNX, chosen by `UNetConfig`.
 
-Images are NHWC. Parameters, norms and the output are float32; `dtype` is what convolutions and attention compute in.
+DDPM: Ho et al., arXiv 2006.11239. DDPM++ and NCSN++: Song et al., arXiv 2011.13456, appendix H; Karras et al.,
+arXiv 2206.00364, train these with other widths.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -15,29 +15,45 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.config import UNetConfig
+from models.layers import (
+    ZERO,
+    Block,
+    Downsample,
+    Fourier,
+    Images,
+    Keys,
+    PyramidDown,
+    Rngs,
+    Upsample,
+    conv,
+    group_norm,
+    time_embedding,
+)
+from models.layout import stages
+from models.score import Network
 
 Params = dict[str, Any]
-Images = Float[Array, "b h w c"]
 
-_INIT = nnx.initializers.variance_scaling(1.0, "fan_avg", "uniform")
-_ZERO = nnx.initializers.zeros_init()
+_KINDS = {"block": Block, "downsample": Downsample, "upsample": Upsample}
 
 
 def init(cfg: UNetConfig, key: PRNGKeyArray) -> Params:
     """Fresh parameters: nested dicts of float32 arrays."""
-    return nnx.to_pure_dict(nnx.state(UNet(cfg, nnx.Rngs(key)), nnx.Param))
+    return nnx.to_pure_dict(nnx.state(UNet(cfg, Keys(key)), nnx.Param))
 
 
-def network_of(cfg: UNetConfig) -> Callable[..., Images]:
-    """network(params, x [b, h, w, c], t [b] in [0, 999], label [b] or None, dropout_key or None) -> [b, h, w, c].
+def shapes(cfg: UNetConfig) -> Params:
+    """The parameters' shapes and dtypes, with nothing computed."""
+    return jax.eval_shape(lambda: init(cfg, jax.random.key(0)))
 
-    A pure function. The same one for an equal `cfg`, so that what is compiled for it is found again.
-    """
+
+def network_of(cfg: UNetConfig) -> Network:
+    """The network that `cfg` describes: the same one for an equal `cfg`, so that what is compiled for it is found."""
     return _network(tuple((name, _hashable(value)) for name, value in dataclasses.asdict(cfg).items()))
 
 
 def num_params(params: Params) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def _hashable(value: Any) -> Any:
@@ -45,10 +61,11 @@ def _hashable(value: Any) -> Any:
 
 
 @lru_cache
-def _network(options: tuple[tuple[str, Any], ...]) -> Callable[..., Images]:
-    graph, template = nnx.split(nnx.eval_shape(lambda: UNet(UNetConfig(**dict(options)), nnx.Rngs(0))), nnx.Param)
+def _network(options: tuple[tuple[str, Any], ...]) -> Network:
+    cfg = UNetConfig(**dict(options))
+    graph, template = nnx.split(nnx.eval_shape(lambda: UNet(cfg, Keys(jax.random.key(0)))), nnx.Param)
 
-    def network(
+    def apply(
         params: Params,
         x: Images,
         t: Float[Array, " b"],
@@ -59,141 +76,62 @@ def _network(options: tuple[tuple[str, Any], ...]) -> Callable[..., Images]:
         nnx.replace_by_pure_dict(state, params)
         return nnx.merge(graph, state)(x, t, label, dropout_key)
 
-    return network
+    null_label = cfg.num_classes if cfg.null_class else None
+    return Network(apply, cfg.time, cfg.input, cfg.output, cfg.sigma_data, null_label)
 
 
 class UNet(nnx.Module):
-    """Levels of `num_blocks` residual blocks down, a middle with attention, and `num_blocks + 1` a level up."""
+    """The stages of `models.layout` between a first convolution and a last one."""
 
-    def __init__(self, cfg: UNetConfig, rngs: nnx.Rngs):
-        assert cfg.image_size is not None
+    def __init__(self, cfg: UNetConfig, rngs: Rngs):
         assert cfg.image_channels is not None
-        width, self.channels, self.dtype = cfg.channels, cfg.channels, jnp.dtype(cfg.dtype)
-        emb = 4 * width
-        self.embed_in, self.embed_out = nnx.Linear(width, emb, rngs=rngs), nnx.Linear(emb, emb, rngs=rngs)
-        self.embed_label = nnx.Embed(cfg.num_classes, emb, rngs=rngs) if cfg.num_classes else None
+        self.cfg, self.order = cfg, tuple(stages(cfg))
+        self.fourier = Fourier(cfg, rngs) if cfg.embedding == "fourier" else None
+        features, emb = cfg.channels * (1 if self.fourier is None else 2), 4 * cfg.channels
+        self.embed_in, self.embed_out = nnx.Linear(features, emb, rngs=rngs), nnx.Linear(emb, emb, rngs=rngs)
+        label_features = emb if cfg.class_embedding == "after" else features
+        num_labels = cfg.num_classes + cfg.null_class
+        self.embed_label = nnx.Embed(num_labels, label_features, rngs=rngs) if num_labels else None
 
-        def block(n_in: int, n_out: int, size: int) -> nnx.Module:
-            attention = size in cfg.attention_resolutions
-            return Block(n_in, n_out, emb, cfg.dropout, attention, cfg.num_heads, self.dtype, rngs)
-
-        self.conv_in = _conv(cfg.image_channels, width, self.dtype, rngs)
-        skips, down, size = [width], [], cfg.image_size
-        for level, multiplier in enumerate(cfg.multipliers):
-            for _ in range(cfg.num_blocks):
-                down.append(block(width, cfg.channels * multiplier, size))
-                width = cfg.channels * multiplier
-                skips.append(width)
-            if level < len(cfg.multipliers) - 1:
-                down.append(_conv(width, width, self.dtype, rngs, strides=2))
-                skips.append(width)
-                size //= 2
-        self.down = nnx.Dict({f"{i:02d}": module for i, module in enumerate(down)})
-
-        self.middle_in = Block(width, width, emb, cfg.dropout, True, cfg.num_heads, self.dtype, rngs)
-        self.middle_out = Block(width, width, emb, cfg.dropout, False, cfg.num_heads, self.dtype, rngs)
-
-        up: list[nnx.Module] = []
-        for level, multiplier in reversed(list(enumerate(cfg.multipliers))):
-            for _ in range(cfg.num_blocks + 1):
-                up.append(block(width + skips.pop(), cfg.channels * multiplier, size))
-                width = cfg.channels * multiplier
-            if level > 0:
-                up.append(Upsample(width, self.dtype, rngs))
-                size *= 2
-        self.up = nnx.Dict({f"{i:02d}": module for i, module in enumerate(up)})
-
-        self.norm_out = _norm(width, rngs)
-        self.conv_out = _conv(width, cfg.image_channels, jnp.float32, rngs, kernel_init=_ZERO)
+        self.conv_in = conv(cfg.image_channels, cfg.channels, jnp.dtype(cfg.dtype), rngs)
+        self.stages = nnx.Dict({stage.name: _KINDS[stage.kind](cfg, stage, rngs) for stage in self.order})
+        widths = [cfg.image_channels] + [stage.n_out for stage in self.order if stage.pyramid]
+        names = [stage.name for stage in self.order if stage.pyramid]
+        self.pyramid = nnx.Dict(
+            {name: PyramidDown(cfg, widths[i], widths[i + 1], rngs) for i, name in enumerate(names)}
+        )
+        self.norm_out = group_norm(cfg, self.order[-1].n_out, rngs)
+        self.conv_out = conv(self.order[-1].n_out, cfg.image_channels, jnp.float32, rngs, kernel_init=ZERO)
 
     def __call__(
         self, x: Images, t: Float[Array, " b"], label: Int[Array, " b"] | None, dropout_key: PRNGKeyArray | None
     ) -> Images:
-        emb = self.embed_out(nnx.silu(self.embed_in(time_embedding(t, self.channels))))
-        if self.embed_label is not None and label is not None:
-            emb = emb + self.embed_label(label)
-        elif self.embed_label is not None:
-            raise ValueError("this network has classes: give a label for every image")
-        elif label is not None:
-            raise ValueError("this network is without classes: give no labels")
-        emb = nnx.silu(emb)
-        keys = iter(jax.random.split(dropout_key, len(self.down) + len(self.up) + 2) if dropout_key is not None else ())
-
-        h = self.conv_in(x)
-        skips = [h]
-        for _, module in sorted(self.down.items()):
-            h = module(h, emb, next(keys, None)) if isinstance(module, Block) else module(h)
-            skips.append(h)
-        h = self.middle_in(h, emb, next(keys, None))
-        h = self.middle_out(h, emb, next(keys, None))
-        for _, module in sorted(self.up.items()):
-            if isinstance(module, Block):
-                h = module(jnp.concatenate([h, skips.pop()], axis=-1), emb, next(keys, None))
-            else:
-                h = module(h)
+        emb = self.embed(t, label)
+        keys = [None] * len(self.order) if dropout_key is None else jax.random.split(dropout_key, len(self.order))
+        h, image = self.conv_in(x), x
+        kept = [h]
+        for stage, key in zip(self.order, keys, strict=True):
+            module = self.stages[stage.name]
+            run = nnx.remat(type(module).__call__) if self.cfg.remat else type(module).__call__
+            if stage.takes:
+                h = jnp.concatenate([h, kept.pop()], axis=-1)
+            h = run(module, h, emb, key)
+            if stage.pyramid:
+                image = self.pyramid[stage.name](image)
+                h = image = (image + h) * (math.sqrt(0.5) if self.cfg.skip_rescale else 1.0)
+            if stage.keeps:
+                kept.append(h)
         return self.conv_out(nnx.silu(self.norm_out(h))).astype(jnp.float32)
 
-
-class Block(nnx.Module):
-    """GroupNorm, SiLU, convolution, twice; the time embedding added between; then attention if wanted."""
-
-    def __init__(
-        self, n_in: int, n_out: int, emb: int, dropout: float, attention: bool, heads: int, dtype: Any, rngs: nnx.Rngs
-    ):
-        self.norm_1, self.conv_1 = _norm(n_in, rngs), _conv(n_in, n_out, dtype, rngs)
-        self.embed = nnx.Linear(emb, n_out, rngs=rngs)
-        self.norm_2, self.conv_2 = _norm(n_out, rngs), _conv(n_out, n_out, dtype, rngs, kernel_init=_ZERO)
-        self.dropout = nnx.Dropout(dropout)
-        self.shortcut = nnx.Linear(n_in, n_out, dtype=dtype, rngs=rngs) if n_in != n_out else None
-        self.attention = Attention(n_out, heads, dtype, rngs) if attention else None
-
-    def __call__(self, x: Images, emb: Float[Array, "b e"], key: PRNGKeyArray | None) -> Images:
-        h = self.conv_1(nnx.silu(self.norm_1(x)))
-        h = nnx.silu(self.norm_2(h + self.embed(emb)[:, None, None, :]))
-        h = self.conv_2(self.dropout(h, deterministic=key is None, rngs=key))
-        x = (x if self.shortcut is None else self.shortcut(x)) + h
-        return x if self.attention is None else self.attention(x)
-
-
-class Attention(nnx.Module):
-    """Self-attention over all pixels, added to its input."""
-
-    def __init__(self, channels: int, heads: int, dtype: Any, rngs: nnx.Rngs):
-        self.heads = heads
-        self.norm = _norm(channels, rngs)
-        self.qkv = nnx.Linear(channels, 3 * channels, dtype=dtype, kernel_init=_INIT, rngs=rngs)
-        self.out = nnx.Linear(channels, channels, dtype=dtype, kernel_init=_ZERO, rngs=rngs)
-
-    def __call__(self, x: Images) -> Images:
-        b, height, width, c = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(b, height * width, 3, self.heads, c // self.heads)
-        h = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
-        return x + self.out(h.reshape(x.shape))
-
-
-class Upsample(nnx.Module):
-    """Twice the size by nearest neighbour, then a convolution."""
-
-    def __init__(self, channels: int, dtype: Any, rngs: nnx.Rngs):
-        self.conv = _conv(channels, channels, dtype, rngs)
-
-    def __call__(self, x: Images) -> Images:
-        return self.conv(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))
-
-
-def time_embedding(t: Float[Array, " b"], dim: int) -> Float[Array, "b dim"]:
-    """Sines and cosines of t at dim/2 frequencies from 1 to 1/10000 (Ho et al., section 4; Vaswani et al. 2017)."""
-    frequency = jnp.exp(-math.log(10_000) * jnp.arange(dim // 2) / (dim // 2 - 1))
-    angle = t[:, None] * frequency
-    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
-
-
-def _conv(n_in: int, n_out: int, dtype: Any, rngs: nnx.Rngs, strides: int = 1, kernel_init: Any = _INIT) -> nnx.Conv:
-    return nnx.Conv(n_in, n_out, (3, 3), strides=strides, dtype=dtype, kernel_init=kernel_init, rngs=rngs)
-
-
-def _norm(channels: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    """32 groups as published; in narrow levels fewer, of 4 channels or more."""
-    most = max(1, min(32, channels // 4))
-    groups = next(number for number in range(most, 0, -1) if channels % number == 0)
-    return nnx.GroupNorm(channels, num_groups=groups, epsilon=1e-6, rngs=rngs)
+    def embed(self, t: Float[Array, " b"], label: Int[Array, " b"] | None) -> Float[Array, "b e"]:
+        """What every residual block is told of the time and the class."""
+        if label is not None and self.embed_label is None:
+            raise ValueError("this network is without classes: give no labels")
+        if label is None and self.embed_label is not None:
+            raise ValueError("this network has classes: give a label for every image")
+        added = self.embed_label(label) if label is not None and self.embed_label is not None else 0.0
+        before, after = (added, 0.0) if self.cfg.class_embedding == "before" else (0.0, added)
+        features = (
+            time_embedding(t, self.cfg.channels, self.cfg.freq_shift) if self.fourier is None else self.fourier(t)
+        )
+        return nnx.silu(self.embed_out(nnx.silu(self.embed_in(features + before))) + after)

@@ -14,6 +14,8 @@ SDES: dict[str, Callable[..., deis.SDE]] = {
     "vp_cosine": deis.vp_cosine,
     "sub_vp": deis.sub_vp,
     "ve": deis.ve,
+    "edm": deis.edm,
+    "discrete_vp": deis.discrete_vp,
 }
 
 _NOT_THE_SOLVERS = ("method", "nfe", "round_nfe", "ts_phase", "ts_order", "t_0")

@@ -11,7 +11,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from data.config import DatasetConfig
 from eval.config import ExtractorConfig
-from models.config import UNetConfig
+from models.config import ObjectiveConfig, UNetConfig
 
 
 @dataclass
@@ -38,6 +38,22 @@ class VEConfig:
     sigma_max: float = MISSING
     t_0: float = MISSING
     T: float = MISSING
+
+
+@dataclass
+class EDMConfig:
+    name: str = "edm"
+    t_0: float = MISSING
+    T: float = MISSING
+
+
+@dataclass
+class DiscreteVPConfig:
+    name: str = "discrete_vp"
+    schedule: str = MISSING
+    beta_start: float = MISSING
+    beta_end: float = MISSING
+    num_times: int = MISSING
 
 
 @dataclass
@@ -151,14 +167,29 @@ class OptimizerConfig:
 class TrainConfig:
     steps: int = MISSING
     batch_size: int = MISSING
+    accumulate: int = MISSING
     ema_decay: float = MISSING
+    max_skipped: int = MISSING
+    placement: str = MISSING
+    fsdp: bool = MISSING
     log_every: int = MISSING
     eval_every: int = MISSING
     eval_batches: int = MISSING
     sample_every: int = MISSING
     num_samples: int = MISSING
+    fid_every: int = MISSING
+    fid_samples: int = MISSING
     checkpoint_every: int = MISSING
     keep_checkpoints: int = MISSING
+    keep_best: bool = MISSING
+
+
+@dataclass
+class DistributedConfig:
+    mode: str = MISSING
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
 
 
 @dataclass
@@ -180,13 +211,25 @@ class TrainJob:
     output_root: str = MISSING
     run_dir: str | None = None
     resume: bool = MISSING
+    allow_changes: bool = MISSING
     dataset: DatasetConfig = MISSING
     model: UNetConfig = MISSING
     sde: Any = MISSING
+    objective: ObjectiveConfig = MISSING
     optimizer: OptimizerConfig = MISSING
     train: TrainConfig = MISSING
     sampler: Any = MISSING
+    extractor: ExtractorConfig = MISSING
+    distributed: DistributedConfig = MISSING
     logger: LoggerConfig = MISSING
+
+
+@dataclass
+class SummaryJob:
+    """Options of runs/model_summary.py."""
+
+    dataset: DatasetConfig = MISSING
+    model: UNetConfig = MISSING
 
 
 @dataclass
@@ -198,11 +241,13 @@ class SampleJob:
     run_dir: str | None = None
     checkpoint: str | None = None
     step: int | None = None
+    dataset: DatasetConfig | None = None
     sampler: Any = MISSING
     num_samples: int = MISSING
     seeds: str | None = None
     batch_size: int = MISSING
     label: int | None = None
+    guidance: float | None = None
     rounding: str = MISSING
     grid_samples: int = MISSING
     gif: bool = MISSING
@@ -216,13 +261,18 @@ def register() -> None:
     store = ConfigStore.instance().store
     store(name="train_schema", node=TrainJob)
     store(name="sample_schema", node=SampleJob)
+    store(name="model_summary_schema", node=SummaryJob)
     store(group="dataset", name="dataset_schema", node=DatasetConfig)
     store(group="model", name="model_schema", node=UNetConfig)
     store(group="sde", name="vp_linear_schema", node=VPLinearConfig)
     store(group="sde", name="vp_cosine_schema", node=VPCosineConfig)
     store(group="sde", name="ve_schema", node=VEConfig)
+    store(group="sde", name="edm_schema", node=EDMConfig)
+    store(group="sde", name="discrete_vp_schema", node=DiscreteVPConfig)
     for name, node in SAMPLERS.items():
         store(group="sampler", name=f"{name}_schema", node=node)
+    store(group="objective", name="objective_schema", node=ObjectiveConfig)
+    store(group="distributed", name="distributed_schema", node=DistributedConfig)
     store(group="optimizer", name="optimizer_schema", node=OptimizerConfig)
     store(group="train", name="train_schema", node=TrainConfig)
     store(group="extractor", name="extractor_schema", node=ExtractorConfig)

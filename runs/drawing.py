@@ -1,21 +1,22 @@
 """From seeds to images: image i depends on its own seed only, whatever the batch it is drawn in."""
 
 from collections.abc import Iterator
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 import deis
-from models import checkpoint
 from models.config import UNetConfig
 from models.score import Network, Params, eps_fn
-from models.unet import init, network_of
+from models.unet import network_of
 from runs.build import build_sde
+from runs.source import load
 
 
 class Trained(NamedTuple):
@@ -37,24 +38,21 @@ class Start(NamedTuple):
 
 
 def trained(model: UNetConfig, sde: deis.SDE, params: Params) -> Trained:
-    """Parameters of the network that `model` describes, ready to draw with."""
+    """Parameters of the network that `model` describes, ready to draw with: on every device of this process."""
     assert model.image_size is not None
     assert model.image_channels is not None
     shape = (model.image_size, model.image_size, model.image_channels)
-    return Trained(network_of(model), params, sde, shape, model.num_classes)
+    return Trained(network_of(model), jax.device_put(params, _on_devices()), sde, shape, model.num_classes)
 
 
 @lru_cache(maxsize=1)
-def load_trained(checkpoints: Path, step: int) -> Trained:
-    """The network of a checkpoint, with its EMA parameters.
+def load_trained(path: Path, step: int | None) -> Trained:
+    """The network of a `runs.source.Source`, with its EMA parameters.
 
     Kept, so that the jobs of a sweep share it and what was compiled for it.
     """
-    config = checkpoint.read_config(checkpoints, step)
-    model = UNetConfig(**config["model"])
-    like = jax.eval_shape(partial(init, model), jax.random.key(0))
-    params = checkpoint.restore(checkpoints, step, {"ema": like})["ema"]
-    return trained(model, build_sde(config["sde"]), jax.device_put(params))
+    model, sde, params = load(path, step)
+    return trained(model, build_sde(sde), params)
 
 
 def starts(net: Trained, seeds: list[int], label: int | None = None) -> Start:
@@ -69,23 +67,37 @@ def starts(net: Trained, seeds: list[int], label: int | None = None) -> Start:
 
 
 def draw(
-    net: Trained, table: deis.Table, seeds: list[int], batch_size: int, label: int | None = None
+    net: Trained,
+    table: deis.Table,
+    seeds: list[int],
+    batch_size: int,
+    label: int | None = None,
+    guidance: float | None = None,
 ) -> Iterator[Float[np.ndarray, "b h w c"]]:
     """Samples of the seeds in order, in [-1, 1], up to `batch_size` at a time.
 
-    The last batch is filled up with seed 0 and cut, so that all batches share a compilation.
+    Batches are laid over this process's devices, if their number divides batch_size. The last one is filled up with
+    seed 0 and cut, so that all share a compilation.
     """
     for first in range(0, len(seeds), batch_size):
         chunk = seeds[first : first + batch_size]
         at = starts(net, chunk + [0] * (batch_size - len(chunk)), label)
-        x_0 = deis.sample(table, eps_fn(net.network, net.sde, net.params, at.label), at.x_T, at.key)
+        if batch_size % jax.local_device_count() == 0:
+            at = jax.device_put(at, _on_devices("data"))
+        x_0 = deis.sample(table, eps_fn(net.network, net.sde, net.params, at.label, guidance), at.x_T, at.key)
         yield np.asarray(x_0)[: len(chunk)]
 
 
+def _on_devices(*axes: str) -> NamedSharding:
+    """Laid over this process's devices: along the given axes, or whole on each."""
+    return NamedSharding(Mesh(np.array(jax.local_devices()), ("data",)), PartitionSpec(*axes))
+
+
 def draw_trajectory(
-    net: Trained, table: deis.Table, seeds: list[int], label: int | None = None
+    net: Trained, table: deis.Table, seeds: list[int], label: int | None = None, guidance: float | None = None
 ) -> tuple[Float[np.ndarray, "steps b h w c"], Float[np.ndarray, "nfe b h w c"]]:
     """(x_t at every network call and at the end, predicted x_0 at every network call) of the seeds' images."""
     at = starts(net, seeds, label)
-    x_t, x_0 = deis.trajectory(table, eps_fn(net.network, net.sde, net.params, at.label), at.x_T, at.key)
+    network = eps_fn(net.network, net.sde, net.params, at.label, guidance)
+    x_t, x_0 = deis.trajectory(table, network, at.x_T, at.key)
     return np.asarray(x_t), np.asarray(x_0)

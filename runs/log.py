@@ -11,10 +11,13 @@ from runs.config import LoggerConfig
 
 
 class Log:
-    """Writes numbers and pictures of a run. Made by `open_log`; a context that closes it."""
+    """Writes numbers and pictures of a run. Made by `open_log`; a context that closes it.
 
-    def __init__(self, folder: Path, run: Any = None):
-        self._file = (folder / "metrics.jsonl").open("a")
+    Without a folder it writes nothing: of several processes one keeps the log.
+    """
+
+    def __init__(self, folder: Path | None, run: Any = None):
+        self._file = (Path(os.devnull) if folder is None else folder / "metrics.jsonl").open("a")
         self._run = run
 
     def metrics(self, step: int, values: dict[str, float]) -> None:

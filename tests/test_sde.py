@@ -210,6 +210,32 @@ def test_prior_sample():
 
 
 @pytest.mark.parametrize(
+    ("schedule", "ends", "alpha_bar"),
+    [
+        ("linear", (0.1, 0.3), [0.9, 0.9 * 0.8, 0.9 * 0.8 * 0.7]),
+        ("scaled_linear", (0.01, 0.04), [0.99, 0.99 * 0.9775, 0.99 * 0.9775 * 0.96]),  # roots 0.1, 0.15, 0.2
+    ],
+)
+def test_discrete_vp_multiplies_what_the_betas_leave(schedule, ends, alpha_bar):
+    sde = deis.discrete_vp(schedule, ends[0], ends[1], num_times=3)
+    assert (sde.t_0, sde.T) == (0, 2)
+    np.testing.assert_allclose(sde.s(np.arange(3.0)) ** 2, alpha_bar, rtol=1e-14)
+
+
+def test_the_cosine_schedule_is_a_squared_cosine_but_for_its_last_step():
+    sde, t = deis.discrete_vp("cosine", num_times=1000), np.arange(1000.0)
+    share = [np.cos((i / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2 for i in range(1001)]
+    np.testing.assert_allclose(sde.s(t[:-1]) ** 2, np.array(share[1:-1]) / share[0], rtol=1e-12)
+    assert sde.s(999.0) ** 2 == pytest.approx(0.001 * sde.s(998.0) ** 2, rel=1e-12)
+
+
+def test_discrete_vp_is_ddpm_s_by_default():
+    sde, t = deis.discrete_vp(), np.arange(1000.0)
+    np.testing.assert_allclose(sde.s(t) ** 2, ALPHA_BAR, rtol=1e-13)
+    np.testing.assert_allclose(sde.sigma(t) ** 2, 1 - ALPHA_BAR, rtol=1e-11)
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: deis.vp_linear(t_0=1.0, T=1.0), "t_0 must lie below T, got t_0=1 and T=1"),
@@ -220,6 +246,9 @@ def test_prior_sample():
         (lambda: deis.DiscreteVPSDE([1.0, 0.5]), "between 0 and 1"),
         (lambda: deis.DiscreteVPSDE([[0.9, 0.5]]), "discrete_alpha must be"),
         (lambda: deis.DiscreteVPSDE([0.9, np.nan]), "discrete_alpha must be"),
+        (lambda: deis.discrete_vp("sigmoid"), "schedule must be one of linear, scaled_linear, cosine, got 'sigmoid'"),
+        (lambda: deis.discrete_vp(num_times=1), "num_times must be at least 2, got 1"),
+        (lambda: deis.discrete_vp(beta_end=1.0), "must lie between 0 and 1, got 0.0001 and 1"),
     ],
 )
 def test_an_impossible_sde_is_refused(make, message):

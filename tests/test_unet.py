@@ -4,23 +4,27 @@ import dataclasses
 from functools import partial
 from pathlib import Path
 
+import hydra
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.signal
 from flax import nnx
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from models.config import UNetConfig, validate
-from models.unet import Attention, init, network_of, num_params, time_embedding
+from models.layers import Attention, double, halve, time_embedding
+from models.unet import init, network_of, num_params, shapes
+from runs import config
 
-CONF = Path(__file__).parent.parent / "conf" / "model"
+CONF = Path(__file__).parent.parent / "conf"
 TINY = UNetConfig(
     channels=8,
     multipliers=[1, 2],
     attention_resolutions=[4],
     dropout=0.3,
-    num_heads=2,
+    head_channels=4,
     num_classes=3,
     image_size=8,
     image_channels=1,
@@ -28,32 +32,50 @@ TINY = UNetConfig(
 X = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
 T = jnp.array([3.0, 700.0])
 LABEL = jnp.array([0, 2])
-net = jax.jit(network_of(TINY))
+net = jax.jit(network_of(TINY).apply)
 
 
 @pytest.fixture(scope="module")
 def params() -> dict:
     """Parameters as after some training: none of them zero, features of about unit size."""
     rng = np.random.default_rng(2)
-    shapes = jax.eval_shape(partial(init, TINY), jax.random.key(0))
     return jax.tree.map(
-        lambda leaf: rng.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape).astype(np.float32), shapes
+        lambda leaf: rng.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape).astype(np.float32), shapes(TINY)
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "channels", "count"),
-    [("cifar10", 32, 3, 35_746_307), ("imagenet32", 32, 3, 35_746_307), ("celeba64", 64, 3, 78_700_803)],
-)
-def test_published_number_of_parameters(name: str, size: int, channels: int, count: int) -> None:
-    """As diffusers 0.42.1's UNet2DModel counts for the same options; the first is google/ddpm-cifar10-32."""
-    options = OmegaConf.load(CONF / f"{name}.yaml")
-    assert isinstance(options, DictConfig)
-    del options["defaults"]
-    cfg = OmegaConf.to_object(OmegaConf.merge(UNetConfig, options, {"image_size": size, "image_channels": channels}))
+PUBLISHED = {
+    "ddpm_cifar10": 35_746_307,
+    "ddpm_imagenet32": 35_746_307,
+    "ddpmpp_cifar10": 61_804_419,
+    "ddpmpp_deep_cifar10": 106_632_579,
+    "ncsnpp_cifar10": 62_758_915,
+    "ncsnpp_deep_cifar10": 107_587_075,
+    "ddpm_celeba64": 78_700_803,
+}
+
+
+def composed(name: str, **options: object) -> UNetConfig:
+    """conf/model/NAME.yaml, with types and options checked."""
+    config.register()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = OmegaConf.to_object(OmegaConf.merge(hydra.compose(f"model/{name}").model, options))
     assert isinstance(cfg, UNetConfig)
     validate(cfg)
-    assert num_params(jax.eval_shape(partial(init, cfg), jax.random.key(0))) == count
+    return cfg
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_number_of_parameters(name: str) -> None:
+    """ddpm as diffusers 0.42.1's UNet2DModel counts for the same options (the first is google/ddpm-cifar10-32),
+    the others as score_sde's networks count."""
+    cfg = composed(name, image_size=64 if "64" in name else 32, image_channels=3)
+    assert num_params(shapes(cfg)) == PUBLISHED[name]
+
+
+def test_score_sde_s_ddpm_has_attention_once_a_level_going_up() -> None:
+    cfg = composed("ddpm_cifar10", image_size=32, image_channels=3, up_attention="last")
+    assert num_params(shapes(cfg)) == 35_218_947
 
 
 def test_a_fresh_network_is_float32_a_function_of_the_key_and_answers_zero() -> None:
@@ -64,7 +86,7 @@ def test_a_fresh_network_is_float32_a_function_of_the_key_and_answers_zero() -> 
     assert {leaf.dtype for leaf in jax.tree.leaves(a)} == {jnp.dtype("float32")}
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
     assert not np.array_equal(a["conv_in"]["kernel"], c["conv_in"]["kernel"])
-    np.testing.assert_array_equal(jax.jit(network_of(cfg))(a, X, T, LABEL), np.zeros_like(X))
+    np.testing.assert_array_equal(jax.jit(network_of(cfg).apply)(a, X, T, LABEL), np.zeros_like(X))
 
 
 def test_equal_configurations_share_a_network() -> None:
@@ -96,7 +118,7 @@ def test_label_matters(params: dict) -> None:
         net(params, X, T)
     unconditional = {name: value for name, value in params.items() if name != "embed_label"}
     with pytest.raises(ValueError, match="without classes"):
-        network_of(dataclasses.replace(TINY, num_classes=0))(unconditional, X, T, LABEL)
+        network_of(dataclasses.replace(TINY, num_classes=0)).apply(unconditional, X, T, LABEL)
 
 
 def test_dropout_is_off_without_a_key_and_depends_on_it(params: dict) -> None:
@@ -110,7 +132,7 @@ def test_dropout_is_off_without_a_key_and_depends_on_it(params: dict) -> None:
 
 def test_bfloat16_agrees_with_float32(params: dict) -> None:
     exact = net(params, X, T, LABEL)
-    rough = jax.jit(network_of(dataclasses.replace(TINY, dtype="bfloat16")))(params, X, T, LABEL)
+    rough = jax.jit(network_of(dataclasses.replace(TINY, dtype="bfloat16")).apply)(params, X, T, LABEL)
     assert rough.dtype == jnp.float32
     error = np.linalg.norm(rough - exact) / np.linalg.norm(exact)
     assert 1e-6 < error < 0.02
@@ -120,14 +142,13 @@ def test_bfloat16_agrees_with_float32(params: dict) -> None:
 def test_other_depths_and_colours(multipliers: list[int], channels: int) -> None:
     cfg = UNetConfig(channels=8, multipliers=multipliers, image_size=8, image_channels=channels)
     x = jnp.ones((1, 8, 8, channels))
-    params = jax.eval_shape(partial(init, cfg), jax.random.key(0))
-    assert jax.eval_shape(network_of(cfg), params, x, T[:1]).shape == x.shape
+    assert jax.eval_shape(network_of(cfg).apply, shapes(cfg), x, T[:1]).shape == x.shape
 
 
 def test_attention_is_softmax_of_scaled_products() -> None:
     """Against the formula of Vaswani et al. (2017), head by head in NumPy."""
     heads, c = 2, 8
-    module = Attention(c, heads, jnp.float32, nnx.Rngs(0))
+    module = Attention(UNetConfig(head_channels=c // heads), c, nnx.Rngs(0))
     module.out.kernel[...] = jax.random.normal(jax.random.key(1), (c, c))
     x = jax.random.normal(jax.random.key(2), (1, 3, 3, c))
     flat = np.asarray(module.norm(x), np.float64).reshape(9, c)
@@ -153,17 +174,61 @@ def test_time_embedding_runs_from_one_to_a_ten_thousandth() -> None:
     [
         ({"image_size": 30, "multipliers": [1, 2, 2]}, "multiple of 4, got 30; use dataset.image_size=28"),
         ({"attention_resolutions": [16]}, r"has 16, but the levels' sizes are \[8, 4\]"),
-        ({"num_heads": 3}, "model.num_heads must divide"),
-        ({"num_heads": 0}, "model.num_heads"),
+        ({"head_channels": 3}, "model.head_channels must divide"),
+        ({"head_channels": 0}, "model.head_channels"),
+        ({"fir": True}, "model.resample=block only"),
+        ({"resample": "block", "input_pyramid": True}, "it needs model.fir=true"),
+        ({"num_groups": 0}, "model.num_groups"),
+        ({"output": "noise"}, "model.output must be one of eps, x_0, v, .* got 'noise'"),
         ({"channels": 7}, "model.channels must be even"),
         ({"multipliers": []}, "every multiplier at least 1"),
         ({"num_blocks": 0}, "model.num_blocks"),
         ({"num_classes": -1}, "model.num_classes"),
         ({"dropout": 1.0}, "model.dropout must be in"),
-        ({"dtype": "float16"}, "float32 or bfloat16, got 'float16'"),
+        ({"dtype": "float16"}, "float32, bfloat16, got 'float16'"),
     ],
 )
 def test_impossible_networks_are_refused(options: dict, said: str) -> None:
     validate(TINY)
     with pytest.raises(ValueError, match=said):
         validate(dataclasses.replace(TINY, **options))
+
+
+DDPM_PLUS = dataclasses.replace(TINY, resample="block", up_attention="last", skip_rescale=True)
+KINDS = {
+    "ddpm++": dataclasses.replace(DDPM_PLUS, class_embedding="before"),
+    "ncsn++": dataclasses.replace(DDPM_PLUS, fir=True, input_pyramid=True, embedding="fourier", time="log_sigma"),
+    "diffusers' defaults": dataclasses.replace(TINY, downsample_padding=1, freq_shift=0, norm_eps=1e-5),
+}
+
+
+@pytest.mark.parametrize("cfg", KINDS.values(), ids=KINDS.keys())
+def test_every_kind_learns_and_can_be_rematerialised(cfg: UNetConfig) -> None:
+    """Every parameter but the random frequencies has a gradient, and computing activations twice changes nothing."""
+    rng = np.random.default_rng(3)
+    params = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), shapes(cfg))
+
+    def gradient(cfg: UNetConfig) -> dict:
+        apply, key = network_of(cfg).apply, jax.random.key(1)
+        return jax.jit(jax.grad(lambda p: jnp.sum(apply(p, X, T / 999, LABEL, key) ** 2)))(params)
+
+    grad = gradient(cfg)
+    still = [jax.tree_util.keystr(path) for path, leaf in jax.tree.leaves_with_path(grad) if not np.any(leaf)]
+    assert still == (["['fourier']['frequency']"] if cfg.embedding == "fourier" else [])
+    again = gradient(dataclasses.replace(cfg, remat=True))
+    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(grad))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * scale), grad, again)
+
+
+def test_the_fir_filter_is_scipy_s() -> None:
+    """Against zero insertion and correlation with the outer product of 1, 3, 3, 1, as StyleGAN2 defines it."""
+    kernel = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
+    x = np.random.default_rng(0).normal(size=(6, 6))
+    image = jnp.asarray(x, jnp.float32)[None, :, :, None]
+    smooth = scipy.signal.correlate2d(np.pad(x, 1), kernel, "valid")
+    np.testing.assert_allclose(halve(image, fir=True)[0, :, :, 0], smooth[::2, ::2], atol=1e-6)
+    spread = np.zeros((12, 12))
+    spread[::2, ::2] = x
+    larger = scipy.signal.correlate2d(np.pad(spread, ((2, 1), (2, 1))), 4 * kernel, "valid")
+    np.testing.assert_allclose(double(image, fir=True)[0, :, :, 0], larger, atol=1e-6)
+    np.testing.assert_allclose(halve(double(image, fir=False), fir=False), image, atol=1e-6)

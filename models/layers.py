@@ -1,0 +1,179 @@
+"""What the U-Nets are made of: residual blocks, attention, resampling, embeddings. Images are NHWC.
+
+Parameters, norms and embeddings are float32; `dtype` is what convolutions and attention compute in.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from models.config import UNetConfig
+from models.layout import Stage
+
+Images = Float[Array, "b h w c"]
+Rngs = Any  # nnx.Rngs, or Keys
+
+_INIT = nnx.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+ZERO = nnx.initializers.zeros_init()
+
+
+class Keys:
+    """A new key for every parameter, as `nnx.Rngs` gives; but its counters make tracing quadratic in the depth."""
+
+    def __init__(self, key: PRNGKeyArray):
+        self.key, self.count = key, 0
+
+    def params(self) -> PRNGKeyArray:
+        self.count += 1
+        return jax.random.fold_in(self.key, self.count)
+
+
+class Block(nnx.Module):
+    """GroupNorm, SiLU, convolution, twice; the time embedding added between; then attention if wanted.
+
+    A block that resamples does so behind its first SiLU and in its shortcut, as in BigGAN (arXiv 1809.11096;
+    score_sde, arXiv 2011.13456, appendix H).
+    """
+
+    def __init__(self, cfg: UNetConfig, stage: Stage, rngs: Rngs):
+        n_in, n_out, self.resample, self.fir = stage.n_in, stage.n_out, stage.resample, cfg.fir
+        self.scale = math.sqrt(0.5) if cfg.skip_rescale else 1.0
+        dtype = jnp.dtype(cfg.dtype)
+        self.norm_1, self.conv_1 = group_norm(cfg, n_in, rngs), conv(n_in, n_out, dtype, rngs)
+        self.embed = nnx.Linear(4 * cfg.channels, n_out, rngs=rngs)
+        self.norm_2, self.conv_2 = group_norm(cfg, n_out, rngs), conv(n_out, n_out, dtype, rngs, kernel_init=ZERO)
+        self.dropout = nnx.Dropout(cfg.dropout)
+        needed = n_in != n_out or bool(self.resample)
+        self.shortcut = nnx.Linear(n_in, n_out, dtype=dtype, rngs=rngs) if needed else None
+        self.attention = Attention(cfg, n_out, rngs) if stage.attention else None
+
+    def __call__(self, x: Images, emb: Float[Array, "b e"], key: PRNGKeyArray | None) -> Images:
+        h = nnx.silu(self.norm_1(x))
+        if self.resample:
+            change = halve if self.resample == "down" else double
+            h, x = change(h, self.fir), change(x, self.fir)
+        h = nnx.silu(self.norm_2(self.conv_1(h) + self.embed(emb)[:, None, None, :]))
+        h = self.conv_2(self.dropout(h, deterministic=key is None, rngs=key))
+        x = self.scale * ((x if self.shortcut is None else self.shortcut(x)) + h)
+        return x if self.attention is None else self.attention(x)
+
+
+class Attention(nnx.Module):
+    """Self-attention over all pixels, added to its input."""
+
+    def __init__(self, cfg: UNetConfig, channels: int, rngs: Rngs):
+        dtype = jnp.dtype(cfg.dtype)
+        self.heads = channels // (cfg.head_channels or channels)
+        self.scale = math.sqrt(0.5) if cfg.skip_rescale else 1.0
+        self.norm = group_norm(cfg, channels, rngs)
+        self.qkv = nnx.Linear(channels, 3 * channels, dtype=dtype, kernel_init=_INIT, rngs=rngs)
+        self.out = nnx.Linear(channels, channels, dtype=dtype, kernel_init=ZERO, rngs=rngs)
+
+    def __call__(self, x: Images) -> Images:
+        b, height, width, c = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, height * width, 3, self.heads, c // self.heads)
+        h = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        return self.scale * (x + self.out(h.reshape(x.shape)))
+
+
+class Downsample(nnx.Module):
+    """Half the size by a convolution of stride 2; DDPM pads right and bottom only, diffusers' default all sides."""
+
+    def __init__(self, cfg: UNetConfig, stage: Stage, rngs: Rngs):
+        side = (1, 1) if cfg.downsample_padding else (0, 1)
+        self.conv = conv(stage.n_in, stage.n_out, jnp.dtype(cfg.dtype), rngs, strides=2, padding=(side, side))
+
+    def __call__(self, x: Images, emb: Float[Array, "b e"], key: PRNGKeyArray | None) -> Images:
+        return self.conv(x)
+
+
+class Upsample(nnx.Module):
+    """Twice the size by nearest neighbour, then a convolution."""
+
+    def __init__(self, cfg: UNetConfig, stage: Stage, rngs: Rngs):
+        self.conv = conv(stage.n_in, stage.n_out, jnp.dtype(cfg.dtype), rngs)
+
+    def __call__(self, x: Images, emb: Float[Array, "b e"], key: PRNGKeyArray | None) -> Images:
+        return self.conv(double(x, fir=False))
+
+
+class PyramidDown(nnx.Module):
+    """Half the size by the FIR filter and a convolution of stride 2: a level of NCSN++'s input pyramid."""
+
+    def __init__(self, cfg: UNetConfig, n_in: int, n_out: int, rngs: Rngs):
+        self.conv = conv(n_in, n_out, jnp.dtype(cfg.dtype), rngs, strides=2, padding="VALID")
+
+    def __call__(self, x: Images) -> Images:
+        return self.conv(_filter(x, pad=2))
+
+
+class Fourier(nnx.Module):
+    """Sines and cosines at random frequencies that are not trained (Tancik et al., arXiv 2006.10739)."""
+
+    def __init__(self, cfg: UNetConfig, rngs: Rngs):
+        self.frequency = nnx.Param(cfg.fourier_scale * jax.random.normal(rngs.params(), (cfg.channels,)))
+
+    def __call__(self, t: Float[Array, " b"]) -> Float[Array, "b dim"]:
+        # multiplied in score_sde's order: angles reach 1000, where another rounding is seen in what the network answers
+        angle = t[:, None] * jax.lax.stop_gradient(self.frequency[...]) * (2 * math.pi)
+        return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def time_embedding(t: Float[Array, " b"], dim: int, freq_shift: int = 1) -> Float[Array, "b dim"]:
+    """Sines and cosines of t at dim/2 frequencies from 1 to 1/10000 (Ho et al., section 4; Vaswani et al. 2017).
+
+    freq_shift: 1 reaches 1/10000; 0 stops one frequency short of it, as diffusers does by default.
+    """
+    frequency = jnp.exp(-math.log(10_000) * jnp.arange(dim // 2) / (dim // 2 - freq_shift))
+    angle = t[:, None] * frequency
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def halve(x: Images, fir: bool) -> Images:
+    """Half the size: means of 2x2 pixels, or smoothed by the FIR filter."""
+    if fir:
+        return _filter(x, pad=1)[:, ::2, ::2]
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+def double(x: Images, fir: bool) -> Images:
+    """Twice the size: nearest neighbour, or by the FIR filter, whose even and odd pixels weigh 1, 3 and 3, 1."""
+    for axis in (1, 2):
+        if fir:
+            before, _, after = _neighbours(x, axis, pad=1, count=3)
+            both = jnp.stack([before + 3 * x, 3 * x + after], axis + 1) / 4
+            x = both.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
+        else:
+            x = jnp.repeat(x, 2, axis)
+    return x
+
+
+def _filter(x: Images, pad: int) -> Images:
+    """The FIR filter 1, 3, 3, 1 (over 8) along both axes, with `pad` zeros around the image."""
+    for axis in (1, 2):
+        first, second, third, fourth = _neighbours(x, axis, pad, count=4)
+        x = (first + 3 * (second + third) + fourth) / 8
+    return x
+
+
+def _neighbours(x: Images, axis: int, pad: int, count: int) -> list[Images]:
+    """The `count` shifts of x, from left to right, within a frame of `pad` zeros along the axis."""
+    framed = jnp.pad(x, [(pad, pad) if a == axis else (0, 0) for a in range(x.ndim)])
+    length = framed.shape[axis] - count + 1
+    return [jax.lax.slice_in_dim(framed, k, k + length, axis=axis) for k in range(count)]
+
+
+def conv(n_in: int, n_out: int, dtype: Any, rngs: Rngs, kernel_init: Any = _INIT, **options: Any) -> nnx.Conv:
+    return nnx.Conv(n_in, n_out, (3, 3), dtype=dtype, kernel_init=kernel_init, rngs=rngs, **options)
+
+
+def group_norm(cfg: UNetConfig, channels: int, rngs: Rngs) -> nnx.GroupNorm:
+    """`num_groups` groups; in narrow levels fewer, of `min_group_channels` or more."""
+    most = max(1, min(cfg.num_groups, channels // cfg.min_group_channels))
+    groups = next(number for number in range(most, 0, -1) if channels % number == 0)
+    return nnx.GroupNorm(channels, num_groups=groups, epsilon=cfg.norm_eps, rngs=rngs)

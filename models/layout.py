@@ -1,0 +1,72 @@
+"""The order in which a U-Net runs its blocks, as data: what builds it, imports weights into it and describes it."""
+
+from typing import NamedTuple
+
+from models.config import UNetConfig
+
+
+class Stage(NamedTuple):
+    """One step of the network: a residual block, or a convolution that changes the size.
+
+    kind: "block", "downsample" or "upsample". n_in counts the channels of the skip connection too.
+    size: side of what comes out, in pixels.
+    resample: "down" or "up" for a residual block that changes the size itself, else "".
+    pyramid: the image, halved in size too, is added behind this stage.
+    keeps: the output is kept for a skip connection; takes: the newest kept one is put beside the input.
+    """
+
+    name: str
+    kind: str
+    n_in: int
+    n_out: int
+    size: int
+    attention: bool = False
+    resample: str = ""
+    pyramid: bool = False
+    keeps: bool = False
+    takes: bool = False
+
+
+def stages(cfg: UNetConfig) -> list[Stage]:
+    """All stages between the first convolution and the last norm, in order: `num_blocks` residual blocks a level
+    going down, two in the middle, and `num_blocks + 1` a level going up."""
+    assert cfg.image_size is not None
+    down, width, size = [], cfg.channels, cfg.image_size
+    kept = [width]
+    for level, multiplier in enumerate(cfg.multipliers):
+        if level > 0:
+            size //= 2
+            down.append(_half(cfg, width, size))
+            kept.append(width)
+        for i in range(cfg.num_blocks):
+            n_out = cfg.channels * multiplier
+            attention = size in cfg.attention_resolutions
+            down.append(Stage(f"down_{size}_{i}", "block", width, n_out, size, attention, keeps=True))
+            width = n_out
+            kept.append(width)
+    middle = [Stage(f"middle_{i}", "block", width, width, size, attention=i == 0) for i in range(2)]
+    up = []
+    for level, multiplier in reversed(list(enumerate(cfg.multipliers))):
+        for i in range(cfg.num_blocks + 1):
+            attention = size in cfg.attention_resolutions and (cfg.up_attention == "every" or i == cfg.num_blocks)
+            n_in, n_out = width + kept.pop(), cfg.channels * multiplier
+            up.append(Stage(f"up_{size}_{i}", "block", n_in, n_out, size, attention, takes=True))
+            width = n_out
+        if level > 0:
+            size *= 2
+            up.append(_twice(cfg, width, size))
+    return down + middle + up
+
+
+def _half(cfg: UNetConfig, width: int, size: int) -> Stage:
+    name = f"down_{size}_resample"
+    if cfg.resample == "conv":
+        return Stage(name, "downsample", width, width, size, keeps=True)
+    return Stage(name, "block", width, width, size, resample="down", pyramid=cfg.input_pyramid, keeps=True)
+
+
+def _twice(cfg: UNetConfig, width: int, size: int) -> Stage:
+    name = f"up_{size}_resample"
+    if cfg.resample == "conv":
+        return Stage(name, "upsample", width, width, size)
+    return Stage(name, "block", width, width, size, resample="up")

@@ -1,0 +1,205 @@
+"""Files of pickle and of torch.save as plain Python: without torch, and without running what they ask for.
+
+A pickle is a program that calls what it names. Here it may name only what stands in `_ADMITTED`, where every name has
+a harmless meaning of this file's own; any other name is refused. Tensors come out as NumPy arrays. Three forms:
+
+    pickle.dump            a pickle; each storage of a tensor is in it as bytes, a whole file of torch.save
+    torch.save             a zip archive: data.pkl, and a raw storage in each of data/0, data/1, ...
+    torch.save, legacy     pickles of a magic number, a version, the system, the object and the storages' keys; then
+                           each storage: its number of elements in 8 bytes, and its raw bytes
+"""
+
+import io
+import math
+import pickle
+import re
+import zipfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+_LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # the magic number, with which such a file begins
+_DAMAGED = "is cut short, damaged, or not a file of pickle or torch.save"
+
+_DTYPES = {
+    "FloatStorage": np.float32,
+    "DoubleStorage": np.float64,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+
+
+class Refused(ValueError):
+    """What the file does that is not allowed, as the end of a sentence that begins with its path."""
+
+
+class Record(dict):
+    """A dictionary, or an object of a class that is not here: `state` has its attributes, and nothing of it runs."""
+
+    state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Function:
+    """What a pickle may call, and cannot change: a pickle can set attributes of plain functions."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self._function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
+
+    def __setstate__(self, state: Any) -> None:
+        raise Refused("sets attributes of a function")
+
+
+def read_torch(path: Path) -> Any:
+    """What the file holds, in any of the three forms: containers, numbers, strings, NumPy arrays and `Record`s.
+
+    Raises FileNotFoundError; ValueError, a sentence, if the file is damaged or asks for what is not admitted.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        return load(path.read_bytes())
+    except Refused as error:
+        raise ValueError(f"{path} {error}") from None
+
+
+def load(data: bytes) -> Any:
+    """As `read_torch`, from the file's bytes. Raises Refused."""
+    try:
+        if data.startswith(b"PK"):
+            return _load_zip(data)
+        if data.startswith(_LEGACY):
+            return _load_legacy(data)
+        return _Unpickler(io.BytesIO(data)).load()
+    except Refused:
+        raise
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise Refused(_DAMAGED) from error
+
+
+Storage = Callable[[str, np.dtype, int], np.ndarray]  # (key, dtype, number of elements)
+
+
+class _Unpickler(pickle._Unpickler):  # in Python: the one in C takes as much memory as a damaged file's memo says
+    """storage: finds the storages that the pickle refers to, if it may refer to any."""
+
+    def __init__(self, file: io.BytesIO, storage: Storage | None = None):
+        super().__init__(file)
+        self._storage = storage
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ADMITTED:
+            raise Refused(f"asks for {module}.{name}, which is not among the tensors and containers that may be loaded")
+        return _ADMITTED[module, name]
+
+    def persistent_load(self, reference: Any) -> np.ndarray:
+        match reference:
+            case ("storage", str(kind), str(key), _, int(size)) | ("storage", str(kind), str(key), _, int(size), None):
+                if self._storage is not None and kind in _DTYPES and size >= 0:
+                    return self._storage(key, np.dtype(_DTYPES[kind]), size)
+        raise Refused("refers to something outside the pickle that is not a storage of numbers")
+
+
+def _load_zip(data: bytes) -> Any:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise Refused("is compressed, which torch.save does not do")
+        [root] = [name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
+        if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+            raise Refused("was written on a big-endian machine")
+
+        @cache
+        def storage(key: str, dtype: np.dtype, size: int) -> np.ndarray:
+            raw = archive.read(f"{root}data/{key}")
+            if len(raw) != size * dtype.itemsize:
+                raise Refused(_DAMAGED)
+            return np.ndarray(size, dtype, raw)
+
+        return _Unpickler(io.BytesIO(archive.read(f"{root}data.pkl")), storage).load()
+
+
+def _load_legacy(data: bytes) -> Any:
+    file = io.BytesIO(data)
+    _magic, _version, system = (_Unpickler(file).load() for _ in range(3))
+    if not system["little_endian"]:
+        raise Refused("was written on a big-endian machine")
+    storages: dict[str, np.ndarray] = {}
+
+    def storage(key: str, dtype: np.dtype, size: int) -> np.ndarray:
+        """Tensors are views of storages that are read later."""
+        if size * dtype.itemsize > len(data):
+            raise Refused(_DAMAGED)
+        found = storages.setdefault(key, np.empty(size, dtype))
+        if found.dtype != dtype or found.size != size:
+            raise Refused(_DAMAGED)
+        return found
+
+    content = _Unpickler(file, storage).load()
+    keys = _Unpickler(file).load()
+    if set(keys) != storages.keys():
+        raise Refused(_DAMAGED)
+    for key in keys:
+        size = int.from_bytes(file.read(8), "little")
+        there = file.readinto(storages[key].view(np.uint8).data)
+        if size != storages[key].size or there != storages[key].nbytes:
+            raise Refused(_DAMAGED)
+    return content
+
+
+def _tensor(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> np.ndarray:
+    """A view of a storage, all of it inside: NumPy checks that, but for elements that are there more than once."""
+    try:
+        if math.prod(size) > storage.size or min(stride, default=0) < 0:
+            raise ValueError
+        step = storage.itemsize
+        return np.ndarray(size, storage.dtype, storage, offset * step, tuple(n * step for n in stride))
+    except (ValueError, OverflowError):
+        raise Refused(
+            f"holds a tensor of size {list(size)}, strides {list(stride)} and offset {offset}, "
+            f"which is not inside its storage of {storage.size} numbers"
+        ) from None
+
+
+def _persistent(meta: dict[str, Any]) -> Record:
+    """An object of EDM's: a class by name and in source, which is passed over, and its attributes."""
+    found = Record(class_name=meta["class_name"])
+    found.state = meta["state"]
+    return found
+
+
+def _number(dtype: Record, raw: bytes) -> bool | int | float:
+    """A NumPy scalar. The second item of a dtype's state is its byte order."""
+    code = f"{dtype.state[1]}{dtype['code']}"
+    if not re.fullmatch("[<>|][biuf][1248]", code):
+        raise Refused(f"holds a NumPy scalar of type {code}, which is not a number")
+    return np.frombuffer(raw, code, count=1)[0].item()
+
+
+_ADMITTED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): Record,
+    ("dnnlib.util", "EasyDict"): Record,
+    ("torch.nn.modules.container", "ModuleDict"): Record,
+    ("torch_utils.persistence", "_reconstruct_persistent_obj"): _Function(_persistent),
+    ("torch.storage", "_load_from_bytes"): _Function(load),
+    ("torch._utils", "_rebuild_tensor_v2"): _Function(_tensor),
+    ("torch._utils", "_rebuild_parameter"): _Function(lambda tensor, *_: tensor),
+    ("numpy", "dtype"): _Function(lambda code, *_: Record(code=code)),
+    ("numpy.core.multiarray", "scalar"): _Function(_number),
+    ("numpy._core.multiarray", "scalar"): _Function(_number),
+    **{("torch", name): name for name in _DTYPES},
+}
