@@ -16,7 +16,7 @@ from models.config import UNetConfig, validate, validate_objective
 from runs import cli, folder
 from runs.build import build_sde, build_table
 from runs.config import TrainJob, to_dict, to_object
-from runs.errors import ConfigError, NonFiniteError, Stopped, checking
+from runs.errors import ConfigError, NonFiniteError, Stopped, checking, writing
 from runs.jax_setup import configure_jax
 from runs.signals import stop_requests
 
@@ -42,7 +42,8 @@ def main(cfg: DictConfig) -> None:
         if devices.is_main():
             owned.enter_context(folder.occupy(run_dir, config, name=job.name))
             print(f"output: {run_dir}", file=sys.stderr)
-        fit(job, config, run_dir)
+        with writing():
+            fit(job, config, run_dir)
 
 
 def check(job: TrainJob) -> None:

@@ -70,28 +70,27 @@ def work(batch: int, **options: Any) -> None:
     import jax
 
     import deis
-    from models.config import UNetConfig
+    from models.config import ObjectiveConfig, UNetConfig
     from models.training import init_state, make_optimizer, make_train_step
     from models.unet import init, network_of
 
     cfg = UNetConfig(channels=32, num_blocks=1, attention_resolutions=[options["image_size"] // 2], **options)
     network, key = network_of(cfg), jax.random.key(0)
     optimizer = make_optimizer(1e-3, 10, 1000, cosine_decay=False, b1=0.9, b2=0.999, clip_norm=1.0)
-    train_step = make_train_step(network, deis.vp_linear(), optimizer, 0.999, flip=False)
+    train_step = make_train_step(network, deis.vp_linear(), ObjectiveConfig(), optimizer, 0.999, False, accumulate=1)
     forward = jax.jit(network.apply)
     state = init_state(init(cfg, key), optimizer, key)
-    images = jax.random.normal(
-        key, (batch, *(options[name] for name in ("image_size", "image_size", "image_channels")))
-    )
+    shape = (batch, options["image_size"], options["image_size"], options["image_channels"])
+    images, x = jax.random.bits(key, shape, "uint8"), jax.random.normal(key, shape)
     times = jax.random.uniform(key, (batch,), maxval=999.0)
     for _ in sys.stdin:
         begin = time.perf_counter()
         for _ in range(2):
-            state, _ = train_step(state, images, None)
+            state, _ = train_step(state, images, None, None)
         jax.block_until_ready(state)
         middle = time.perf_counter()
         for _ in range(2):
-            jax.block_until_ready(forward(state.ema, images, times))
+            jax.block_until_ready(forward(state.ema, x, times))
         end = time.perf_counter()
         print(json.dumps({"train": 2 * batch / (middle - begin), "forward": 2 * batch / (end - middle)}), flush=True)
 

@@ -18,8 +18,8 @@ def stream(
     stop: int,
     process_index: int = 0,
     process_count: int = 1,
-    num_threads: int = 4,
-    prefetch: int = 8,
+    num_threads: int = 2,
+    prefetch: int = 4,
 ) -> "grain.DatasetIterator[Batch]":
     """Iterate over batches number `start` to `stop` - 1 in the order of `batch_indices`, as (images, labels).
 
@@ -27,7 +27,7 @@ def stream(
     several processes each reads only its own share of every batch, share = batch_size / process_count: the rows from
     process_index * share on.
 
-    images: an array or a memory map; read by `num_threads` threads, without holding up Python.
+    images: an array or a memory map; read by `num_threads` threads without holding up Python. A slow disk wants more.
     prefetch: batches held ready; host memory is prefetch * share * h * w * c bytes.
 
     Reading starts when the first batch is asked for, or by the iterator's start_prefetch(); close() ends it early.

@@ -96,9 +96,9 @@ TIMES: dict[str, Callable[[ObjectiveConfig, SDE, PerImage], tuple[PerImage, Any]
 """How t is drawn: the time below which a share u of all times lies, and what the weight is multiplied by.
 
 uniform: over [t_0, T] (score_sde, arXiv 2011.13456, eq. 7).
-importance: with the density of the likelihood weight g^2 / sigma^2 (Song et al., arXiv 2101.09258). That
-    is 2 d log rho / dt, so log rho is uniform, whatever the SDE. The factor makes up for the density: the loss is an
-    estimate of the one with uniform times, for every weight.
+importance: with the density of the likelihood weight g^2 / sigma^2 (Song et al., arXiv 2101.09258). That is
+    2 d log rho / dt, so log rho is uniform, whatever the SDE. The factor makes up for the density: for every weight the
+    loss estimates the one with uniform times.
 discrete: one of num_times evenly spaced times from t_0 to T, as in DDPM; the indices of a `DiscreteVPSDE` of as many.
 log_normal: ln rho ~ N(log_sigma_mean, log_sigma_std^2), cut off at the ends (arXiv 2206.00364, table 1). This density
     is part of the objective.

@@ -100,7 +100,7 @@ class UNet(nnx.Module):
         self.pyramid = nnx.Dict(
             {name: PyramidDown(cfg, widths[i], widths[i + 1], rngs) for i, name in enumerate(names)}
         )
-        self.norm_out = group_norm(cfg, self.order[-1].n_out, rngs)
+        self.norm_out = group_norm(cfg, self.order[-1].n_out)
         self.conv_out = conv(self.order[-1].n_out, cfg.image_channels, jnp.float32, rngs, kernel_init=ZERO)
 
     def __call__(

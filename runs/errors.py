@@ -31,6 +31,15 @@ class Stopped(RunError):
 
 
 @contextmanager
+def writing() -> Iterator[None]:
+    """Within this block a file that cannot be written, as on a full disk, ends the run with one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(str(error)) from error
+
+
+@contextmanager
 def checking() -> Iterator[None]:
     """Within this block a ValueError, or a file that is not there or not readable, is the configuration's fault."""
     try:

@@ -2,98 +2,112 @@
 
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import ROOT, TINY, environment, run
+from commands import TINY, run
 from PIL import Image
-
-LONG = [*TINY, "train.steps=60", "train.checkpoint_every=5", "train.eval_every=20", "train.log_every=5"]
-
-
-def arrays(run_dir: Path) -> dict[str, str]:
-    """Checksum of every stored array of the newest checkpoint, by name."""
-    import jax
-
-    from models import checkpoint
-    from models.config import UNetConfig
-    from models.training import init_state, make_optimizer
-    from models.unet import init
-
-    folder = run_dir / "checkpoints"
-    step = checkpoint.latest_step(folder)
-    assert step is not None
-    config = checkpoint.read_config(folder, step)
-    optimizer = make_optimizer(total_steps=config["train"]["steps"], **config["optimizer"])
-    key = jax.random.key(0)
-    like = jax.eval_shape(lambda: init_state(init(UNetConfig(**config["model"]), key), optimizer, key))
-    state = checkpoint.restore(folder, step, like)
-    return {jax.tree_util.keystr(p): np.asarray(leaf).tobytes().hex() for p, leaf in jax.tree.leaves_with_path(state)}
-
-
-def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "train.py"), *arguments]
-    return subprocess.Popen(command, cwd=cwd, env=environment(), stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(path: Path, process: subprocess.Popen[str], timeout: float = 240) -> None:
-    deadline = time.monotonic() + timeout
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.05)
+from runs_of_training import OFTEN, arrays, start, wait_until_step
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cwd = tmp_path_factory.mktemp("uninterrupted")
-    result = run("train.py", *LONG, "run_dir=run", cwd=cwd)
+    result = run("train.py", *OFTEN, "run_dir=run", cwd=cwd)
     assert result.returncode == 0, result.stderr
     return cwd / "run"
 
 
-def test_killed_and_resumed_is_bit_for_bit_the_same(uninterrupted: Path, tmp_path: Path) -> None:
-    process = start(*LONG, cwd=tmp_path)
-    (run_dir,) = wait_for_folder(tmp_path / "outputs" / "digits", process)
-    wait_for(run_dir / "checkpoints" / "00000010", process)
-    process.kill()
-    process.wait()
-    assert json.loads((run_dir / "status.json").read_text())["status"] == "running"
+def test_killed_five_times_and_resumed_is_bit_for_bit_the_same(uninterrupted: Path, tmp_path: Path) -> None:
+    """At random moments, many of them within a save; the same command goes on in the same folder."""
+    rng, folders = random.Random(0), tmp_path / "outputs" / "digits"
+    for least in (5, 60, 110, 170, 240):
+        process = start(*OFTEN, cwd=tmp_path)
+        while not list(folders.glob("*")):
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.05)
+        (run_dir,) = folders.iterdir()
+        wait_until_step(run_dir, least, process)
+        time.sleep(0.3 * rng.random())
+        process.kill()
+        process.communicate()
+        assert json.loads((run_dir / "status.json").read_text())["status"] == "running"
 
-    resumed = run("train.py", *LONG, cwd=tmp_path)
+    resumed = run("train.py", *OFTEN, cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed at step" in resumed.stderr
-    assert list((tmp_path / "outputs" / "digits").iterdir()) == [run_dir], "the same command goes on in the same folder"
+    assert list(folders.iterdir()) == [run_dir]
     assert arrays(run_dir) == arrays(uninterrupted)
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     written = [(record["step"], "eval_loss" in record) for record in records]
     assert len(set(written)) == len(written), "no line is written twice"
 
 
-def wait_for_folder(parent: Path, process: subprocess.Popen[str]) -> list[Path]:
-    wait_for(parent, process)
-    return list(parent.iterdir())
-
-
-def test_sigterm_saves_and_exits_143(tmp_path: Path) -> None:
-    process = start(*LONG, "train.checkpoint_every=1000", "train.steps=100000", "run_dir=run", cwd=tmp_path)
-    wait_for(tmp_path / "run" / "metrics.jsonl", process)
-    while not (tmp_path / "run" / "metrics.jsonl").read_text():
-        time.sleep(0.05)
+def test_sigterm_saves_and_exits_143(uninterrupted: Path, tmp_path: Path) -> None:
+    process = start(*OFTEN, "train.checkpoint_every=1000", "run_dir=run", cwd=tmp_path)
+    while not (tmp_path / "run" / "metrics.jsonl").is_file() or not (tmp_path / "run" / "metrics.jsonl").read_text():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 143, stderr
     assert "saved" in stderr
     assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "stopped"
-    assert list((tmp_path / "run" / "checkpoints").glob("0*"))
+    resumed = run("train.py", *OFTEN, "train.checkpoint_every=1000", "run_dir=run", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert arrays(tmp_path / "run") == arrays(uninterrupted)
 
 
-def test_two_processes_do_not_share_a_folder(uninterrupted: Path, tmp_path: Path) -> None:
+def largest_file(checkpoint: Path) -> Path:
+    return max((path for path in checkpoint.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+@pytest.mark.parametrize("fault", ["truncated", "flipped"])
+def test_a_damaged_newest_checkpoint_is_passed_over(fault: str, uninterrupted: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    path = largest_file(folder / "checkpoints" / "00000300")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content if fault == "flipped" else content[: len(content) // 2])
+    resumed = run("train.py", *OFTEN, f"run_dir={folder}", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "checkpoint 300 is damaged" in resumed.stderr
+    assert "resumed at step 295" in resumed.stderr
+    assert arrays(folder) == arrays(uninterrupted)
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(uninterrupted: Path, tmp_path: Path) -> None:
+    """On a file system of 2 MB, which the third checkpoint fills; given room, the same command goes on."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder], check=False).returncode
+    ):
+        pytest.skip("mounting a small file system is not allowed here")
+    try:
+        (folder / "ballast").write_bytes(bytes(500_000))
+        failed = run("train.py", *OFTEN, "train.keep_checkpoints=9", f"run_dir={folder}", cwd=tmp_path)
+        assert failed.returncode == 1
+        assert "No space left on device" in failed.stderr
+        assert "Traceback" not in failed.stderr
+        subprocess.run(["mount", "-o", "remount,size=200m", folder], check=True)
+        resumed = run("train.py", *OFTEN, "train.keep_checkpoints=9", f"run_dir={folder}", cwd=tmp_path)
+        assert resumed.returncode == 0, resumed.stderr
+        assert "resumed at step" in resumed.stderr
+        assert arrays(folder) == arrays(uninterrupted)
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     from filelock import FileLock
 
     folder = tmp_path / "run"
@@ -105,34 +119,48 @@ def test_two_processes_do_not_share_a_folder(uninterrupted: Path, tmp_path: Path
 
 
 def test_another_configuration_is_refused_in_a_used_folder(uninterrupted: Path) -> None:
-    result = run("train.py", *LONG, "sde.beta_1=10", f"run_dir={uninterrupted}", cwd=uninterrupted.parent)
+    result = run("train.py", *OFTEN, "sde.beta_1=10", f"run_dir={uninterrupted}", cwd=uninterrupted.parent)
     assert result.returncode == 2
     assert "sde.beta_1: 20.0 -> 10.0" in result.stderr
+    assert "allow_changes=true" in result.stderr
 
 
 def test_a_loss_that_is_not_finite_ends_with_3(tmp_path: Path) -> None:
-    arguments = [*TINY, "optimizer.learning_rate=1e30", "train.log_every=1", "train.steps=20", "run_dir=run"]
-    result = run("train.py", *arguments, cwd=tmp_path)
+    """Its updates are skipped, so that what is saved is good; enough of them in a row end the run."""
+    options = ["optimizer.learning_rate=1e30", "train.log_every=1", "train.steps=40", "train.checkpoint_every=4"]
+    result = run("train.py", *TINY, *options, "run_dir=run", cwd=tmp_path)
     assert result.returncode == 3, result.stderr
+    assert "not finite 10 times in a row" in result.stderr
     assert "optimizer.learning_rate" in result.stderr
-    assert not (tmp_path / "run" / "checkpoints").exists(), "a broken state is not saved"
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert (status["status"], status["exit_code"]) == ("failed", 3)
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert records[-1]["skipped"] == 1
 
 
 def test_own_jpegs_with_ve_and_classes(tmp_path: Path) -> None:
-    """Folder of JPEGs in class folders -> train a conditional network -> sample one class with a Runge-Kutta method."""
+    """Folder of JPEGs in class folders -> train a conditional network -> sample one class with guidance."""
     rng = np.random.default_rng(0)
     for label in ("cats", "dogs"):
         (tmp_path / "photos" / label).mkdir(parents=True)
         for i in range(20):
             pixels = rng.integers(0, 255, (12, 12, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{i}.jpg")
+    conditional = ["model.num_classes=2", "model.null_class=true", "objective.label_dropout=0.2", "train.accumulate=2"]
     trained = run(
-        "train.py", *TINY, "dataset=images", "dataset.path=photos", "model.num_classes=2", "sde=ve", cwd=tmp_path
-    )
+        "train.py", *TINY, "dataset=images", "dataset.path=photos", *conditional, "sde=ve", "train.placement=stream",
+        cwd=tmp_path,
+    )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
-    arguments = ["logger=none", "sampler=rho2heun", "sampler.nfe=3", "num_samples=5", "batch_size=4", "label=1"]
+    arguments = [
+        "logger=none",
+        "sampler=rho2heun",
+        "sampler.nfe=3",
+        "num_samples=5",
+        "batch_size=4",
+        "label=1",
+        "guidance=2",
+    ]
     drawn = run("sample.py", *arguments, "extractor=none", "gif=true", "run_dir=drawn", cwd=tmp_path)
     assert drawn.returncode == 0, drawn.stderr
     samples = np.load(tmp_path / "drawn" / "samples.npz")
