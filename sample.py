@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> None:
         table = build_table(job.sampler, build_sde(source.config["sde"]))
     config, run_dir = to_dict(cfg), output_folder(job)
     with folder.occupy(run_dir, config, sampler=table.name, nfe_asked=job.sampler.nfe):
-        print(configure_jax(), file=sys.stderr)
+        print(configure_jax(job.batch_size), file=sys.stderr)
         extractor = None
         if job.extractor.name != "none" and dataset is not None:
             from runs.measuring import load_extractor, measure

@@ -33,7 +33,8 @@ def main(cfg: DictConfig) -> None:
         check(job)
         config = to_dict(cfg)
         run_dir = choose_folder(job, config)
-    print(configure_jax(), file=sys.stderr)
+    alone = job.distributed.mode == "none"
+    print(configure_jax(job.train.batch_size // job.train.accumulate if alone else None), file=sys.stderr)
     from runs import devices
 
     with checking():
@@ -109,7 +110,7 @@ def fit(job: TrainJob, config: dict[str, Any], run_dir: Path) -> None:
 
     mesh, sde = devices.mesh(), build_sde(vars(job.sde))
     with checking():
-        devices.check_batch_size(job.train.batch_size // job.train.accumulate, mesh)
+        devices.check_batch_size(job.train.batch_size, mesh, job.train.accumulate)
         train_set, test_set = data.load(job.dataset, "train"), data.load(job.dataset, "test")
         model = network_for(job, train_set)
     if model.num_classes == 0:

@@ -32,16 +32,16 @@ def connect(
         "explicit": process `process_id` of `num_processes`, each using all devices it sees; `coordinator` is
             "HOST:PORT" of process 0, which must be free there and reachable from all others.
 
-    Blocks until all processes have called it. JAX aborts a process whose others do not come within 5 minutes, and all
-    of them soon after one has died. Raises ValueError for a mode that this environment or the other arguments do not
-    allow, RuntimeError if JAX has started already.
+    Blocks until all processes have called it. JAX aborts a process whose others do not come within 5 minutes; when one
+    has died, or left early, the others wait for it and are aborted too, after 2 to 5 minutes. Raises ValueError for a
+    mode that this environment or the other arguments do not allow, RuntimeError if JAX has started already.
     """
     if mode not in MODES:
         raise ValueError(f"distributed must be one of {', '.join(MODES)}, got {mode!r}")
     if mode == "explicit":
         _check_explicit(coordinator, num_processes, process_id)
     elif (coordinator, num_processes, process_id) != (None, None, None):
-        raise ValueError(f"distributed={mode} finds out coordinator, num_processes and process_id; leave them out")
+        raise ValueError(f"coordinator, num_processes and process_id are for distributed=explicit, not for {mode}")
     # the service would catch SIGTERM in C++, so that it no longer ends the process, nor reaches Python
     jax.config.update("jax_enable_preemption_service", False)
     if mode == "auto":
@@ -138,11 +138,12 @@ def lay_batch(tree: Tree, mesh: Mesh, batch_size: int) -> Tree:
     )
 
 
-def check_batch_size(batch_size: int, mesh: Mesh | AbstractMesh) -> None:
-    """Raise ValueError, with the nearest size that works, unless the number of devices divides the batch."""
-    if batch_size < 1 or batch_size % mesh.size:
-        nearest = max(round(batch_size / mesh.size), 1) * mesh.size
+def check_batch_size(batch_size: int, mesh: Mesh | AbstractMesh, accumulate: int = 1) -> None:
+    """Raise ValueError, with the nearest size that works, unless the devices can share each of `accumulate` parts."""
+    unit = mesh.size * accumulate
+    if batch_size < 1 or batch_size % unit:
+        parts = f" times the {accumulate} parts of train.accumulate" if accumulate > 1 else ""
         raise ValueError(
-            f"train.batch_size must be a multiple of the {mesh.size} devices, got {batch_size}; "
-            f"the nearest that works is {nearest}"
+            f"train.batch_size must be a multiple of the {mesh.size} devices{parts}, got {batch_size}; "
+            f"the nearest that works is {max(round(batch_size / unit), 1) * unit}"
         )

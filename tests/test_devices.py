@@ -164,7 +164,7 @@ except ValueError as error:
     ("arguments", "message"),
     [
         (("mpi",), "must be one of none, auto, slurm, explicit, got 'mpi'"),
-        (("none", None, 2, 0), "distributed=none finds out"),
+        (("none", None, 2, 0), "process_id are for distributed=explicit, not for none"),
         (("explicit",), "needs coordinator, num_processes and process_id, got None, None and None"),
         (("explicit", "node1:99", 2), "got node1:99, 2 and None"),
         (("explicit", "node1", 2, 0), "must be HOST:PORT"),
@@ -201,8 +201,10 @@ def test_where_arrays_are_cut():
     }
 
 
-@pytest.mark.parametrize(("batch_size", "nearest"), [(30, 32), (3, 8), (0, 8), (67, 64)])
-def test_a_batch_must_be_shared_equally(batch_size, nearest):
-    with pytest.raises(ValueError, match=f"multiple of the 8 devices, got {batch_size}; .* is {nearest}$"):
-        devices.check_batch_size(batch_size, EIGHT)
-    devices.check_batch_size(nearest, EIGHT)
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "nearest"), [(30, 1, 32), (3, 1, 8), (0, 1, 8), (67, 1, 64), (24, 2, 32), (40, 4, 32)]
+)
+def test_a_batch_must_be_shared_equally(batch_size, accumulate, nearest):
+    with pytest.raises(ValueError, match=f"multiple of the 8 devices.*, got {batch_size}; .* is {nearest}$"):
+        devices.check_batch_size(batch_size, EIGHT, accumulate)
+    devices.check_batch_size(nearest, EIGHT, accumulate)
