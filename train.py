@@ -34,17 +34,20 @@ def main(cfg: DictConfig) -> None:
         config = to_dict(cfg)
         run_dir = choose_folder(job, config)
     alone = job.distributed.mode == "none"
-    print(configure_jax(job.train.batch_size // job.train.accumulate if alone else None), file=sys.stderr)
+    using = configure_jax(job.train.batch_size // job.train.accumulate if alone else None)
     from runs import devices
 
     with checking():
         devices.connect(**dataclasses.asdict(job.distributed))
+        devices.check_batch_size(job.train.batch_size, devices.mesh(), job.train.accumulate)
+        splits = data.load(job.dataset, "train"), data.load(job.dataset, "test")
+        model = network_for(job, splits[0])
     with ExitStack() as owned:
         if devices.is_main():
             owned.enter_context(folder.occupy(run_dir, config, name=job.name))
-            print(f"output: {run_dir}", file=sys.stderr)
+            print(f"{using}\noutput: {run_dir}", file=sys.stderr)
         with writing():
-            fit(job, config, run_dir)
+            fit(job, config | {"model": dataclasses.asdict(model)}, run_dir, model, *splits)
 
 
 def check(job: TrainJob) -> None:
@@ -99,8 +102,15 @@ def network_for(job: TrainJob, split: "data.Split") -> UNetConfig:
     return model
 
 
-def fit(job: TrainJob, config: dict[str, Any], run_dir: Path) -> None:
-    """Load the data, build the state or restore it, and take the steps that remain."""
+def fit(
+    job: TrainJob,
+    config: dict[str, Any],
+    run_dir: Path,
+    model: UNetConfig,
+    train_set: "data.Split",
+    test_set: "data.Split",
+) -> None:
+    """Build the state or restore it, and take the steps that remain."""
     import jax
 
     from models import checkpoint, unet
@@ -109,14 +119,8 @@ def fit(job: TrainJob, config: dict[str, Any], run_dir: Path) -> None:
     from runs.watching import Watch
 
     mesh, sde = devices.mesh(), build_sde(vars(job.sde))
-    with checking():
-        devices.check_batch_size(job.train.batch_size, mesh, job.train.accumulate)
-        train_set, test_set = data.load(job.dataset, "train"), data.load(job.dataset, "test")
-        model = network_for(job, train_set)
     if model.num_classes == 0:
         train_set, test_set = (dataclasses.replace(split, labels=None) for split in (train_set, test_set))
-    config = config | {"model": dataclasses.asdict(model)}
-
     optimizer = make_optimizer(total_steps=job.train.steps, **dataclasses.asdict(job.optimizer))
     init_key, state_key = jax.random.split(jax.random.key(job.seed))
     state = init_state(jax.jit(partial(unet.init, model))(init_key), optimizer, state_key)

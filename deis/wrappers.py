@@ -73,9 +73,7 @@ def discrete_time(network: Network, num_times: int, index: TimeFn = lambda t: t)
     return eps_fn
 
 
-def classifier_free_guidance(
-    network: Callable[[Any, Any, Any], Any], condition: Any, null: Any, weight: Any
-) -> EpsFn:
+def classifier_free_guidance(network: Callable[[Any, Any, Any], Any], condition: Any, null: Any, weight: Any) -> EpsFn:
     """eps(null) + weight (eps(condition) - eps(null)), both from one call with twice the batch.
 
     network(x, t, condition): eps, where condition is an array [batch, ...] such as labels or embeddings.

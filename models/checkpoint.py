@@ -8,6 +8,7 @@
 Orbax and JAX are imported when arrays are read or written, so that a command can be refused without them.
 """
 
+import errno
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ import numpy as np
 from models import manifest
 from models.weights import read_json
 
+_SMALL_FILES = 200_000  # bytes of a checkpoint beside its arrays, and to spare
 State = Any  # a dict or NamedTuple of pytrees of arrays
 
 log = logging.getLogger(__name__)
@@ -47,7 +49,10 @@ def save(
     partial, final = folder / f".partial-{step}", _path(folder, step)
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(entries))
     try:
+        if shutil.disk_usage(folder).free < needed + _SMALL_FILES:  # TensorStore's threads would each say so at length
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         partial.mkdir()
         with _checkpointer() as checkpointer:
             checkpointer.save(partial / "state", entries)
@@ -57,11 +62,10 @@ def save(
             _sync(path)
     except (OSError, ValueError) as error:  # TensorStore raises ValueError for whatever the disk says
         shutil.rmtree(partial, ignore_errors=True)
-        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(entries)) / 1e6
         free = shutil.disk_usage(folder).free / 1e6
         raise OSError(
-            f"checkpoint {step} cannot be written to {folder}: {_reason(error)}; it needs about {needed:.1f} MB, and "
-            f"{free:.1f} MB are free there; earlier checkpoints are kept"
+            f"checkpoint {step} cannot be written to {folder}: {_reason(error)}; it needs about {needed / 1e6:.1f} MB, "
+            f"and {free:.1f} MB are free there; earlier checkpoints are kept"
         ) from error
     if final.exists():
         _set_aside(final)

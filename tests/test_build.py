@@ -34,8 +34,9 @@ def test_every_method_has_a_file_and_every_sde_too() -> None:
 
 @pytest.mark.parametrize("name", SDE_NAMES)
 def test_every_sde_is_built_with_its_options(name: str) -> None:
-    options = job(f"sde={name}", "sde.t_0=0.02")
-    assert build_sde(vars(options.sde)).t_0 == 0.02
+    option, attribute, value = ("num_times", "T", 49) if name == "discrete_vp" else ("t_0", "t_0", 0.02)
+    given = 50 if name == "discrete_vp" else value
+    assert getattr(build_sde(vars(job(f"sde={name}", f"sde.{option}={given}").sde)), attribute) == value
 
 
 @pytest.mark.parametrize(
