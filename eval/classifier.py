@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from eval.config import ExtractorConfig, validate_extractor
 from eval.extractor import Extractor, identity
-from eval.npz import read_npz, write_npz
+from formats.npz import read_npz, write_npz
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from eval.fid import Statistics, feature_statistics, load_statistics, save_statistics
+from eval.frechet import Statistics, feature_statistics, load_statistics, save_statistics
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from formats.torch_pickle import Record, read_torch
 from models.config import UNetConfig, validate
 from models.layout import Stage, stages
 from models.torch_layers import conv, layer, linear, norm
-from models.torch_pickle import Record, read_torch
 from models.weights import Rule, Tensors, Weights, translate
 
 _FORMS: dict[str, dict[str, Any]] = {

@@ -10,7 +10,7 @@ from data.config import DatasetConfig
 from eval.classifier import classifier_extractor
 from eval.config import ExtractorConfig
 from eval.extractor import Extractor, reference_statistics
-from eval.fid import feature_statistics, frechet_distance, metric_name, rank_warning
+from eval.frechet import feature_statistics, frechet_distance, metric_name, rank_warning
 from runs.errors import checking
 
 

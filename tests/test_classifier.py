@@ -13,7 +13,7 @@ from eval import classifier
 from eval.classifier import classifier_extractor
 from eval.config import ExtractorConfig, validate_extractor
 from eval.extractor import reference_statistics
-from eval.fid import feature_statistics, frechet_distance, metric_name
+from eval.frechet import feature_statistics, frechet_distance, metric_name
 
 
 @pytest.fixture(scope="module")

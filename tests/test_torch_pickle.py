@@ -15,7 +15,7 @@ import pytest
 import torch_files
 from torch_files import Call, EasyDict, ModuleDict, Storage
 
-from models.torch_pickle import Refused, load, read_torch
+from formats.torch_pickle import Refused, load, read_torch
 
 RNG = np.random.default_rng(0)
 MATRIX = RNG.normal(size=(3, 4)).astype(np.float32)

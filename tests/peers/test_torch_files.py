@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from models.torch_pickle import load
+from formats.torch_pickle import load
 
 torch = pytest.importorskip("torch", reason="compares with torch; make test-peers installs it")
 

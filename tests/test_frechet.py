@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from eval.fid import (
+from eval.frechet import (
     Statistics,
     feature_statistics,
     frechet_distance,

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
-from eval.npz import read_npz, write_npz
+from formats.npz import read_npz, write_npz
 
 
 @dataclass(frozen=True)
