@@ -1,5 +1,6 @@
 """Fréchet distance between feature statistics (Heusel et al. 2017, arXiv 1706.08500), all in float64."""
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,15 @@ from jaxtyping import Float
 
 from formats.npz import read_npz, write_npz
 
+UNKNOWN = "unknown"  # the extractor of statistics whose file does not name it
+
 
 @dataclass(frozen=True)
 class Statistics:
     """Mean and covariance of a set of feature vectors, and where they come from.
 
-    `extractor` identifies the feature extractor as NAME@HASH, `data` the images. `cov` is the unbiased
-    estimate (divided by n - 1).
+    `extractor` identifies the feature extractor as NAME@HASH, `data` the images. `cov` is the unbiased estimate
+    (divided by n - 1); zeros for n = 1. A file of pytorch-fid says neither: `n` is then 0 and `extractor` UNKNOWN.
     """
 
     mean: Float[np.ndarray, "d"]
@@ -26,33 +29,62 @@ class Statistics:
     data: str
 
 
+def no_statistics(extractor: str, data: str) -> Statistics:
+    """Of no image yet: merged with other statistics it gives those."""
+    return Statistics(np.zeros(()), np.zeros(()), 0, extractor, data)
+
+
+def merge(a: Statistics, b: Statistics) -> Statistics:
+    """Statistics of two sets together, by the pairwise update of Chan, Golub and LeVeque (1983).
+
+    The result does not depend on how rows were cut or ordered beyond float64 round-off: each batch, device or host
+    can make its own, to be merged in any order.
+
+    Raises:
+        ValueError: the features come from different extractors, or a set is of unknown size.
+    """
+    _require_one_extractor(a, b)
+    if UNKNOWN in (a.extractor, b.extractor):
+        raise ValueError(f"the statistics of {a.data} and {b.data} cannot be merged: one does not say how many images")
+    n = a.n + b.n
+    if n == 0:
+        return a
+    delta = b.mean - a.mean
+    scatter = a.cov * max(a.n - 1, 0) + b.cov * max(b.n - 1, 0) + np.multiply.outer(delta, delta) * (a.n * b.n / n)
+    data = a.data if a.data == b.data else f"{a.data}+{b.data}"
+    return Statistics(a.mean + delta * (b.n / n), scatter / max(n - 1, 1), n, a.extractor, data)
+
+
+def extend(stats: Statistics, batch: Float[np.ndarray, "batch d"]) -> Statistics:
+    """`stats` with the rows of one more batch, which may be empty.
+
+    Raises:
+        ValueError: a feature is not finite.
+    """
+    if len(batch) == 0:
+        return stats
+    rows = np.asarray(batch, np.float64)
+    if not np.isfinite(rows).all():
+        bad = stats.n + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+        raise ValueError(f"features of image {bad} of {stats.data} are not finite, so FID has no meaning")
+    mean = rows.mean(axis=0)
+    centred = rows - mean
+    cov = centred.T @ centred / max(len(rows) - 1, 1)
+    return merge(stats, Statistics(mean, cov, len(rows), stats.extractor, stats.data))
+
+
 def feature_statistics(batches: Iterable[Float[np.ndarray, "batch d"]], extractor: str, data: str) -> Statistics:
     """Statistics of all rows of `batches`, in one pass and without keeping them.
-
-    Batches are merged by the pairwise update of Chan, Golub and LeVeque (1983), so the result does not
-    depend on how the rows are cut or ordered beyond float64 round-off.
 
     Raises:
         ValueError: fewer than two rows, or a feature that is not finite.
     """
-    n, mean, scatter = 0, np.zeros(()), np.zeros(())
+    stats = no_statistics(extractor, data)
     for batch in batches:
-        rows = np.asarray(batch, np.float64)
-        if not np.isfinite(rows).all():
-            bad = n + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-            raise ValueError(f"features of image {bad} of {data} are not finite, so FID has no meaning")
-        m = len(rows)
-        if m == 0:
-            continue
-        batch_mean = rows.mean(axis=0)
-        centred = rows - batch_mean
-        delta = batch_mean - mean
-        scatter = scatter + centred.T @ centred + np.outer(delta, delta) * (n * m / (n + m))
-        mean = mean + delta * (m / (n + m))
-        n += m
-    if n < 2:
-        raise ValueError(f"{data} has {n} image(s); FID needs at least 2")
-    return Statistics(mean, scatter / (n - 1), n, extractor, data)
+        stats = extend(stats, batch)
+    if stats.n < 2:
+        raise ValueError(f"{data} has {stats.n} image(s); FID needs at least 2")
+    return stats
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
@@ -63,12 +95,12 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     identical sets slightly below zero; it is returned as it is.
 
     Raises:
-        ValueError: the features come from different extractors.
+        ValueError: the features come from different extractors, as far as both are known, or differ in number.
     """
-    if a.extractor != b.extractor:
+    _require_one_extractor(a, b)
+    if a.mean.shape != b.mean.shape:
         raise ValueError(
-            f"{a.data} was measured with extractor {a.extractor} but {b.data} with {b.extractor}; "
-            "distances need one extractor for both"
+            f"{a.data} has {a.mean.size} features but {b.data} has {b.mean.size}; distances need one extractor for both"
         )
     values, vectors = scipy.linalg.eigh(a.cov)
     root = (vectors * np.sqrt(values.clip(min=0.0))) @ vectors.T
@@ -77,35 +109,66 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     return float(((a.mean - b.mean) ** 2).sum() + np.trace(a.cov) + np.trace(b.cov) - 2.0 * trace_root)
 
 
-def metric_name(stats: Statistics) -> str:
-    """Name of the FID of a sample set, with extractor and size: 1,797 samples give "FID-digits-1.8k"."""
+def _require_one_extractor(a: Statistics, b: Statistics) -> None:
+    if a.extractor != b.extractor and UNKNOWN not in (a.extractor, b.extractor):
+        raise ValueError(
+            f"{a.data} was measured with extractor {a.extractor} but {b.data} with {b.extractor}; "
+            "distances need one extractor for both"
+        )
+
+
+def metric_name(stats: Statistics, metric: str = "FID") -> str:
+    """Name of a metric of a sample set, with extractor and size: 1,797 samples give "FID-digits-1.8k".
+
+    metric: the word that the name begins with; for a Fréchet distance the `distance` of its extractor.
+    """
     count = f"{round(stats.n / 1000, 1):g}k" if stats.n >= 1000 else str(stats.n)
-    return f"FID-{stats.extractor.partition('@')[0]}-{count}"
+    return f"{metric}-{stats.extractor.partition('@')[0]}-{count}"
 
 
-def rank_warning(stats: Statistics) -> str | None:
+def rank_warning(stats: Statistics, metric: str = "FID") -> str | None:
     """A sentence to show when there are too few images for a full-rank covariance, else None."""
     if stats.n > len(stats.mean):
         return None
     return (
         f"{stats.n} images of {stats.data} cannot fill a covariance of {len(stats.mean)} features; "
-        f"{metric_name(stats)} is unreliable below {len(stats.mean) + 1} images"
+        f"{metric_name(stats, metric)} is unreliable below {len(stats.mean) + 1} images"
     )
 
 
 def save_statistics(path: Path, stats: Statistics) -> None:
-    """Write `stats` to an .npz file, atomically."""
-    write_npz(path, {name: np.asarray(value) for name, value in vars(stats).items()})
+    """Write `stats` to an .npz file, atomically: pytorch-fid's `mu` and `sigma`, their origin, and a checksum."""
+    about = {"n": np.asarray(stats.n), "extractor": np.asarray(stats.extractor), "data": np.asarray(stats.data)}
+    write_npz(path, {"mu": stats.mean, "sigma": stats.cov, **about, "sha256": np.asarray(_checksum(stats))})
 
 
 def load_statistics(path: Path) -> Statistics:
-    """Read what `save_statistics` wrote.
+    """Read what `save_statistics` wrote, or a file of pytorch-fid, which holds `mu` and `sigma` only.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or holds something else.
+        ValueError: the file is damaged, was changed, or holds something else.
     """
     arrays = read_npz(path)
-    if set(arrays) != set(Statistics.__dataclass_fields__):
-        raise ValueError(f"{path} holds {sorted(arrays)}, not feature statistics")
-    return Statistics(arrays["mean"], arrays["cov"], int(arrays["n"]), str(arrays["extractor"]), str(arrays["data"]))
+    names = set(arrays)
+    if names not in ({"mu", "sigma"}, {"mu", "sigma", "n", "extractor", "data", "sha256"}):
+        raise ValueError(f"{path} holds {sorted(arrays)}, not feature statistics (mu, sigma)")
+    mean, cov = np.asarray(arrays["mu"], np.float64), np.asarray(arrays["sigma"], np.float64)
+    if mean.ndim != 1 or cov.shape != (mean.size, mean.size) or not (np.isfinite(mean).all() and np.isfinite(cov).all()):
+        raise ValueError(
+            f"{path} holds mu {list(mean.shape)} and sigma {list(cov.shape)}; statistics of d features are "
+            "finite numbers of shapes [d] and [d, d]"
+        )
+    if names == {"mu", "sigma"}:
+        return Statistics(mean, cov, 0, UNKNOWN, path.name)
+    stats = Statistics(mean, cov, int(arrays["n"]), str(arrays["extractor"]), str(arrays["data"]))
+    if _checksum(stats) != str(arrays["sha256"]):
+        raise ValueError(f"{path} was changed after it was written (its checksum differs); delete it")
+    return stats
+
+
+def _checksum(stats: Statistics) -> str:
+    digest = hashlib.sha256(f"{stats.n} {stats.extractor} {stats.data}".encode())
+    for array in (stats.mean, stats.cov):
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()

@@ -17,6 +17,7 @@ class UNetConfig:
     channels: int = 32
     multipliers: list[int] = field(default_factory=lambda: [1, 2])
     num_blocks: int = 1
+    patch_size: int = 1
     attention_resolutions: list[int] = field(default_factory=list)
     up_attention: str = "every"
     head_channels: int | None = None
@@ -99,15 +100,18 @@ def validate(cfg: UNetConfig) -> None:
 
 def _validate_sizes(cfg: UNetConfig) -> None:
     assert cfg.image_size is not None
-    factor = 2 ** (len(cfg.multipliers) - 1)
+    if cfg.patch_size < 1:
+        raise ValueError(f"model.patch_size must be at least 1, got {cfg.patch_size}")
+    factor = cfg.patch_size * 2 ** (len(cfg.multipliers) - 1)
     if cfg.image_size % factor:
         below = cfg.image_size // factor * factor
+        patches = f" of patches of {cfg.patch_size}x{cfg.patch_size} pixels" if cfg.patch_size > 1 else ""
         raise ValueError(
-            f"{len(cfg.multipliers)} levels halve the image {len(cfg.multipliers) - 1} times, so its side must be a "
-            f"multiple of {factor}, got {cfg.image_size}; use dataset.image_size={below or factor} or fewer "
+            f"{len(cfg.multipliers)} levels halve the image{patches} {len(cfg.multipliers) - 1} times, so its side "
+            f"must be a multiple of {factor}, got {cfg.image_size}; use dataset.image_size={below or factor} or fewer "
             "model.multipliers"
         )
-    sizes = [cfg.image_size // 2**level for level in range(len(cfg.multipliers))]
+    sizes = [cfg.image_size // (cfg.patch_size * 2**level) for level in range(len(cfg.multipliers))]
     if absent := set(cfg.attention_resolutions) - set(sizes):
         raise ValueError(f"model.attention_resolutions has {min(absent)}, but the levels' sizes are {sizes}")
 

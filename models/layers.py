@@ -156,6 +156,20 @@ def time_embedding(t: Float[Array, " b"], dim: int, freq_shift: int = 1) -> Floa
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
+def to_patches(x: Images, side: int) -> Images:
+    """Each square of side x side pixels as the channels of one."""
+    b, h, w, c = x.shape
+    squares = x.reshape(b, h // side, side, w // side, side, c).swapaxes(2, 3)
+    return squares.reshape(b, h // side, w // side, side * side * c)
+
+
+def from_patches(x: Images, side: int) -> Images:
+    """The image that `to_patches` cut up."""
+    b, h, w, c = x.shape
+    squares = x.reshape(b, h, w, side, side, c // side**2).swapaxes(2, 3)
+    return squares.reshape(b, h * side, w * side, c // side**2)
+
+
 def halve(x: Images, fir: bool) -> Images:
     """Half the size: means of 2x2 pixels, or smoothed by the FIR filter."""
     if fir:

@@ -31,7 +31,7 @@ def stages(cfg: UNetConfig) -> list[Stage]:
     """All stages between the first convolution and the last norm, in order: `num_blocks` residual blocks a level
     going down, two in the middle, and `num_blocks + 1` a level going up."""
     assert cfg.image_size is not None
-    down, width, size = [], cfg.channels, cfg.image_size
+    down, width, size = [], cfg.channels, cfg.image_size // cfg.patch_size
     kept = [width]
     for level, multiplier in enumerate(cfg.multipliers):
         if level > 0:

@@ -26,8 +26,10 @@ from models.layers import (
     Rngs,
     Upsample,
     conv,
+    from_patches,
     group_norm,
     time_embedding,
+    to_patches,
 )
 from models.layout import stages
 from models.score import Network
@@ -93,22 +95,24 @@ class UNet(nnx.Module):
         num_labels = cfg.num_classes + cfg.null_class
         self.embed_label = nnx.Embed(num_labels, label_features, rngs=rngs) if num_labels else None
 
-        self.conv_in = conv(cfg.image_channels, cfg.channels, jnp.dtype(cfg.dtype), rngs)
+        values = cfg.image_channels * cfg.patch_size**2
+        self.conv_in = conv(values, cfg.channels, jnp.dtype(cfg.dtype), rngs)
         self.stages = nnx.Dict({stage.name: _KINDS[stage.kind](cfg, stage, rngs) for stage in self.order})
-        widths = [cfg.image_channels] + [stage.n_out for stage in self.order if stage.pyramid]
+        widths = [values] + [stage.n_out for stage in self.order if stage.pyramid]
         names = [stage.name for stage in self.order if stage.pyramid]
         self.pyramid = nnx.Dict(
             {name: PyramidDown(cfg, widths[i], widths[i + 1], rngs) for i, name in enumerate(names)}
         )
         self.norm_out = group_norm(cfg, self.order[-1].n_out)
-        self.conv_out = conv(self.order[-1].n_out, cfg.image_channels, jnp.float32, rngs, kernel_init=ZERO)
+        self.conv_out = conv(self.order[-1].n_out, values, jnp.float32, rngs, kernel_init=ZERO)
 
     def __call__(
         self, x: Images, t: Float[Array, " b"], label: Int[Array, " b"] | None, dropout_key: PRNGKeyArray | None
     ) -> Images:
         emb = self.embed(t, label)
         keys = [None] * len(self.order) if dropout_key is None else jax.random.split(dropout_key, len(self.order))
-        h, image = self.conv_in(x), x
+        image = to_patches(x, self.cfg.patch_size)
+        h = self.conv_in(image)
         kept = [h]
         for stage, key in zip(self.order, keys, strict=True):
             module = self.stages[stage.name]
@@ -121,7 +125,7 @@ class UNet(nnx.Module):
                 h = image = (image + h) * (math.sqrt(0.5) if self.cfg.skip_rescale else 1.0)
             if stage.keeps:
                 kept.append(h)
-        return self.conv_out(nnx.silu(self.norm_out(h))).astype(jnp.float32)
+        return from_patches(self.conv_out(nnx.silu(self.norm_out(h))).astype(jnp.float32), self.cfg.patch_size)
 
     def embed(self, t: Float[Array, " b"], label: Int[Array, " b"] | None) -> Float[Array, "b e"]:
         """What every residual block is told of the time and the class."""

@@ -15,7 +15,8 @@ from flax import nnx
 from omegaconf import OmegaConf
 
 from models.config import UNetConfig, validate
-from models.layers import Attention, GroupNorm, double, halve, time_embedding
+from models.layers import Attention, GroupNorm, double, from_patches, halve, time_embedding, to_patches
+from models.summary import rows
 from models.unet import init, network_of, num_params, shapes
 from runs import config
 
@@ -251,3 +252,26 @@ def test_group_norm_is_flax_s() -> None:
         module.scale[...] = jnp.arange(12.0)
         module.bias[...] = jnp.arange(12.0) ** 2
     np.testing.assert_allclose(ours(x), theirs(x), rtol=2e-5, atol=2e-5)
+
+
+def test_patches_are_cut_and_put_back() -> None:
+    image = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
+    patches = to_patches(image, 2)
+    np.testing.assert_array_equal(patches[1, 0, 2].reshape(2, 2, 3), image[1, 0:2, 4:6])
+    np.testing.assert_array_equal(from_patches(patches, 2), image)
+
+
+def test_patches_take_a_quarter_of_the_work_and_see_every_pixel() -> None:
+    cfg = dataclasses.replace(
+        TINY, patch_size=2, num_classes=0, multipliers=[1, 2], attention_resolutions=[], image_size=16
+    )
+    params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01), shapes(cfg))
+    x = jax.random.normal(jax.random.key(0), (1, 16, 16, 1))
+    slope = jax.grad(lambda x: network_of(cfg).apply(params, x, T[:1])[0, 5, 9, 0] ** 2)(x)
+    assert slope.shape == (1, 16, 16, 1)
+    assert jnp.all(slope != 0)
+    whole = dataclasses.replace(cfg, patch_size=1)
+    quarter, full = (rows(options)[0].flops for options in (cfg, whole))
+    assert quarter * 4 == pytest.approx(full, rel=0.1)  # less at the borders, where the padding is not multiplied
+    with pytest.raises(ValueError, match=r"patches of 2x2 pixels 1 times, so its side must be a multiple of 4"):
+        validate(dataclasses.replace(cfg, image_size=14))

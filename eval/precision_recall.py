@@ -1,0 +1,90 @@
+"""Do samples lie where the data lies, and everywhere it lies? Judged by balls around every image's features.
+
+Improved precision and recall: Kynkaanniemi et al. 2019, arXiv 1904.06991. Density and coverage: Naeem et al. 2020,
+arXiv 2002.09797.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+BLOCK_BYTES = 128 * 2**20  # of distances held at once
+
+
+class PrecisionRecall(NamedTuple):
+    """precision: share of samples within a ball of the reference. recall: share of the reference within a ball of the
+    samples. density: balls of the reference that a sample lies in, on average, divided by k; may exceed 1.
+    coverage: share of the reference's balls with a sample in them.
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def precision_recall(
+    samples: Float[np.ndarray, "n d"], reference: Float[np.ndarray, "m d"], k: int = 3, k_density: int = 5
+) -> PrecisionRecall:
+    """All four from three passes over blocks of the distances, in the precision of the features.
+
+    A ball reaches to the k-th nearest neighbour in its own set (the k_density-th for density and coverage), the
+    boundary included. Values depend on n and m: compare only with the same numbers. `reference` may be a memory map.
+
+    Raises:
+        ValueError: a set has too few rows for its neighbours, or the sets differ in their number of features.
+    """
+    if samples.shape[1] != reference.shape[1]:
+        raise ValueError(f"samples have {samples.shape[1]} features but the reference has {reference.shape[1]}")
+    if min(k, k_density) < 1 or min(len(samples), len(reference)) <= max(k, k_density):
+        raise ValueError(
+            f"precision and recall need neighbour numbers of at least 1 and more than {max(k, k_density)} images a "
+            f"set, but there are {len(samples)} samples and {len(reference)} reference images"
+        )
+    centre = reference.mean(axis=0)  # distances are differences of squares: small squares lose fewer digits
+    samples, reference = samples - centre, reference - centre
+    [radius] = _neighbour_distances(samples, [k])
+    radius_of_reference, radius_for_density = _neighbour_distances(reference, [k, k_density])
+
+    inside, balls = 0, 0
+    recalled, covered = np.zeros(len(reference), bool), np.zeros(len(reference), bool)
+    for first, distances in _squared_distances(samples, reference):
+        inside += int((distances <= radius_of_reference).any(axis=1).sum())
+        recalled |= (distances <= radius[first : first + len(distances), None]).any(axis=0)
+        in_ball = distances <= radius_for_density
+        balls += int(in_ball.sum())
+        covered |= in_ball.any(axis=0)
+    return PrecisionRecall(
+        precision=inside / len(samples),
+        recall=float(recalled.mean()),
+        density=balls / (k_density * len(samples)),
+        coverage=float(covered.mean()),
+    )
+
+
+def _neighbour_distances(rows: Float[np.ndarray, "n d"], ks: list[int]) -> Float[np.ndarray, "ks n"]:
+    """Squared distance of every row to its k-th nearest other row, for each k."""
+    found = np.empty((len(ks), len(rows)), rows.dtype)
+    for first, distances in _squared_distances(rows, rows):
+        own = np.arange(len(distances))
+        distances[own, first + own] = 0.0  # exactly, so that a row is its own 0-th neighbour
+        distances.partition(ks, axis=1)
+        found[:, first : first + len(distances)] = distances[:, ks].T
+    return found
+
+
+def _squared_distances(
+    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]
+) -> Iterator[tuple[int, Float[np.ndarray, "block m"]]]:
+    """(index of the first row, its block of squared distances from rows of x to all of y)."""
+    block = max(1, BLOCK_BYTES // (len(y) * y.itemsize))
+    squares = np.einsum("md,md->m", y, y)
+    for first in range(0, len(x), block):
+        rows = x[first : first + block]
+        distances = rows @ y.T
+        distances *= -2.0
+        distances += squares
+        distances += np.einsum("nd,nd->n", rows, rows)[:, None]
+        yield first, distances.clip(min=0.0, out=distances)
