@@ -15,6 +15,7 @@ import data
 import deis
 from data.config import DatasetConfig
 from eval.config import validate_extractor
+from eval.metrics import VALUES, Choice, Measurement, lines, validate_choice
 from runs import cli, folder
 from runs.build import build_sde, build_table
 from runs.config import SampleJob, to_dict, to_object
@@ -38,15 +39,19 @@ def main(cfg: DictConfig) -> None:
     config, run_dir = to_dict(cfg), output_folder(job)
     with folder.occupy(run_dir, config, sampler=table.name, nfe_asked=job.sampler.nfe):
         print(configure_jax(job.batch_size), file=sys.stderr)
-        extractor = None
+        measurement = None
         if job.extractor.name != "none" and dataset is not None:
-            from runs.measuring import load_extractor, measure
+            from runs.extractors import load_extractor
+            from runs.measuring import load_reference
 
-            extractor = load_extractor(job.extractor, dataset)
-        images, result = draw_images(job, source, table, run_dir)
+            extractor, choice = load_extractor(job.extractor, dataset), choice_of(job)
+            with checking():
+                measurement = Measurement(extractor, load_reference(extractor, dataset, choice), choice)
+        result = draw_images(job, source, table, run_dir, measurement)
         result |= {"dataset": dataset.name if dataset else None, "overrides": list(HydraConfig.get().overrides.task)}
-        if extractor is not None and dataset is not None:
-            result |= measure(images, extractor, dataset)
+        if measurement is not None:
+            with checking():
+                result |= measurement.result()
         folder.write_atomically(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
         record(job, run_dir, config, result)
     print(f"{summary(result)}, {run_dir}")
@@ -59,8 +64,14 @@ def check(job: SampleJob) -> None:
             raise ValueError(f"{key} must be at least 1, got {getattr(job, key)}")
     if job.rounding not in ("floor", "round"):
         raise ValueError(f"rounding must be floor or round, got {job.rounding!r}")
-    parse_seeds(seeds_of(job))
     validate_extractor(job.extractor)
+    num_samples = len(parse_seeds(seeds_of(job)))
+    if job.extractor.name != "none":
+        validate_choice(choice_of(job), num_samples)
+
+
+def choice_of(job: SampleJob) -> Choice:
+    return Choice(job.metrics, job.kid_subsets, job.kid_subset_size)
 
 
 def seeds_of(job: SampleJob) -> str:
@@ -90,8 +101,10 @@ def output_folder(job: SampleJob) -> Path:
     return folder.fresh(job.output_root, job.name)
 
 
-def draw_images(job: SampleJob, source: Source, table: deis.Table, run_dir: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """Draw the images [n, h, w, c] uint8, write samples.npz, grid.png and the animation, and say what was done."""
+def draw_images(
+    job: SampleJob, source: Source, table: deis.Table, run_dir: Path, measurement: Measurement | None
+) -> dict[str, Any]:
+    """Draw the images, measure them, write samples.npz, grid.png and the animation, and say what was done."""
     from tqdm import tqdm
 
     from eval.figures import denoising_gif, image_grid, save_png
@@ -104,34 +117,43 @@ def draw_images(job: SampleJob, source: Source, table: deis.Table, run_dir: Path
     # compiles, so that the clock below does not count it
     next(draw(net, one_call, seeds[:1], job.batch_size, job.label, job.guidance))
 
-    clock, chunks, drawn = time.perf_counter(), [], 0
+    kept, drawn, seconds = [], 0, 0.0
     with stop_requests() as stop_signal, tqdm(total=len(seeds), unit="image", leave=False) as bar:
+        clock = time.perf_counter()
         for x_0 in draw(net, table, seeds, job.batch_size, job.label, job.guidance):
             require_finite(x_0, seeds[drawn : drawn + len(x_0)], table)
-            chunks.append(data.to_uint8(x_0, job.rounding))
+            images = data.to_uint8(x_0, job.rounding)
+            seconds += time.perf_counter() - clock
+            if measurement is not None:
+                with checking():
+                    measurement.add(images)
+            kept.append(images if job.keep_samples else images[: max(job.grid_samples - drawn, 0)])
             drawn += len(x_0)
             bar.update(len(x_0))
             if stop_signal():
                 raise Stopped(stop_signal(), f"stopped after {drawn} of {len(seeds)} images; none are kept")
-    seconds = time.perf_counter() - clock
+            clock = time.perf_counter()
 
-    images = np.concatenate(chunks)
-    np.savez_compressed(run_dir / "samples.npz", images=images, seeds=np.array(seeds, np.uint32))
+    images = np.concatenate(kept)
+    if job.keep_samples:
+        rounding, numbers = np.array(job.rounding), np.array(seeds, np.uint32)
+        np.savez_compressed(run_dir / "samples.npz", images=images, seeds=numbers, rounding=rounding)
     save_png(run_dir / "grid.png", image_grid(images[: job.grid_samples]))
     if job.gif:
         denoising_gif(
             run_dir / "denoising.gif", *draw_trajectory(net, table, seeds[: job.gif_samples], job.label, job.guidance)
         )
-    return images, {
+    return {
         "sampler": table.name,
         "method": job.sampler.method,
         "order": getattr(job.sampler, "order", None),
         "nfe": table.nfe,
         "nfe_asked": job.sampler.nfe,
-        "num_samples": len(images),
+        "num_samples": drawn,
         "seconds": seconds,
-        "images_per_s": len(images) / seconds,
+        "images_per_s": drawn / seconds,
         "seeds": seeds_of(job),
+        "rounding": job.rounding,
         "checkpoint": str(source.path if source.step is None else source.path.parent),
         "step": source.step,
     }
@@ -152,15 +174,15 @@ def record(job: SampleJob, run_dir: Path, config: dict[str, Any], result: dict[s
     from runs.log import open_log
 
     with open_log(job.logger, run_dir, "sample", config) as log:
-        measured = ("nfe", "fid", "images_per_s", "seconds", "num_samples")
+        measured = ("nfe", *VALUES, "images_per_s", "seconds", "num_samples")
         log.metrics(result["step"] or 0, {key: result[key] for key in measured if key in result})
         log.image(result["step"] or 0, "samples", run_dir / "grid.png")
 
 
 def summary(result: dict[str, Any]) -> str:
     asked = f" ({result['nfe_asked']} asked)" if result["nfe"] != result["nfe_asked"] else ""
-    fid = f"{result['fid_name']} {result['fid']:.2f}, " if "fid" in result else ""
-    return f"{result['sampler']}, {result['nfe']} NFE{asked}: {fid}{result['images_per_s']:.0f} images/s"
+    told = [*lines(result), f"{result['images_per_s']:.0f} images/s"]
+    return f"{result['sampler']}, {result['nfe']} NFE{asked}: {', '.join(told)}"
 
 
 if __name__ == "__main__":

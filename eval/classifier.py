@@ -46,8 +46,15 @@ class Classifier(nnx.Module):
             x = nnx.silu(conv(x))
         return nnx.silu(self.hidden(x.reshape(len(x), -1)))
 
+    def outputs(
+        self, images: UInt8[Array, "batch h w c"]
+    ) -> tuple[Float[Array, "batch d"], Float[Array, "batch classes"]]:
+        """(features, logits)."""
+        features = self.features(images)
+        return features, self.head(features)
+
     def __call__(self, images: UInt8[Array, "batch h w c"]) -> Float[Array, "batch classes"]:
-        return self.head(self.features(images))
+        return self.outputs(images)[1]
 
 
 def classifier_extractor(
@@ -94,15 +101,16 @@ def classifier_extractor(
         log.info("Trained extractor %s in %.1f s and wrote %s", name, time.perf_counter() - start, path)
     graphdef, params, accuracy = _load(path, build)
     log.info("Extractor %s has accuracy %.3f on %d held-out images", name, accuracy, len(test_images))
-    embed = jax.jit(lambda params, images: nnx.merge(graphdef, params).features(images))
+    embed = jax.jit(lambda params, images: nnx.merge(graphdef, params).outputs(images))
     return Extractor(
         name=name,
+        distance="FID",
         dim=cfg.features,
-        image_shape=shape,
-        accuracy=accuracy,
         batch_size=EMBED_BATCH,
         cache_dir=path.parent,
         embed=lambda images: embed(params, images),
+        image_shape=shape,
+        accuracy=accuracy,
     )
 
 

@@ -1,51 +1,67 @@
-"""What every feature extractor is to the rest of the program, and the statistics of a data set under it."""
+"""What every feature extractor is to the rest of the program."""
 
 import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float, UInt8
-
-from eval.frechet import Statistics, feature_statistics, load_statistics, save_statistics
+from jaxtyping import Float32, UInt8
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """A frozen map from images to feature vectors.
+    """A frozen map from images to feature vectors, and to the logits of the classifier behind it if there is one.
 
-    `name` is its identity, NAME@HASH; `embed` maps exactly `batch_size` images of `image_shape` (h, w, c);
-    `accuracy` is the held-out accuracy of the classifier behind it, in [0, 1].
+    name: identity, NAME@HASH; the hash covers all that the features depend on.
+    distance: what a Fréchet distance of these features is called; "FID" or, where that would mislead, "FD".
+    dim: number of features d.
+    embed: maps exactly `batch_size` images to (features, logits or None), as arrays of any kind.
+    image_shape: the only shape (h, w, c) of images it takes; None: any h and w, grey or RGB.
+    accuracy: of the classifier on held-out images, in [0, 1], where it was measured.
     """
 
     name: str
+    distance: str
     dim: int
-    image_shape: tuple[int, ...]
-    accuracy: float
     batch_size: int
     cache_dir: Path
-    embed: Callable[[UInt8[np.ndarray, "batch h w c"]], Float[Array, "batch d"]]
+    embed: Callable[[UInt8[np.ndarray, "batch h w c"]], tuple[Any, Any | None]]
+    image_shape: tuple[int, ...] | None = None
+    accuracy: float | None = None
 
-    def features(self, images: UInt8[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n d"]:
-        """Features of any number of images, float32, in batches padded to one size (one compilation).
+    def features(self, images: UInt8[np.ndarray, "n h w c"]) -> Float32[np.ndarray, "n d"]:
+        """Features of any number of images. Raises ValueError as `outputs` does."""
+        return self.outputs(images)[0]
+
+    def outputs(
+        self, images: UInt8[np.ndarray, "n h w c"]
+    ) -> tuple[Float32[np.ndarray, "n d"], Float32[np.ndarray, "n k"] | None]:
+        """(features, logits) of any number of images, in batches padded to one size (one compilation).
 
         Raises:
-            ValueError: the images are not uint8 of the shape this extractor was made for.
+            ValueError: the images are not uint8, or of a shape that this extractor does not take.
         """
-        if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
-            raise ValueError(
-                f"extractor {self.name} takes uint8 images of shape {self.image_shape}, "
-                f"not {images.dtype} of shape {images.shape[1:]}"
-            )
-        result = np.empty((len(images), self.dim), np.float32)
-        for start in range(0, len(images), self.batch_size):
+        self._check(images)
+        parts = []
+        for start in range(0, max(len(images), 1), self.batch_size):
             chunk = images[start : start + self.batch_size]
-            padding = np.zeros((self.batch_size - len(chunk), *self.image_shape), np.uint8)
-            embedded = np.asarray(self.embed(np.concatenate([chunk, padding])))
-            result[start : start + len(chunk)] = embedded[: len(chunk)]
-        return result
+            padding = np.zeros((self.batch_size - len(chunk), *images.shape[1:]), np.uint8)
+            found = self.embed(np.concatenate([chunk, padding]))
+            parts.append([part if part is None else np.asarray(part)[: len(chunk)] for part in found])
+        features, logits = zip(*parts, strict=True)
+        return np.concatenate(features), None if logits[0] is None else np.concatenate(logits)
+
+    def _check(self, images: np.ndarray) -> None:
+        if self.image_shape is not None:
+            takes, fits = f"of shape {self.image_shape}", images.shape[1:] == self.image_shape
+        else:
+            takes, fits = "of any shape (h, w, c) with c = 1 or 3", images.ndim == 4 and images.shape[-1] in (1, 3)
+        if images.dtype != np.uint8 or not fits:
+            given = f"{images.dtype} of shape {images.shape[1:]}"
+            raise ValueError(f"extractor {self.name} takes uint8 images {takes}, not {given}")
 
 
 def identity(name: str, *parts: np.ndarray | str) -> str:
@@ -56,18 +72,3 @@ def identity(name: str, *parts: np.ndarray | str) -> str:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(array.data)
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}@{digest.hexdigest()[:12]}"
-
-
-def reference_statistics(extractor: Extractor, images: UInt8[np.ndarray, "n h w c"], data_name: str) -> Statistics:
-    """Statistics of a data set, computed once and kept beside the extractor.
-
-    Raises:
-        ValueError: wrong kind of images, fewer than two, or a damaged file in the cache.
-    """
-    data = identity(data_name, images)
-    path = extractor.cache_dir / f"statistics_{extractor.name}_{data}.npz"
-    if path.is_file():
-        return load_statistics(path)
-    stats = feature_statistics([extractor.features(images)], extractor.name, data)
-    save_statistics(path, stats)
-    return stats

@@ -117,7 +117,7 @@ def _require_one_extractor(a: Statistics, b: Statistics) -> None:
         )
 
 
-def metric_name(stats: Statistics, metric: str = "FID") -> str:
+def metric_name(stats: Statistics, metric: str) -> str:
     """Name of a metric of a sample set, with extractor and size: 1,797 samples give "FID-digits-1.8k".
 
     metric: the word that the name begins with; for a Fréchet distance the `distance` of its extractor.
@@ -126,7 +126,7 @@ def metric_name(stats: Statistics, metric: str = "FID") -> str:
     return f"{metric}-{stats.extractor.partition('@')[0]}-{count}"
 
 
-def rank_warning(stats: Statistics, metric: str = "FID") -> str | None:
+def rank_warning(stats: Statistics, metric: str) -> str | None:
     """A sentence to show when there are too few images for a full-rank covariance, else None."""
     if stats.n > len(stats.mean):
         return None
@@ -154,7 +154,11 @@ def load_statistics(path: Path) -> Statistics:
     if names not in ({"mu", "sigma"}, {"mu", "sigma", "n", "extractor", "data", "sha256"}):
         raise ValueError(f"{path} holds {sorted(arrays)}, not feature statistics (mu, sigma)")
     mean, cov = np.asarray(arrays["mu"], np.float64), np.asarray(arrays["sigma"], np.float64)
-    if mean.ndim != 1 or cov.shape != (mean.size, mean.size) or not (np.isfinite(mean).all() and np.isfinite(cov).all()):
+    if (
+        mean.ndim != 1
+        or cov.shape != (mean.size, mean.size)
+        or not (np.isfinite(mean).all() and np.isfinite(cov).all())
+    ):
         raise ValueError(
             f"{path} holds mu {list(mean.shape)} and sigma {list(cov.shape)}; statistics of d features are "
             "finite numbers of shapes [d] and [d, d]"
@@ -170,5 +174,5 @@ def load_statistics(path: Path) -> Statistics:
 def _checksum(stats: Statistics) -> str:
     digest = hashlib.sha256(f"{stats.n} {stats.extractor} {stats.data}".encode())
     for array in (stats.mean, stats.cov):
-        digest.update(np.ascontiguousarray(array))
+        digest.update(array.tobytes())
     return digest.hexdigest()

@@ -11,7 +11,8 @@ def squared_mmd(x: Float[np.ndarray, "m d"], y: Float[np.ndarray, "m d"]) -> flo
     """
     m, d = x.shape
     x, y = x.astype(np.float64), y.astype(np.float64)
-    k_xx, k_yy, k_xy = ((a @ b.T / d + 1.0) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    bases = (a @ b.T / d + 1.0 for a, b in ((x, x), (y, y), (x, y)))
+    k_xx, k_yy, k_xy = (base * base * base for base in bases)  # NumPy's ** 3 is 4 to 150 times slower
     within = (k_xx.sum() - np.trace(k_xx)) + (k_yy.sum() - np.trace(k_yy))
     return float(within / (m * (m - 1)) - 2.0 * k_xy.sum() / m**2)
 

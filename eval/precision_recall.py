@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-BLOCK_BYTES = 128 * 2**20  # of distances held at once
+BLOCK_BYTES = 128 * 2**20  # of a block of distances, of which two may be held at once
+COLUMNS = 4096  # rows of the other set that are taken from the centre at a time
 
 
 class PrecisionRecall(NamedTuple):
@@ -43,14 +44,13 @@ def precision_recall(
             f"precision and recall need neighbour numbers of at least 1 and more than {max(k, k_density)} images a "
             f"set, but there are {len(samples)} samples and {len(reference)} reference images"
         )
-    centre = reference.mean(axis=0)  # distances are differences of squares: small squares lose fewer digits
-    samples, reference = samples - centre, reference - centre
-    [radius] = _neighbour_distances(samples, [k])
-    radius_of_reference, radius_for_density = _neighbour_distances(reference, [k, k_density])
+    centre = reference.mean(axis=0)
+    [radius] = _neighbour_distances(samples, centre, [k])
+    radius_of_reference, radius_for_density = _neighbour_distances(reference, centre, [k, k_density])
 
     inside, balls = 0, 0
     recalled, covered = np.zeros(len(reference), bool), np.zeros(len(reference), bool)
-    for first, distances in _squared_distances(samples, reference):
+    for first, distances in _squared_distances(samples, reference, centre):
         inside += int((distances <= radius_of_reference).any(axis=1).sum())
         recalled |= (distances <= radius[first : first + len(distances), None]).any(axis=0)
         in_ball = distances <= radius_for_density
@@ -64,10 +64,12 @@ def precision_recall(
     )
 
 
-def _neighbour_distances(rows: Float[np.ndarray, "n d"], ks: list[int]) -> Float[np.ndarray, "ks n"]:
+def _neighbour_distances(
+    rows: Float[np.ndarray, "n d"], centre: Float[np.ndarray, " d"], ks: list[int]
+) -> Float[np.ndarray, "ks n"]:
     """Squared distance of every row to its k-th nearest other row, for each k."""
     found = np.empty((len(ks), len(rows)), rows.dtype)
-    for first, distances in _squared_distances(rows, rows):
+    for first, distances in _squared_distances(rows, rows, centre):
         own = np.arange(len(distances))
         distances[own, first + own] = 0.0  # exactly, so that a row is its own 0-th neighbour
         distances.partition(ks, axis=1)
@@ -76,15 +78,21 @@ def _neighbour_distances(rows: Float[np.ndarray, "n d"], ks: list[int]) -> Float
 
 
 def _squared_distances(
-    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]
+    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"], centre: Float[np.ndarray, " d"]
 ) -> Iterator[tuple[int, Float[np.ndarray, "block m"]]]:
-    """(index of the first row, its block of squared distances from rows of x to all of y)."""
+    """(index of the first row, its block of squared distances from rows of x to all of y).
+
+    They are differences of squares, which lose fewer digits where the squares are small: all is taken from `centre`.
+    """
     block = max(1, BLOCK_BYTES // (len(y) * y.itemsize))
-    squares = np.einsum("md,md->m", y, y)
     for first in range(0, len(x), block):
-        rows = x[first : first + block]
-        distances = rows @ y.T
-        distances *= -2.0
-        distances += squares
+        rows = x[first : first + block] - centre
+        distances = np.empty((len(rows), len(y)), y.dtype)
+        for start in range(0, len(y), COLUMNS):
+            columns = y[start : start + COLUMNS] - centre
+            part = distances[:, start : start + len(columns)]
+            np.matmul(rows, columns.T, out=part)
+            part *= -2.0
+            part += np.einsum("md,md->m", columns, columns)
         distances += np.einsum("nd,nd->n", rows, rows)[:, None]
         yield first, distances.clip(min=0.0, out=distances)

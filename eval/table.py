@@ -1,162 +1,187 @@
-"""Gather the runs of sample.py below a folder into one table: python -m eval.table FOLDER
+"""Tables of FIDs: one of the paper's, computed here, or one of runs that are there. See: python -m eval.table --help
 
-Writes table.md (rows: sampler, columns: NFE), table.csv (one line per run, with where it came from) and
-fid_vs_nfe.png into FOLDER, and prints the Markdown.
+python -m eval.table paper=cifar10_vp checkpoint=RUN    computes all cells of conf/paper/cifar10_vp.yaml
+python -m eval.table FOLDER                             gathers the runs of sample.py below FOLDER
 """
 
-import argparse
-import csv
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from omegaconf import DictConfig
+
+from data.config import DatasetConfig
+from eval import paper_tables
+from eval.config import validate_extractor
 from eval.figures import fid_vs_nfe_plot
+from eval.paper import Paper, Record, validate
+from eval.paper_grid import samples_picture
+from eval.sweep import write_table
+from runs import cli, folder
+from runs.build import build_sde
+from runs.config import TableJob, to_dict, to_object
+from runs.errors import NonFiniteError, Stopped, checking, writing
+from runs.jax_setup import configure_jax
+from runs.log import Log, open_log
+from runs.paper import Cell, cells
+from runs.signals import stop_requests
+from runs.source import Source, find
 
-Run = dict[str, Any]  # the fields of status.json and result.json, and "folder"
-Rows = dict[str, dict[int, Run]]  # row name -> NFE asked for -> run
-
-METHODS = ("ddim", "rho_rk", "rho_ab", "log_rho_ab", "t_ab", "ipndm")  # order of the rows
-COLUMNS = (
-    "sampler", "method", "order", "nfe_asked", "nfe", "fid_name", "fid", "images_per_s", "seconds", "num_samples",
-    "seeds", "dataset", "extractor", "checkpoint", "step", "overrides", "status", "error", "folder",
-)  # fmt: skip
-# overrides that are the column, or that change no image
-NOT_IN_ROW_NAMES = ("sampler.nfe", "run_dir", "output_root", "name", "logger", "batch_size", "gif", "grid_samples")
-
-
-def gather(folder: Path) -> list[Run]:
-    """Every sampling run below `folder`, in the order of the table's rows and columns.
-
-    A run is a folder whose result.json or status.json names a sampler; training runs do not.
-
-    Raises:
-        FileNotFoundError: the folder does not exist or holds no run.
-        ValueError: a file is not JSON, or the runs cannot be compared in one table.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder; give the folder that sample.py wrote its runs into")
-    places = {path.parent for name in ("status.json", "result.json") for path in folder.rglob(name)}
-    runs = [run for run in map(_read_run, sorted(places)) if "sampler" in run and "nfe_asked" in run]
-    if not runs:
-        raise FileNotFoundError(f"{folder} holds no results; run sample.py first")
-    for key in ("dataset", "checkpoint", "step", "fid_name"):
-        found = sorted({str(run[key]) for run in runs if run.get(key) is not None})
-        if len(found) > 1:
-            raise ValueError(f"{folder} mixes runs of different {key} ({', '.join(found)}); give a narrower folder")
-    return sorted(runs, key=_position)
+if TYPE_CHECKING:
+    from runs.cells import Costs, Setup
 
 
-def _read_run(folder: Path) -> Run:
-    run: Run = {"status": "done", "folder": str(folder)}
-    for path in (folder / "status.json", folder / "result.json"):
-        if path.is_file() and run["status"] == "done":  # a result in a run that is not done is of an earlier one
-            try:
-                run |= json.loads(path.read_text())
-            except ValueError as error:
-                raise ValueError(f"{path} is not JSON ({error}); delete it and sample again") from error
-            run["written"] = path.stat().st_mtime
-    return run
+def paper_table(cfg: DictConfig) -> None:
+    """Check the configuration, measure the cells that are not there yet, and write the table into the run's folder."""
+    with checking():
+        job: TableJob = to_object(cfg)
+        check(job)
+        source = find(job.checkpoint, job.step, job.output_root)
+        dataset = dataset_of(job, source)
+        planned = cells(job.paper, build_sde(source.config["sde"]), job.num_samples)
+    config, run_dir = to_dict(cfg), choose_folder(job, to_dict(cfg))
+    with folder.occupy(run_dir, config, paper=job.paper.name), writing():
+        print(f"{configure_jax(job.batch_size)}\noutput: {run_dir}", file=sys.stderr)
+        from runs.cells import Costs
+
+        costs = Costs()
+        with costs.of("setting up"):
+            setup = set_up(job, source, dataset, run_dir, costs)
+        names = [cell.file_name(setup.identity) for cell in planned]
+        with open_log(job.logger, run_dir, "table", config) as log:
+            records = measure_all(job, setup, planned, names, costs, log)
+            about = {
+                "dataset": dataset.name,
+                "extractor": setup.extractor.name,
+                "checkpoint": str(source.path if source.step is None else source.path.parent),
+                "step": source.step,
+            }
+            text = write_results(job.paper, [record | about for record in records], run_dir)
+            show_samples(setup, planned, names, run_dir / "grid.png")
+            for picture in ("fid_vs_nfe", "grid"):
+                if (run_dir / f"{picture}.png").is_file():
+                    log.image(len(names), picture, run_dir / f"{picture}.png")
+        print(f"{text}\n{costs}\n{run_dir}")
+        if failed := [record["row"] for record in records if "error" in record]:
+            raise NonFiniteError(f"{len(failed)} of {len(records)} cells gave NaN or infinite samples; see the table")
 
 
-def _position(run: Run) -> tuple:
-    method = METHODS.index(run["method"]) if run.get("method") in METHODS else len(METHODS)
-    return method, run.get("order") or 0, run["sampler"], run["nfe_asked"]
+def check(job: TableJob) -> None:
+    """Refuse with a ValueError what cannot work, before anything expensive starts."""
+    validate(job.paper)
+    validate_extractor(job.extractor)
+    if job.batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {job.batch_size}")
+    if job.num_samples < 2:
+        raise ValueError(f"num_samples must be at least 2, got {job.num_samples}")
+    if job.rounding not in ("floor", "round"):
+        raise ValueError(f"rounding must be floor or round, got {job.rounding!r}")
+    if job.extractor.name == "none":
+        raise ValueError("a table of FIDs needs features: choose another extractor than extractor=none")
 
 
-def arrange(runs: Sequence[Run]) -> Rows:
-    """Lay runs out in rows; runs of one sampler that differ in an override get rows that name it.
-
-    Of several runs of a cell the newest finished one is shown. A run that does not know its overrides, having failed
-    early, stands in the row of the bare sampler.
-    """
-    shared: dict[str, set[str]] = {}
-    for run in runs:
-        if "overrides" in run:
-            shared[run["sampler"]] = shared.get(run["sampler"], _settings(run)) & _settings(run)
-    rows: Rows = {}
-    for run in runs:
-        special = sorted(_settings(run) - shared.get(run["sampler"], set()))
-        name = f"{run['sampler']} ({' '.join(special)})" if special else run["sampler"]
-        cells = rows.setdefault(name, {})
-        rivals = (run, cells.get(run["nfe_asked"], run))
-        cells[run["nfe_asked"]] = max(rivals, key=lambda run: (run["status"] == "done", run["written"]))
-    return rows
+def dataset_of(job: TableJob, source: Source) -> DatasetConfig:
+    """The images to measure against: the ones asked for, else those the network was trained on."""
+    if job.dataset is not None:
+        return job.dataset
+    if not source.config["dataset"]:
+        raise ValueError(f"{source.path} does not say what images the network was trained on; give dataset=NAME")
+    return DatasetConfig(**source.config["dataset"])
 
 
-def _settings(run: Run) -> set[str]:
-    return {text for text in run.get("overrides", ()) if text.partition("=")[0] not in NOT_IN_ROW_NAMES}
+def choose_folder(job: TableJob, config: dict[str, Any]) -> Path:
+    """run_dir if it is given, else the newest unfinished table of this configuration, else a fresh folder."""
+    if job.run_dir is not None:
+        return Path(job.run_dir).expanduser()
+    found = folder.unfinished(job.output_root, job.name, config)
+    return found or folder.fresh(job.output_root, job.name)
 
 
-def markdown(rows: Rows) -> str:
-    """The table as Markdown, in the paper's manner: best in bold, +k where k more network calls were made."""
-    runs = [run for cells in rows.values() for run in cells.values()]
-    columns = sorted({run["nfe_asked"] for run in runs})
-    measured = [run for run in runs if run.get("fid") is not None and run["nfe"] <= run["nfe_asked"]]
-    best = {nfe: min((run["fid"] for run in measured if run["nfe_asked"] == nfe), default=None) for nfe in columns}
-    lines = [
-        "| sampler | " + " | ".join(f"NFE {nfe}" for nfe in columns) + f" | images/s at {columns[-1]} |",
-        "|---|" + "---:|" * (len(columns) + 1),
+def set_up(job: TableJob, source: Source, dataset: DatasetConfig, run_dir: Path, costs: "Costs") -> "Setup":
+    """Load the network and the feature extractor."""
+    from runs.cells import counting, prepare
+    from runs.drawing import load_trained
+    from runs.extractors import load_extractor
+
+    with checking():
+        net = counting(load_trained(source.path, source.step), costs)
+        extractor = load_extractor(job.extractor, dataset)
+        sde, place = source.config["sde"], run_dir / "cells"
+        return prepare(net, sde, extractor, dataset, job.batch_size, job.rounding, place)
+
+
+def measure_all(
+    job: TableJob, setup: "Setup", planned: Sequence[Cell], names: Sequence[str], costs: "Costs", log: Log
+) -> list[Record]:
+    """The records of all cells. Those of an earlier start are read; a signal ends the run between two batches."""
+    from tqdm import tqdm
+
+    from runs.cells import measure, read, warm_up
+
+    records = {name: record for name in names if (record := read(setup.folder, name)) is not None}
+    missing = {name: cell for name, cell in zip(names, planned, strict=True) if name not in records}
+    print(f"{len(records)} of {len(planned)} cells are done", file=sys.stderr)
+    with costs.of("compiling"):
+        warm_up(setup, list(missing.values()), costs)
+    calls = sum(cell.nfe for cell in missing.values()) * -(-job.num_samples // job.batch_size)
+    with stop_requests() as stop_signal, tqdm(total=calls, unit="call") as bar, costs.of("cells"):
+        for name, cell in missing.items():
+            bar.set_description(f"{cell} ({len(records) + 1} of {len(planned)})", refresh=False)
+
+            def progress(calls: int, is_new: bool = cell.nfe == 0) -> None:
+                bar.total += calls if is_new else 0
+                bar.update(calls)
+                if stop_signal():
+                    done = f"stopped with {len(records)} of {len(planned)} cells done"
+                    raise Stopped(stop_signal(), f"{done}; the same command goes on from there")
+
+            records[name] = record = measure(setup, cell, name, costs, progress)
+            if "error" not in record:
+                log.metrics(names.index(name), {f"{cell}/{key}": record[key] for key in ("fid", "nfe", "images_per_s")})
+    return [records[name] for name in names]
+
+
+def write_results(paper: Paper, records: Sequence[Record], run_dir: Path) -> str:
+    """Write results.csv, table.md, table.tex and the plots; returns the Markdown."""
+    text = paper_tables.markdown(paper, records)
+    (run_dir / "table.md").write_text(text)
+    (run_dir / "table.tex").write_text(paper_tables.latex(paper, records))
+    paper_tables.write_csv(run_dir / "results.csv", paper, records)
+    points = [
+        record | {"sampler": record["row"], "nfe_asked": record["nfe_asked"] or record["nfe"]}
+        for record in records
+        if "fid" in record and record["repeat"] == 0
     ]
-    for name, cells in rows.items():
-        speed = cells.get(columns[-1], {}).get("images_per_s")
-        row = [name, *(_cell(cells.get(nfe), best[nfe]) for nfe in columns), "-" if speed is None else f"{speed:.4g}"]
-        lines.append("| " + " | ".join(row) + " |")
-    about = {key: next((run[key] for run in runs if run.get(key) is not None), None) for key in COLUMNS}
-    lines += [
-        "",
-        f"{about['fid_name'] or 'No FID'} on {about['dataset']}, checkpoint {about['checkpoint']} at step "
-        f"{about['step']}; lower is better. Bold: best of those within the NFE. +k: k more network calls were made.",
-    ]
-    failed = [run for run in runs if run["status"] == "failed"]
-    lines += [f"\nERR: {run['sampler']} at NFE {run['nfe_asked']}: {run.get('error')}" for run in failed]
-    return "\n".join(lines) + "\n"
+    if points:
+        for kind in ("png", "svg"):
+            fid_vs_nfe_plot(run_dir / f"fid_vs_nfe.{kind}", points)
+    return text
 
 
-def _cell(run: Run | None, best: float | None) -> str:
-    if run and run["status"] == "failed":
-        return "ERR"
-    if run is None or run["status"] != "done":
-        return "-"
-    if run.get("fid") is None:
-        return "no FID"
-    extra = run["nfe"] - run["nfe_asked"]
-    value = f"{run['fid']:.2f}"
-    if extra <= 0 and run["fid"] == best:
-        value = f"**{value}**"
-    return f"{value} <sup>{extra:+d}</sup>" if extra else value
+def show_samples(setup: "Setup", planned: Sequence[Cell], names: Sequence[str], path: Path) -> None:
+    """The first images of every cell in one picture, the same noise in each."""
+    from runs.cells import read, read_shown
+
+    first = [(cell, name) for cell, name in zip(planned, names, strict=True) if cell.repeat == 0]
+    done = [(cell, name) for cell, name in first if read(setup.folder, name) is not None]
+    if done:
+        images = {(cell.row, cell.column): read_shown(setup.folder, name) for cell, name in done}
+        rows, columns = (list(dict.fromkeys(words)) for words in zip(*images, strict=True))
+        samples_picture(path, images, rows, columns)
 
 
-def write_csv(path: Path, runs: Sequence[Run]) -> None:
-    """One line per run, empty where a run does not know the column."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        for run in runs:
-            writer.writerow(run | {"overrides": " ".join(run.get("overrides", ()))})
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code: 0, or 2 for a folder without a table in it."""
-    parser = argparse.ArgumentParser(prog="python -m eval.table", description="Table and plot of sampling runs.")
-    parser.add_argument("folder", type=Path, help="a folder with runs of sample.py below it")
-    folder = parser.parse_args(arguments).folder
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns its exit code."""
+    if len(arguments) != 1 or "=" in arguments[0] or arguments[0].startswith("-"):
+        cli.run(paper_table, "table")
     try:
-        runs = gather(folder)
-        rows = arrange(runs)
-        text = markdown(rows)
-        (folder / "table.md").write_text(text)
-        write_csv(folder / "table.csv", runs)
-        measured = [run | {"sampler": name} for name, cells in rows.items() for run in cells.values()]
-        if any(run.get("fid") is not None for run in measured):
-            fid_vs_nfe_plot(folder / "fid_vs_nfe.png", measured)
+        print(write_table(Path(arguments[0])))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(text)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -11,7 +11,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from data.config import DatasetConfig
 from eval.config import ExtractorConfig
+from eval.paper import Paper
 from models.config import ObjectiveConfig, UNetConfig
+from runs.analysis_config import AnalysisJob, LikelihoodJob
 
 
 @dataclass
@@ -233,6 +235,23 @@ class SummaryJob:
 
 
 @dataclass
+class FidJob:
+    """Options of eval/fid.py."""
+
+    action: str | None = None
+    samples: str | None = None
+    dataset: DatasetConfig | None = None
+    split: str = MISSING
+    reference: str | None = None
+    extractor: ExtractorConfig = MISSING
+    metrics: list[str] = MISSING
+    num_samples: int | None = None
+    kid_subsets: int = MISSING
+    kid_subset_size: int = MISSING
+    dest: str | None = None
+
+
+@dataclass
 class SampleJob:
     """Options of sample.py."""
 
@@ -249,9 +268,31 @@ class SampleJob:
     label: int | None = None
     guidance: float | None = None
     rounding: str = MISSING
+    keep_samples: bool = MISSING
+    metrics: list[str] = MISSING
+    kid_subsets: int = MISSING
+    kid_subset_size: int = MISSING
     grid_samples: int = MISSING
     gif: bool = MISSING
     gif_samples: int = MISSING
+    extractor: ExtractorConfig = MISSING
+    logger: LoggerConfig = MISSING
+
+
+@dataclass
+class TableJob:
+    """Options of eval/table.py, where it computes a paper's table."""
+
+    name: str = MISSING
+    output_root: str = MISSING
+    run_dir: str | None = None
+    checkpoint: str | None = None
+    step: int | None = None
+    dataset: DatasetConfig | None = None
+    paper: Paper = MISSING
+    num_samples: int = MISSING
+    batch_size: int = MISSING
+    rounding: str = MISSING
     extractor: ExtractorConfig = MISSING
     logger: LoggerConfig = MISSING
 
@@ -261,7 +302,11 @@ def register() -> None:
     store = ConfigStore.instance().store
     store(name="train_schema", node=TrainJob)
     store(name="sample_schema", node=SampleJob)
+    store(name="fid_schema", node=FidJob)
     store(name="model_summary_schema", node=SummaryJob)
+    store(name="likelihood_schema", node=LikelihoodJob)
+    store(name="analysis_schema", node=AnalysisJob)
+    store(name="table_schema", node=TableJob)
     store(group="dataset", name="dataset_schema", node=DatasetConfig)
     store(group="model", name="model_schema", node=UNetConfig)
     store(group="sde", name="vp_linear_schema", node=VPLinearConfig)
@@ -277,6 +322,7 @@ def register() -> None:
     store(group="train", name="train_schema", node=TrainConfig)
     store(group="extractor", name="extractor_schema", node=ExtractorConfig)
     store(group="logger", name="logger_schema", node=LoggerConfig)
+    store(group="paper", name="paper_schema", node=Paper)
 
 
 def to_object(cfg: DictConfig) -> Any:

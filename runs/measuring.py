@@ -1,35 +1,40 @@
-"""FID of samples against a data set's training images."""
+"""Samples measured against the images of a data set."""
 
-import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 import data
 from data.config import DatasetConfig
-from eval.classifier import classifier_extractor
-from eval.config import ExtractorConfig
-from eval.extractor import Extractor, reference_statistics
-from eval.frechet import feature_statistics, frechet_distance, metric_name, rank_warning
+from eval.extractor import Extractor
+from eval.metrics import Choice, Measurement
+from eval.reference import Reference, foreign_statistics, reference_features, reference_statistics
 from runs.errors import checking
 
 
-def load_extractor(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
-    """The feature extractor, trained on the data set or taken from its cache."""
+def load_reference(
+    extractor: Extractor, dataset: DatasetConfig, choice: Choice, split: str = "train", path: Path | None = None
+) -> Reference:
+    """What samples are measured against: a split of the data set, through the extractor unless it is in the cache.
+
+    path: a file of statistics to take instead; a data set's images then only say what shape samples have.
+    Raises ConfigError for images or files that cannot be used.
+    """
     with checking():
-        train, test = data.load(dataset, "train"), data.load(dataset, "test")
-        return classifier_extractor(train.images, train.labels, test.images, test.labels, cfg, dataset.name)
+        images = data.load(dataset, split).images
+        name = f"{dataset.name}-{dataset.train_split if split == 'train' else dataset.test_split}"
+        if path is not None:
+            return Reference(name, images.shape[1:], foreign_statistics(path, extractor), None)
+        features = reference_features(extractor, images, name) if choice.need_features else None
+        statistics = reference_statistics(extractor, images, name, features)
+        return Reference(name, images.shape[1:], statistics, features)
 
 
-def measure(images: np.ndarray, extractor: Extractor, dataset: DatasetConfig) -> dict[str, Any]:
+def measure(images: UInt8[np.ndarray, "n h w c"], extractor: Extractor, dataset: DatasetConfig) -> dict[str, Any]:
     """FID of the images against the data set's training images, with the name it goes by."""
-    reference = reference_statistics(extractor, data.load(dataset, "train").images, dataset.name)
-    stats = feature_statistics([extractor.features(images)], extractor.name, "samples")
-    if warning := rank_warning(stats):
-        print(f"warning: {warning}", file=sys.stderr)
-    return {
-        "fid": frechet_distance(stats, reference),
-        "fid_name": metric_name(stats),
-        "extractor": extractor.name,
-        "extractor_accuracy": extractor.accuracy,
-    }
+    with checking():
+        measurement = Measurement(extractor, load_reference(extractor, dataset, Choice()), Choice())
+        measurement.add(images)
+        return measurement.result()

@@ -1,10 +1,16 @@
 """The networks that can be drawn from: a run's checkpoints, or a folder that `models.weights` wrote."""
 
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from models import checkpoint, weights
 from models.config import UNetConfig
+
+
+log = logging.getLogger(__name__)
+
+SHIPPED = Path(__file__).parent.parent / "checkpoints" / "fashion_mnist"  # comes with the repository
 
 
 class Source(NamedTuple):
@@ -17,7 +23,8 @@ class Source(NamedTuple):
 
 
 def find(folder: str | None, step: int | None, output_root: str) -> Source:
-    """The network in `folder`, or that of the newest run below `output_root`. step: of a run; None for its latest.
+    """The network in `folder`, or that of the newest run below `output_root`, or, where nothing was trained yet, the one
+    that comes with this repository. step: of a run; None for its latest.
 
     Raises FileNotFoundError if there is none, ValueError if its configuration cannot be used.
     """
@@ -29,7 +36,8 @@ def find(folder: str | None, step: int | None, output_root: str) -> Source:
     else:
         found = sorted(Path(output_root).glob("*/*/checkpoints"), key=lambda path: path.stat().st_mtime)
         if not found:
-            raise FileNotFoundError(f"no checkpoint below {output_root}/; train a network first: python train.py")
+            log.info("No network was trained below %s/ yet; taking the one in %s", output_root, SHIPPED)
+            return _published(SHIPPED, step)
         checkpoints = found[-1]
     step = step if step is not None else checkpoint.latest_step(checkpoints)
     if step is None:

@@ -16,7 +16,8 @@ from runs import devices
 from runs.build import build_sde, build_table
 from runs.config import TrainJob
 from runs.drawing import draw, trained
-from runs.measuring import load_extractor, measure
+from runs.extractors import load_extractor
+from runs.measuring import measure
 
 
 class Watch:

@@ -12,8 +12,8 @@ from sklearn.datasets import load_digits
 from eval import classifier
 from eval.classifier import classifier_extractor
 from eval.config import ExtractorConfig, validate_extractor
-from eval.extractor import reference_statistics
 from eval.frechet import feature_statistics, frechet_distance, metric_name
+from eval.reference import reference_statistics
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_reference_statistics_are_cached_per_data_set(tmp_path):
     images, labels = few_images()
     extractor = make(tiny(tmp_path), images, labels, name="my/own images")
     stats = reference_statistics(extractor, images, "my/own images")
-    assert metric_name(stats) == "FID-my-own-images-40"
+    assert metric_name(stats, "FID") == "FID-my-own-images-40"
     other = reference_statistics(extractor, images[:20], "my/own images")
     assert (stats.n, other.n) == (40, 20)
     broken = dataclasses.replace(extractor, embed=lambda _: pytest.fail("computed again"))

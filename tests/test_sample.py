@@ -48,11 +48,33 @@ def test_multirun_with_fid_and_its_table(trained: Path) -> None:
     assert (trained / "sweep" / "fid_vs_nfe.png").stat().st_size > 10_000
 
 
+def test_images_need_not_be_kept_to_be_measured(trained: Path) -> None:
+    arguments = ["logger=none", "extractor=pixels", "sampler.nfe=3", "num_samples=70", "metrics=[fid,kid,pr]"]
+    found = []
+    for kept, batch_size in (("true", 70), ("false", 16)):
+        options = [f"keep_samples={kept}", f"batch_size={batch_size}", "kid_subset_size=50", "grid_samples=20"]
+        result = run("sample.py", *arguments, *options, f"run_dir=kept_{kept}", cwd=trained)
+        assert result.returncode == 0, result.stderr
+        found.append(json.loads((trained / f"kept_{kept}" / "result.json").read_text()))
+    assert not (trained / "kept_false" / "samples.npz").exists()
+    grids = [(trained / f"kept_{kept}" / "grid.png").stat().st_size for kept in ("true", "false")]
+    assert grids[0] == pytest.approx(grids[1], rel=0.05)
+    for name in ("fid", "kid", "precision", "recall", "density", "coverage"):
+        assert found[0][name] == pytest.approx(found[1][name], rel=0.02, abs=0.03), name
+    assert (found[0]["fid_name"], found[0]["rounding"]) == ("FD-pixels-70", "floor")
+    again = run("eval.fid", "calc", "kept_true", "dataset=digits", "extractor=pixels", "dest=again.json", cwd=trained)
+    assert again.returncode == 0, again.stderr
+    record = json.loads((trained / "again.json").read_text())
+    assert record["fid"] == pytest.approx(found[0]["fid"], rel=1e-9)
+    assert record["rounding"] == "floor"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["seeds=5-3"], "seeds must look like"),
         (["num_samples=0"], "num_samples must be at least 1"),
+        (["extractor=pixels", "metrics=[fid,kid]"], "metrics=kid needs at least 1000 samples, got 256"),
         (["rounding=up"], "rounding must be floor or round"),
         (["step=77"], "no checkpoint of step 77"),
         (["sampler.ts_phase=sigma"], "ts_phase must be one of"),

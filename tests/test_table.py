@@ -9,7 +9,8 @@ import sys
 import pytest
 from PIL import Image
 
-from eval.table import arrange, gather, main, markdown
+from eval.sweep import arrange, gather, markdown
+from eval.table import main
 
 RESULT = {
     "sampler": "tAB3",

@@ -1,0 +1,182 @@
+"""What fixed steps get wrong, without FID: the analysis of DEIS (arXiv 2204.13902, sections 3.1 and 3.2).
+
+Everything is measured along trajectories of the probability-flow ODE that 1,000 steps make all but exact. Functions
+answer with arrays, or with rows: dicts from column to value.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Float
+
+import deis
+from deis import SDE, Table, tables
+from deis.sampler import EpsFn
+
+Row = dict[str, Any]
+
+FINE_STEPS = 1000
+ORDERS = (0, 1, 2, 3)
+
+SOLVERS: dict[str, Callable[[SDE, np.ndarray], Table]] = {
+    "Euler": tables.euler,
+    "EI-score": tables.ei_score,
+    "DDIM": tables.ddim,
+    "iPNDM": tables.ipndm,
+    **{f"tAB{order}": partial(tables.t_ab, order=order) for order in ORDERS[1:]},
+    **{f"rhoAB{order}": partial(tables.rho_ab, order=order) for order in ORDERS[1:]},
+    "rho2Heun": partial(tables.rho_rk, rk_method="2heun"),
+    "rho3Kutta": partial(tables.rho_rk, rk_method="3kutta"),
+    "rho4RK": partial(tables.rho_rk, rk_method="4rk"),
+}
+"""The solvers of the paper's ablation and of its main table, by their names there."""
+
+
+class Trajectory(NamedTuple):
+    """All but exact solutions at the nodes t[0] > ... > t[n]: x [n+1, batch, ...], and eps [n, batch, ...] at all but
+    the last. s, sigma, rho: [n+1]."""
+
+    t: Float[np.ndarray, " nodes"]
+    s: Float[np.ndarray, " nodes"]
+    sigma: Float[np.ndarray, " nodes"]
+    rho: Float[np.ndarray, " nodes"]
+    x: Float[np.ndarray, "nodes batch *dims"]
+    eps: Float[np.ndarray, "steps batch *dims"]
+
+
+def fine_trajectory(
+    sde: SDE, eps_fn: EpsFn, x_T: Float[Array, "batch *dims"], phase: str = "t", order: float = 2.0
+) -> Trajectory:
+    """The trajectories from x_T by tAB3 in FINE_STEPS steps, on the grid `deis.timesteps(sde, _, phase, order)`.
+
+    Every FINE_STEPS / n-th of their nodes is a node of the grid of n steps. One compilation.
+    """
+    ts = deis.timesteps(sde, FINE_STEPS, phase, order)
+    x, x_0 = map(np.asarray, deis.trajectory(tables.t_ab(sde, ts, order=3), eps_fn, x_T))
+    s, sigma, rho = sde.s(ts), sde.sigma(ts), sde.rho(ts)
+    along = (-1, *[1] * (x.ndim - 1))
+    eps = (x[:-1] / s[:-1].reshape(along) - x_0) / rho[:-1].reshape(along)
+    return Trajectory(ts, s, sigma, rho, x, eps.astype(x.dtype))
+
+
+def relative_change(values: Float[np.ndarray, "n batch *dims"], every: int) -> Float[np.ndarray, " m"]:
+    """|values[i + every] - values[i]| / |values[i]| at i = 0, every, 2 every, ...; norms are over the whole batch."""
+    flat = values[::every].reshape(len(values[::every]), -1)
+    return np.linalg.norm(np.diff(flat, axis=0), axis=1) / np.linalg.norm(flat[:-1], axis=1)
+
+
+def extrapolation_error(
+    variable: Float[np.ndarray, " n"], values: Float[np.ndarray, "n batch *dims"], every: int, order: int
+) -> Float[np.ndarray, " n"]:
+    """Root mean square error, at every point, of the polynomial in `variable` through the last values at nodes.
+
+    Nodes are the points 0, every, 2 every, ... A point i belongs to the step from node i // every, and the polynomial
+    goes through that node and the `order` before it; through as many as there are in the first steps, as in tAB. The
+    error is 0 at nodes.
+    """
+    errors = []
+    for first in range(0, len(values), every):
+        step = slice(first, first + every)
+        nodes = [first - k * every for k in range(min(first // every, order) + 1)]
+        basis = _lagrange(variable[nodes], variable[step])
+        error = np.tensordot(basis, values[nodes], axes=1) - values[step]
+        errors.append(np.sqrt(np.mean(error**2, axis=tuple(range(1, values.ndim)))))
+    return np.concatenate(errors)
+
+
+def _lagrange(nodes: Float[np.ndarray, " k"], x: Float[np.ndarray, " m"]) -> Float[np.ndarray, "m k"]:
+    """The Lagrange basis through `nodes`, at x."""
+    basis = np.ones((len(x), len(nodes)))
+    for j, node in enumerate(nodes):
+        others = np.delete(nodes, j)
+        basis[:, j] = np.prod((x[:, None] - others) / (node - others), axis=1)
+    return basis
+
+
+def relative_change_rows(path: Trajectory, points: int = 50) -> list[Row]:
+    """How much eps and the score, -eps / sigma, change over 1/points of the grid, relative to their size."""
+    every, n = FINE_STEPS // points, len(path.eps)
+    sigma = path.sigma[:n].reshape(-1, *[1] * (path.eps.ndim - 1))
+    changes = {"eps": relative_change(path.eps, every), "score": relative_change(path.eps / sigma, every)}
+    return [
+        {"t": float(t), "rho": float(rho), "quantity": name, "relative_change": float(value)}
+        for name, change in changes.items()
+        for t, rho, value in zip(path.t[::every], path.rho[::every], change, strict=False)
+    ]
+
+
+def holding_rows(path: Trajectory, num_step: int = 10, points: int = 10) -> list[Row]:
+    """The error in eps of holding eps, or the score, as it was at the beginning of the step; at `points` a step.
+
+    The first is what DDIM does, the second the exponential integrator on the score. Constant score means eps in
+    proportion to sigma, so its error in eps is sigma times that in the score.
+    """
+    every, n = FINE_STEPS // num_step, len(path.eps)
+    sigma = path.sigma[:n].reshape(-1, *[1] * (path.eps.ndim - 1))
+    errors = {
+        "eps": extrapolation_error(path.t[:n], path.eps, every, 0),
+        "score": path.sigma[:n] * extrapolation_error(path.t[:n], path.eps / sigma, every, 0),
+    }
+    shown = slice(None, None, every // points)
+    return [
+        {"t": float(t), "held": name, "eps_error": float(value)}
+        for name, error in errors.items()
+        for t, value in zip(path.t[:n][shown], error[shown], strict=True)
+    ]
+
+
+def extrapolation_rows(path: Trajectory, num_steps: Sequence[int] = (5, 10, 20, 50, 100)) -> list[Row]:
+    """The error of eps extrapolated in t by polynomials of each order, as tAB does: its mean over every step.
+
+    Raises ValueError for a number of steps that does not divide FINE_STEPS.
+    """
+    rows: list[Row] = []
+    for num_step in num_steps:
+        if FINE_STEPS % num_step:
+            raise ValueError(f"the number of steps must divide {FINE_STEPS}, got {num_step}")
+        every, n = FINE_STEPS // num_step, len(path.eps)
+        for order in ORDERS:
+            by_step = extrapolation_error(path.t[:n], path.eps, every, order).reshape(num_step, every).mean(axis=1)
+            rows += [
+                {"nfe": num_step, "order": order, "t": float(t), "eps_error": float(error)}
+                for t, error in zip(path.t[:n:every], by_step, strict=True)
+            ]
+    return rows
+
+
+def pixel_difference(x: Float[np.ndarray, "batch *dims"], reference: Float[np.ndarray, "batch *dims"]) -> float:
+    """The mean of |x - reference| over images and pixels, in the units of x."""
+    return float(np.mean(np.abs(np.asarray(x, np.float64) - np.asarray(reference, np.float64))))
+
+
+def table_within(solver: Callable[[SDE, np.ndarray], Table], sde: SDE, nfe: int, phase: str, order: float) -> Table:
+    """The table of the most steps that makes at most `nfe` network calls. Raises ValueError if there is none."""
+    calls = solver(sde, deis.timesteps(sde, 1, phase, order)).nfe
+    return solver(sde, deis.timesteps(sde, nfe // calls, phase, order))
+
+
+def pixel_difference_rows(
+    sde: SDE,
+    eps_fn: EpsFn,
+    x_T: Float[Array, "batch *dims"],
+    reference: Float[np.ndarray, "batch *dims"],
+    nfes: Sequence[int],
+    phase: str = "t",
+    order: float = 2.0,
+) -> list[Row]:
+    """The mean pixel difference of every solver's images to `reference`, from the same noise x_T.
+
+    nfes: network calls at most, as a row's "nfe_asked"; its "nfe" is what was made. A solver is left out where one step
+    of it takes more. One compilation for all up to 64 calls.
+    """
+    rows: list[Row] = []
+    for name, solver in SOLVERS.items():
+        for nfe in nfes:
+            if nfe < solver(sde, deis.timesteps(sde, 1, phase, order)).nfe:
+                continue
+            table = table_within(solver, sde, nfe, phase, order)
+            difference = pixel_difference(np.asarray(deis.sample(table, eps_fn, x_T)), reference)
+            rows.append({"sampler": name, "nfe_asked": nfe, "nfe": table.nfe, "pixel_difference": difference})
+    return rows

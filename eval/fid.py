@@ -1,0 +1,104 @@
+"""Measure samples against a data set: FID, KID, Inception Score, precision and recall.
+
+    python -m eval.fid ref dataset=cifar10
+    python -m eval.fid calc SAMPLES dataset=cifar10 metrics=[fid,kid,is,pr]
+
+See: python -m eval.fid --help
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from eval.config import validate_extractor
+from eval.extractor import Extractor
+from eval.frechet import save_statistics
+from eval.metrics import Choice, Measurement, lines, validate_choice
+from eval.reference import Reference, statistics_path
+from eval.samples import open_samples
+from runs import cli
+from runs.config import FidJob, to_object
+from runs.errors import checking, writing
+from runs.folder import write_atomically
+from runs.jax_setup import configure_jax
+
+SHARED_BATCH = 32  # divides the batches of all extractors
+
+
+def main(cfg: DictConfig) -> None:
+    """Check the configuration, then make the reference or measure the samples; one line for each metric."""
+    with checking():
+        job: FidJob = to_object(cfg)
+        check(job)
+        samples = None if job.samples is None else open_samples(Path(job.samples).expanduser(), job.num_samples)
+        choice = Choice(job.metrics, job.kid_subsets, job.kid_subset_size)
+        validate_choice(choice, None if samples is None else samples.n)
+    print(configure_jax(SHARED_BATCH), file=sys.stderr)
+    from runs.extractors import load_extractor
+    from runs.measuring import load_reference
+
+    assert job.dataset is not None
+    extractor = load_extractor(job.extractor, job.dataset)
+    path = None if job.reference is None else Path(job.reference).expanduser()
+    reference = load_reference(extractor, job.dataset, choice, job.split, path)
+    if samples is None:
+        write_reference(reference, extractor, job.dest)
+        return
+    with checking():
+        measurement = Measurement(extractor, reference, choice)
+        for images in tqdm(samples.batches, total=samples.num_batches, unit="batch", leave=False, disable=None):
+            measurement.add(images)
+        found = measurement.result()
+    print("\n".join(lines(found)))
+    if job.dest is not None:
+        about = {"samples": job.samples, "num_samples": samples.n, "rounding": samples.rounding}
+        with writing():
+            write_atomically(Path(job.dest), json.dumps(found | about, indent=2) + "\n")
+
+
+def check(job: FidJob) -> None:
+    """Refuse with a ValueError what cannot work, before anything expensive starts."""
+    if job.action not in ("ref", "calc") or (job.action == "calc") != (job.samples is not None):
+        raise ValueError(
+            "say what to do first: python -m eval.fid ref dataset=NAME, or python -m eval.fid calc SAMPLES dataset=NAME"
+        )
+    if job.dataset is None:
+        raise ValueError("give dataset=NAME, the images to measure against; python -m eval.fid --help lists them")
+    if job.extractor.name == "none":
+        raise ValueError("extractor=none has no features to measure with; leave it out, or choose another")
+    validate_extractor(job.extractor)
+    if job.reference is not None and job.samples is None:
+        raise ValueError(f"reference={job.reference} is already one; give it to: python -m eval.fid calc SAMPLES")
+    if job.dest is not None and (Path(job.dest).is_dir() or not Path(job.dest).absolute().parent.is_dir()):
+        raise ValueError(f"dest={job.dest} must be the name of a file in a folder that is there")
+
+
+def write_reference(reference: Reference, extractor: Extractor, dest: str | None) -> None:
+    """Say where the statistics are, and write them to `dest` too if it is given."""
+    stats = reference.statistics
+    if dest is not None:
+        with writing():
+            save_statistics(Path(dest), stats)
+    print(f"{stats.n} images of {stats.data} by {stats.extractor}: {dest or statistics_path(extractor, stats.data)}")
+
+
+def overrides(words: list[str]) -> list[str]:
+    """Arguments for Hydra, which has no positional words: `ref` and `calc SAMPLES` in front become options."""
+    match words:
+        case ["ref", *rest]:
+            return ["action=ref", *rest]
+        case ["calc", path, *rest] if Path(path).exists() or not re.match(r"-|[\w.]+=", path):
+            escaped = path.replace("\\", "\\\\").replace("'", "\\'")
+            return ["action=calc", f"samples='{escaped}'", *rest]
+        case [word, *_] if "=" not in word and not word.startswith("-"):
+            return []  # `check` then says what to type
+    return words
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = overrides(sys.argv[1:])
+    cli.run(main, "fid")

@@ -1,0 +1,147 @@
+"""The table of a folder of sampling runs: gathered, laid out in rows and columns, and written."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.figures import fid_vs_nfe_plot
+
+Run = dict[str, Any]  # the fields of status.json and result.json, and "folder"
+Rows = dict[str, dict[int, Run]]  # row name -> NFE asked for -> run
+
+METHODS = ("ddim", "rho_rk", "rho_ab", "log_rho_ab", "t_ab", "ipndm")  # order of the rows
+COLUMNS = (
+    "sampler", "method", "order", "nfe_asked", "nfe", "fid_name", "fid", "images_per_s", "seconds", "num_samples",
+    "seeds", "dataset", "extractor", "checkpoint", "step", "overrides", "status", "error", "folder",
+)  # fmt: skip
+# overrides that are the column, or that change no image
+NOT_IN_ROW_NAMES = ("sampler.nfe", "run_dir", "output_root", "name", "logger", "batch_size", "gif", "grid_samples")
+
+
+def gather(folder: Path) -> list[Run]:
+    """Every sampling run below `folder`, in the order of the table's rows and columns.
+
+    A run is a folder whose result.json or status.json names a sampler; training runs do not.
+
+    Raises:
+        FileNotFoundError: the folder does not exist or holds no run.
+        ValueError: a file is not JSON, or the runs cannot be compared in one table.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder; give the folder that sample.py wrote its runs into")
+    places = {path.parent for name in ("status.json", "result.json") for path in folder.rglob(name)}
+    runs = [run for run in map(_read_run, sorted(places)) if "sampler" in run and "nfe_asked" in run]
+    if not runs:
+        raise FileNotFoundError(f"{folder} holds no results; run sample.py first")
+    for key in ("dataset", "checkpoint", "step", "fid_name"):
+        found = sorted({str(run[key]) for run in runs if run.get(key) is not None})
+        if len(found) > 1:
+            raise ValueError(f"{folder} mixes runs of different {key} ({', '.join(found)}); give a narrower folder")
+    return sorted(runs, key=_position)
+
+
+def _read_run(folder: Path) -> Run:
+    run: Run = {"status": "done", "folder": str(folder)}
+    for path in (folder / "status.json", folder / "result.json"):
+        if path.is_file() and run["status"] == "done":  # a result in a run that is not done is of an earlier one
+            try:
+                run |= json.loads(path.read_text())
+            except ValueError as error:
+                raise ValueError(f"{path} is not JSON ({error}); delete it and sample again") from error
+            run["written"] = path.stat().st_mtime
+    return run
+
+
+def _position(run: Run) -> tuple:
+    method = METHODS.index(run["method"]) if run.get("method") in METHODS else len(METHODS)
+    return method, run.get("order") or 0, run["sampler"], run["nfe_asked"]
+
+
+def arrange(runs: Sequence[Run]) -> Rows:
+    """Lay runs out in rows; runs of one sampler that differ in an override get rows that name it.
+
+    Of several runs of a cell the newest finished one is shown. A run that does not know its overrides, having failed
+    early, stands in the row of the bare sampler.
+    """
+    shared: dict[str, set[str]] = {}
+    for run in runs:
+        if "overrides" in run:
+            shared[run["sampler"]] = shared.get(run["sampler"], _settings(run)) & _settings(run)
+    rows: Rows = {}
+    for run in runs:
+        special = sorted(_settings(run) - shared.get(run["sampler"], set()))
+        name = f"{run['sampler']} ({' '.join(special)})" if special else run["sampler"]
+        cells = rows.setdefault(name, {})
+        rivals = (run, cells.get(run["nfe_asked"], run))
+        cells[run["nfe_asked"]] = max(rivals, key=lambda run: (run["status"] == "done", run["written"]))
+    return rows
+
+
+def _settings(run: Run) -> set[str]:
+    return {text for text in run.get("overrides", ()) if text.partition("=")[0] not in NOT_IN_ROW_NAMES}
+
+
+def markdown(rows: Rows) -> str:
+    """The table as Markdown, in the paper's manner: best in bold, +k where k more network calls were made."""
+    runs = [run for cells in rows.values() for run in cells.values()]
+    columns = sorted({run["nfe_asked"] for run in runs})
+    measured = [run for run in runs if run.get("fid") is not None and run["nfe"] <= run["nfe_asked"]]
+    best = {nfe: min((run["fid"] for run in measured if run["nfe_asked"] == nfe), default=None) for nfe in columns}
+    lines = [
+        "| sampler | " + " | ".join(f"NFE {nfe}" for nfe in columns) + f" | images/s at {columns[-1]} |",
+        "|---|" + "---:|" * (len(columns) + 1),
+    ]
+    for name, cells in rows.items():
+        speed = cells.get(columns[-1], {}).get("images_per_s")
+        row = [name, *(_cell(cells.get(nfe), best[nfe]) for nfe in columns), "-" if speed is None else f"{speed:.4g}"]
+        lines.append("| " + " | ".join(row) + " |")
+    about = {key: next((run[key] for run in runs if run.get(key) is not None), None) for key in COLUMNS}
+    lines += [
+        "",
+        f"{about['fid_name'] or 'No FID'} on {about['dataset']}, checkpoint {about['checkpoint']} at step "
+        f"{about['step']}; lower is better. Bold: best of those within the NFE. +k: k more network calls were made.",
+    ]
+    failed = [run for run in runs if run["status"] == "failed"]
+    lines += [f"\nERR: {run['sampler']} at NFE {run['nfe_asked']}: {run.get('error')}" for run in failed]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(run: Run | None, best: float | None) -> str:
+    if run and run["status"] == "failed":
+        return "ERR"
+    if run is None or run["status"] != "done":
+        return "-"
+    if run.get("fid") is None:
+        return "no FID"
+    extra = run["nfe"] - run["nfe_asked"]
+    value = f"{run['fid']:.2f}"
+    if extra <= 0 and run["fid"] == best:
+        value = f"**{value}**"
+    return f"{value} <sup>{extra:+d}</sup>" if extra else value
+
+
+def write_csv(path: Path, runs: Sequence[Run]) -> None:
+    """One line per run, empty where a run does not know the column."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        for run in runs:
+            writer.writerow(run | {"overrides": " ".join(run.get("overrides", ()))})
+
+
+def write_table(folder: Path) -> str:
+    """Write table.md, table.csv and, where a FID is known, fid_vs_nfe.png into `folder`; returns the Markdown.
+
+    Raises what `gather` raises.
+    """
+    runs = gather(folder)
+    rows = arrange(runs)
+    text = markdown(rows)
+    (folder / "table.md").write_text(text)
+    write_csv(folder / "table.csv", runs)
+    measured = [run | {"sampler": name} for name, cells in rows.items() for run in cells.values()]
+    if any(run.get("fid") is not None for run in measured):
+        fid_vs_nfe_plot(folder / "fid_vs_nfe.png", measured)
+    return text

@@ -1,0 +1,36 @@
+"""The feature extractors by name, and what each needs of the data set."""
+
+from collections.abc import Callable
+
+import data
+from data.config import DatasetConfig
+from eval.classifier import classifier_extractor
+from eval.config import ExtractorConfig
+from eval.efficientnet import efficientnet_extractor
+from eval.extractor import Extractor
+from eval.inception import inception_extractor
+from eval.pixels import pixels_extractor
+from runs.errors import checking
+
+
+def load_extractor(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
+    """The extractor that `cfg.name` names: read from its file, or trained on the data set or taken from its cache."""
+    with checking():
+        return EXTRACTORS[cfg.name](cfg, dataset)
+
+
+def _classifier(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
+    train, test = data.load(dataset, "train"), data.load(dataset, "test")
+    return classifier_extractor(train.images, train.labels, test.images, test.labels, cfg, dataset.name)
+
+
+def _pixels(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
+    return pixels_extractor(data.load(dataset, "train").images.shape[1:], cfg)
+
+
+EXTRACTORS: dict[str, Callable[[ExtractorConfig, DatasetConfig], Extractor]] = {
+    "classifier": _classifier,
+    "inception": lambda cfg, _: inception_extractor(cfg),
+    "efficientnet_lite0": lambda cfg, _: efficientnet_extractor(cfg),
+    "pixels": _pixels,
+}

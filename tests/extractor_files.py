@@ -1,0 +1,31 @@
+"""State_dicts of feature extractors with random weights that keep activations of a size through a deep network."""
+
+import numpy as np
+
+from eval.layers import kernel_shapes
+from eval.weights import Shapes, Tensors
+
+
+def random_inception(seed: int = 0) -> Tensors:
+    """InceptionV3's tensors under pytorch-fid's names, in their order in the network."""
+    from eval.inception import SIZE, inception
+
+    return random_state(kernel_shapes(inception, SIZE), "{}.conv.weight", "{}.bn", "fc", (1008, 2048), seed)
+
+
+def random_state(
+    kernels: Shapes, weight: str, norm: str, head: str, head_shape: tuple[int, int], seed: int = 0
+) -> Tensors:
+    """weight, norm: a convolution's tensor and its batch norm, with {} for the convolution's name."""
+    rng = np.random.default_rng(seed)
+    state: Tensors = {}
+    for name, (h, w, inputs, outputs) in kernels.items():
+        gain = np.sqrt(2 / (h * w * inputs))
+        state[weight.format(name)] = gain * rng.standard_normal((outputs, inputs, h, w), np.float32)
+        state[f"{norm.format(name)}.weight"] = rng.uniform(0.5, 1.5, outputs)
+        state[f"{norm.format(name)}.bias"] = 0.1 * rng.standard_normal(outputs)
+        state[f"{norm.format(name)}.running_mean"] = 0.1 * rng.standard_normal(outputs)
+        state[f"{norm.format(name)}.running_var"] = rng.uniform(0.5, 1.5, outputs)
+    state[f"{head}.weight"] = rng.standard_normal(head_shape, np.float32) / np.sqrt(head_shape[1])
+    state[f"{head}.bias"] = rng.standard_normal(head_shape[0])
+    return {name: np.asarray(tensor, np.float32) for name, tensor in state.items()}

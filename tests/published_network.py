@@ -1,0 +1,35 @@
+"""A small network with random weights, as a folder that sample.py and eval.table take for a published one."""
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+import jax
+import numpy as np
+from commands import ROOT, TINY
+
+from models import weights
+from models.config import UNetConfig
+from models.unet import shapes
+from runs import config
+
+
+def options(*overrides: str) -> config.TrainJob:
+    """The options of train.py for the tests' small network on the embedded data set, 8x8 digits."""
+    config.register()
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return config.to_object(hydra.compose("train", [*TINY, *overrides]))
+
+
+def random_weights(model: UNetConfig) -> dict[str, Any]:
+    """Parameters of which none is zero, as some of a fresh network are."""
+    generator = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: generator.normal(0.0, 0.2, leaf.shape).astype(np.float32), shapes(model))
+
+
+def write(folder: Path, *overrides: str) -> Path:
+    """Save such a network into `folder`; returns it."""
+    job = options("model.image_size=8", "model.image_channels=1", *overrides)
+    sde, dataset = vars(job.sde), vars(job.dataset)
+    weights.save(folder, weights.Weights("unet", "random", job.model, sde, random_weights(job.model), dataset))
+    return folder
