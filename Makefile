@@ -37,4 +37,8 @@ $(READY) $(PEERS_READY):
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(if $(NO_DEPS),$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(NO_DEPS))
 	touch $@
+
+# these ask for torchvision, which does not fit every build of torch, and of which the comparisons need nothing
+$(PEERS_READY): NO_DEPS := torch-fidelity==0.4.0 pytorch-fid==0.3.0

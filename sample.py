@@ -23,7 +23,12 @@ from runs.errors import NonFiniteError, Stopped, checking
 from runs.jax_setup import configure_jax
 from runs.seeds import parse_seeds
 from runs.signals import stop_requests
-from runs.source import Source, find
+from runs.source import SHIPPED, Source, find
+
+NEXT = """Next: python sample.py sampler=ddim sampler.nfe=5              another solver, fewer network calls
+      python sample.py gif=true extractor=none                 the images as they come out of the noise
+      python sample.py -m sampler=ddim,tab3 sampler.nfe=5,10   a comparison; then python -m eval.table FOLDER
+      python train.py                                          a network of your own, in minutes"""
 
 
 def main(cfg: DictConfig) -> None:
@@ -41,12 +46,12 @@ def main(cfg: DictConfig) -> None:
         print(configure_jax(job.batch_size), file=sys.stderr)
         measurement = None
         if job.extractor.name != "none" and dataset is not None:
-            from runs.extractors import load_extractor
-            from runs.measuring import load_reference
+            from runs.measuring import open_measurement
 
-            extractor, choice = load_extractor(job.extractor, dataset), choice_of(job)
+            published = source.path if source.step is None and job.dataset is None else None
+            choice = choice_of(job)
             with checking():
-                measurement = Measurement(extractor, load_reference(extractor, dataset, choice), choice)
+                measurement = Measurement(*open_measurement(job.extractor, dataset, choice, published), choice)
         result = draw_images(job, source, table, run_dir, measurement)
         result |= {"dataset": dataset.name if dataset else None, "overrides": list(HydraConfig.get().overrides.task)}
         if measurement is not None:
@@ -55,6 +60,8 @@ def main(cfg: DictConfig) -> None:
         folder.write_atomically(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
         record(job, run_dir, config, result)
     print(f"{summary(result)}, {run_dir}")
+    if source.path == SHIPPED:
+        print(NEXT, file=sys.stderr)
 
 
 def check(job: SampleJob) -> None:

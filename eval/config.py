@@ -20,7 +20,7 @@ class ExtractorConfig:
     learning_rate: float = 2e-3
     features: int = 64
     seed: int = 0
-    # of networks with published weights
+    # of networks with weights in a file
     weights: str | None = None
     resize: str = "pytorch"
 
@@ -39,8 +39,8 @@ def validate_extractor(cfg: ExtractorConfig) -> None:
             raise ValueError(f"extractor.{field}={getattr(cfg, field)} must be greater than 0")
     if cfg.seed < 0:
         raise ValueError(f"extractor.seed={cfg.seed} must be 0 or more")
-    if cfg.weights is not None and cfg.name not in ("inception", "efficientnet_lite0"):
-        raise ValueError(f"extractor.weights={cfg.weights} belongs to inception or efficientnet_lite0, not {cfg.name}")
+    if cfg.weights is not None and cfg.name in ("pixels", "none"):
+        raise ValueError(f"extractor.weights={cfg.weights} does not go with extractor {cfg.name}, which has no weights")
     if cfg.resize not in RESIZES:
         raise ValueError(f"extractor.resize={cfg.resize} is unknown; use {' or '.join(RESIZES)}")
     if cfg.resize != "pytorch" and cfg.name != "inception":

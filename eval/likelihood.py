@@ -20,9 +20,10 @@ from data.config import DatasetConfig
 from runs import cli, folder
 from runs.analysis_config import LikelihoodJob
 from runs.build import build_sde, build_table
-from runs.config import SamplerConfig, to_dict, to_object
+from runs.config import to_dict, to_object
 from runs.errors import NonFiniteError, checking
 from runs.jax_setup import configure_jax
+from runs.solver_config import SamplerConfig
 from runs.source import Source, find
 
 if TYPE_CHECKING:

@@ -17,7 +17,10 @@ COLUMNS = (
     "seeds", "dataset", "extractor", "checkpoint", "step", "overrides", "status", "error", "folder",
 )  # fmt: skip
 # overrides that are the column, or that change no image
-NOT_IN_ROW_NAMES = ("sampler.nfe", "run_dir", "output_root", "name", "logger", "batch_size", "gif", "grid_samples")
+NOT_IN_ROW_NAMES = (
+    "sampler.nfe", "run_dir", "output_root", "name", "logger", "batch_size", "gif", "grid_samples", "keep_samples",
+    "metrics", "kid_subsets", "kid_subset_size",
+)  # fmt: skip
 
 
 def gather(folder: Path) -> list[Run]:

@@ -15,6 +15,7 @@ from data.config import DatasetConfig
 from eval import paper_tables
 from eval.config import validate_extractor
 from eval.figures import fid_vs_nfe_plot
+from eval.metrics import Choice
 from eval.paper import Paper, Record, validate
 from eval.paper_grid import samples_picture
 from eval.sweep import write_table
@@ -102,13 +103,14 @@ def set_up(job: TableJob, source: Source, dataset: DatasetConfig, run_dir: Path,
     """Load the network and the feature extractor."""
     from runs.cells import counting, prepare
     from runs.drawing import load_trained
-    from runs.extractors import load_extractor
+    from runs.measuring import open_measurement
 
     with checking():
         net = counting(load_trained(source.path, source.step), costs)
-        extractor = load_extractor(job.extractor, dataset)
+        published = source.path if source.step is None and job.dataset is None else None
+        extractor, reference = open_measurement(job.extractor, dataset, Choice(), published)
         sde, place = source.config["sde"], run_dir / "cells"
-        return prepare(net, sde, extractor, dataset, job.batch_size, job.rounding, place)
+        return prepare(net, sde, extractor, reference.statistics, dataset, job.batch_size, job.rounding, place)
 
 
 def measure_all(

@@ -71,6 +71,7 @@ def fit(sde: SDE, mixture: Mixture, key: Array, steps: int) -> Params:
     return params
 
 
+@partial(jax.jit, static_argnames=("sde", "mixture"))
 def error_at(
     params: Params, sde: SDE, mixture: Mixture, x: Float[Array, "b d"], t: Float[Array, " b"]
 ) -> Float[Array, " b"]:

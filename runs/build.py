@@ -7,7 +7,7 @@ from typing import Any
 
 import deis
 from deis import tables
-from runs.config import SamplerConfig
+from runs.solver_config import SamplerConfig
 
 SDES: dict[str, Callable[..., deis.SDE]] = {
     "vp_linear": deis.vp_linear,

@@ -24,7 +24,6 @@ from data.config import DatasetConfig
 from deis import adaptive
 from eval.extractor import Extractor
 from eval.frechet import Statistics, extend, frechet_distance, metric_name, no_statistics, rank_warning
-from eval.reference import reference_statistics
 from formats.npz import read_npz, write_npz
 from models.score import eps_fn
 from runs.drawing import Trained, draw, starts
@@ -39,7 +38,7 @@ STATISTIC_IMAGES = 512  # training images that Analytic-DDIM's statistic is esti
 
 
 class Setup(NamedTuple):
-    """What all cells share. train: the data set's training images, of which `reference` are the statistics.
+    """What all cells share. dataset: `reference` are the statistics of its training images.
 
     rounding: how samples become uint8, as in `data.to_uint8`. folder: of the finished cells' files.
     identity: what a number depends on besides its cell's options, as plain values.
@@ -48,7 +47,7 @@ class Setup(NamedTuple):
     net: Trained
     extractor: Extractor
     reference: Statistics
-    train: data.Split
+    dataset: DatasetConfig
     batch_size: int
     rounding: str
     folder: Path
@@ -119,20 +118,19 @@ def prepare(
     net: Trained,
     sde: dict[str, Any],
     extractor: Extractor,
+    reference: Statistics,
     dataset: DatasetConfig,
     batch_size: int,
     rounding: str,
     folder: Path,
 ) -> Setup:
     """The setup of a network with an SDE of these options, measured against the data set's training images."""
-    train = data.load(dataset, "train")
-    reference = reference_statistics(extractor, train.images, f"{dataset.name}-{dataset.train_split}")
     weights = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(net.params):
         weights.update(f"{jax.tree_util.keystr(path)}{leaf.dtype}{leaf.shape}".encode())
         weights.update(np.asarray(leaf).tobytes())
     identity = {"weights": weights.hexdigest(), "sde": sde, "images": reference.data, "features": extractor.name}
-    return Setup(net, extractor, reference, train, batch_size, rounding, folder, identity | {"rounding": rounding})
+    return Setup(net, extractor, reference, dataset, batch_size, rounding, folder, identity | {"rounding": rounding})
 
 
 def read(folder: Path, name: str) -> Record | None:
@@ -225,9 +223,10 @@ def eps_norm(setup: Setup, solver: Analytic) -> Float[np.ndarray, " nodes"]:
     path = setup.folder / f"eps_norm_{digest.hexdigest()[:10]}.npz"
     if path.is_file():
         return read_npz(path)["eps_norm"]
-    count = min(STATISTIC_IMAGES, len(setup.train.images))
-    x_0 = data.to_float(jnp.asarray(setup.train.images[:count]))
-    labels = setup.train.labels
+    train = data.load(setup.dataset, "train")
+    count = min(STATISTIC_IMAGES, len(train.images))
+    x_0 = data.to_float(jnp.asarray(train.images[:count]))
+    labels = train.labels
     label = jnp.asarray(labels[:count]) if setup.net.num_classes and labels is not None else None
     network = jax.jit(eps_fn(setup.net.network, setup.net.sde, setup.net.params, label))
     z = jax.random.normal(jax.random.key(0), x_0.shape)

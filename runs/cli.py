@@ -63,7 +63,7 @@ def run(job: Callable[[DictConfig], None], config_name: str) -> None:
 def _log_plainly() -> None:
     """Libraries' warnings and the rooms' messages to stderr, as they are."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    for room in ("data", "eval", "models"):
+    for room in ("data", "eval", "models", "runs"):
         logging.getLogger(room).setLevel(logging.INFO)
 
 

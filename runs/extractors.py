@@ -1,10 +1,11 @@
 """The feature extractors by name, and what each needs of the data set."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import data
 from data.config import DatasetConfig
-from eval.classifier import classifier_extractor
+from eval.classifier import classifier_extractor, read_classifier
 from eval.config import ExtractorConfig
 from eval.efficientnet import efficientnet_extractor
 from eval.extractor import Extractor
@@ -20,6 +21,8 @@ def load_extractor(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
 
 
 def _classifier(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
+    if cfg.weights is not None:
+        return read_classifier(Path(cfg.weights).expanduser())
     train, test = data.load(dataset, "train"), data.load(dataset, "test")
     return classifier_extractor(train.images, train.labels, test.images, test.labels, cfg, dataset.name)
 

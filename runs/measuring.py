@@ -8,10 +8,13 @@ from jaxtyping import UInt8
 
 import data
 from data.config import DatasetConfig
+from eval.classifier import read_classifier
+from eval.config import ExtractorConfig
 from eval.extractor import Extractor
 from eval.metrics import Choice, Measurement
 from eval.reference import Reference, foreign_statistics, reference_features, reference_statistics
 from runs.errors import checking
+from runs.extractors import load_extractor
 
 
 def load_reference(
@@ -30,6 +33,25 @@ def load_reference(
         features = reference_features(extractor, images, name) if choice.need_features else None
         statistics = reference_statistics(extractor, images, name, features)
         return Reference(name, images.shape[1:], statistics, features)
+
+
+def open_measurement(
+    cfg: ExtractorConfig, dataset: DatasetConfig, choice: Choice, published: Path | None
+) -> tuple[Extractor, Reference]:
+    """The extractor, and what samples are measured against: the data set's training images.
+
+    published: folder of a published network that the data set is that of. It may hold a classifier of its own with the
+    statistics of these images; then no images are needed, unless another extractor or more than FID is asked for.
+    """
+    own = None if published is None else published / "classifier.npz"
+    if own is None or not own.is_file() or choice.need_features or (cfg.name, cfg.weights) != ("classifier", None):
+        extractor = load_extractor(cfg, dataset)
+        return extractor, load_reference(extractor, dataset, choice)
+    with checking():
+        extractor = read_classifier(own)
+        statistics = foreign_statistics(own.with_name("statistics.npz"), extractor)
+        assert extractor.image_shape is not None
+        return extractor, Reference(statistics.data.partition("@")[0], extractor.image_shape, statistics, None)
 
 
 def measure(images: UInt8[np.ndarray, "n h w c"], extractor: Extractor, dataset: DatasetConfig) -> dict[str, Any]:

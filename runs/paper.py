@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 import deis
 from eval.paper import Paper
 from runs.build import build_table
-from runs.config import SamplerConfig
+from runs.solver_config import SamplerConfig
 
 
 class Analytic(NamedTuple):

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from models import checkpoint, weights
 from models.config import UNetConfig
 
-
 log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "fashion_mnist"  # comes with the repository
@@ -23,8 +22,8 @@ class Source(NamedTuple):
 
 
 def find(folder: str | None, step: int | None, output_root: str) -> Source:
-    """The network in `folder`, or that of the newest run below `output_root`, or, where nothing was trained yet, the one
-    that comes with this repository. step: of a run; None for its latest.
+    """The network in `folder`, or that of the newest run below `output_root`, or, where nothing was trained yet, the
+    one that comes with this repository. step: of a run; None for its latest.
 
     Raises FileNotFoundError if there is none, ValueError if its configuration cannot be used.
     """

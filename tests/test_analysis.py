@@ -135,17 +135,17 @@ def test_the_command_on_a_network(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("argument", "said"),
+    ("arguments", "said"),
     [
-        ("problem=images", "problem must be one of checkpoint, mixture, got 'images'"),
-        ("nfe=[]", "nfe must be a list of numbers of at least 1"),
-        ("num_samples=0", "num_samples must be at least 1, got 0"),
-        ("ts_phase=sigma", "ts_phase must be one of"),
-        ("problem=checkpoint", "no checkpoint below outputs/"),
+        (["problem=images"], "problem must be one of checkpoint, mixture, got 'images'"),
+        (["problem=mixture", "nfe=[]"], "nfe must be a list of numbers of at least 1"),
+        (["problem=mixture", "num_samples=0"], "num_samples must be at least 1, got 0"),
+        (["problem=mixture", "ts_phase=sigma"], "ts_phase must be one of"),
+        (["checkpoint=nowhere"], "no checkpoint in nowhere/checkpoints"),
     ],
 )
-def test_refusals(argument, said, tmp_path):
-    result = run("eval.analysis", "problem=mixture", argument, cwd=tmp_path)
+def test_refusals(arguments, said, tmp_path):
+    result = run("eval.analysis", *arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert said in result.stderr
     assert len(result.stderr.splitlines()) <= 2

@@ -18,11 +18,13 @@ import deis
 from deis import adaptive, tables
 from eval.config import ExtractorConfig
 from eval.frechet import feature_statistics, frechet_distance
+from eval.metrics import Choice
 from eval.pixels import pixels_extractor
 from models.score import eps_fn
 from runs.build import build_sde
 from runs.cells import Costs, Setup, counting, eps_norm, measure, prepare, read, read_shown, samples, warm_up
 from runs.drawing import Trained, draw, starts, trained
+from runs.measuring import load_reference
 from runs.paper import Adaptive, Analytic, Cell
 
 SEEDS = range(3, 13)
@@ -45,7 +47,8 @@ def costs() -> Costs:
 def setup(network, costs: Costs, tmp_path: Path) -> Setup:
     net, options, dataset = network
     extractor = pixels_extractor((8, 8, 1), ExtractorConfig(name="pixels", cache_dir=str(tmp_path / "features")))
-    return prepare(counting(net, costs), options, extractor, dataset, 4, "round", tmp_path / "cells")
+    reference = load_reference(extractor, dataset, Choice()).statistics
+    return prepare(counting(net, costs), options, extractor, reference, dataset, 4, "round", tmp_path / "cells")
 
 
 def cell(solver, nfe_asked: int | None = 5, seeds: range = SEEDS) -> Cell:
@@ -129,7 +132,7 @@ def test_analytic_ddims_statistic_is_that_of_the_network_and_estimated_once(setu
     sde = setup.net.sde
     solver = Analytic(sde, deis.timesteps(sde, 3), 0.0, False)
     norm = eps_norm(setup, solver)
-    x_0 = data.to_float(setup.train.images[:512])
+    x_0 = data.to_float(data.load(setup.dataset, "train").images[:512])
     at = starts(setup.net, list(range(512)))
     network = jax.jit(eps_fn(setup.net.network, sde, setup.net.params, at.label))
     noise = np.asarray(at.x_T)
@@ -150,7 +153,8 @@ def test_identity_follows_weights_diffusion_images_and_features(setup: Setup, ne
     net, options, dataset = network
 
     def identity(net=net, options=options, rounding="round"):
-        return prepare(net, options, setup.extractor, dataset, 8, rounding, setup.folder).identity
+        setup_of_8 = prepare(net, options, setup.extractor, setup.reference, dataset, 8, rounding, setup.folder)
+        return setup_of_8.identity
 
     assert identity() == setup.identity
     others = [
