@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 import data
@@ -41,7 +40,7 @@ def main(cfg: DictConfig) -> None:
         if job.guidance is not None and not source.config["model"].get("null_class"):
             raise ValueError(f"guidance={job.guidance:g} needs a network trained with model.null_class=true")
         table = build_table(job.sampler, build_sde(source.config["sde"]))
-    config, run_dir = to_dict(cfg), output_folder(job)
+    config, run_dir = to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
     with folder.occupy(run_dir, config, sampler=table.name, nfe_asked=job.sampler.nfe):
         print(configure_jax(job.batch_size), file=sys.stderr)
         measurement = None
@@ -97,15 +96,6 @@ def dataset_of(job: SampleJob, source: Source) -> DatasetConfig | None:
             "against, or extractor=none"
         )
     return known
-
-
-def output_folder(job: SampleJob) -> Path:
-    """run_dir if it is given, the job's own folder within a sweep, else a fresh one."""
-    if job.run_dir is not None:
-        return Path(job.run_dir).expanduser()
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return Path(HydraConfig.get().runtime.output_dir)
-    return folder.fresh(job.output_root, job.name)
 
 
 def draw_images(

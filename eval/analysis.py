@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 import deis
@@ -34,7 +32,7 @@ def main(cfg: DictConfig) -> None:
         source = find(job.checkpoint, job.step, job.output_root) if job.problem == "checkpoint" else None
         sde = deis.vp_linear() if source is None else build_sde(source.config["sde"])
         deis.timesteps(sde, max(job.nfe), job.ts_phase, job.ts_order)
-    config, run_dir = to_dict(cfg), output_folder(job)
+    config, run_dir = to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
     with folder.occupy(run_dir, config, problem=job.problem):
         print(configure_jax(), file=sys.stderr)
         table = trajectories(job, run_dir, sde, *start(job, source, sde))
@@ -54,15 +52,6 @@ def check(job: AnalysisJob) -> None:
             raise ValueError(f"{key} must be at least 1, got {getattr(job, key)}")
     if not 0 <= job.seed <= 2**32 - job.num_samples:
         raise ValueError(f"seed must be 0 or more, and the last seed below 2^32, got {job.seed}")
-
-
-def output_folder(job: AnalysisJob) -> Path:
-    """run_dir if it is given, the job's own folder within a sweep, else a fresh one."""
-    if job.run_dir is not None:
-        return Path(job.run_dir).expanduser()
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return Path(HydraConfig.get().runtime.output_dir)
-    return folder.fresh(job.output_root, job.name)
 
 
 def start(job: AnalysisJob, source: Source | None, sde: deis.SDE) -> "tuple[EpsFn, Array]":

@@ -6,12 +6,10 @@ import time
 from bisect import bisect_left
 from dataclasses import fields, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 import data
@@ -45,7 +43,7 @@ def main(cfg: DictConfig) -> None:
         dataset, split = held_out(job, source)
         jax_setup = configure_jax()
         flows = flows_of(job, sde)
-    config, run_dir = to_dict(cfg), output_folder(job)
+    config, run_dir = to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
     with folder.occupy(run_dir, config):
         print(jax_setup, file=sys.stderr)
         rows, bits = measure(job, source, sde, split, flows)
@@ -69,15 +67,6 @@ def check(job: LikelihoodJob) -> None:
         raise ValueError(f"trace must be exact, rademacher or gaussian, got {job.trace!r}")
     if job.seed < 0:
         raise ValueError(f"seed must be 0 or more, got {job.seed}")
-
-
-def output_folder(job: LikelihoodJob) -> Path:
-    """run_dir if it is given, the job's own folder within a sweep, else a fresh one."""
-    if job.run_dir is not None:
-        return Path(job.run_dir).expanduser()
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return Path(HydraConfig.get().runtime.output_dir)
-    return folder.fresh(job.output_root, job.name)
 
 
 def held_out(job: LikelihoodJob, source: Source) -> tuple[DatasetConfig, "data.Split"]:

@@ -11,11 +11,22 @@ from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 from runs.errors import ConfigError, RunError
 
 # keys that say where and how to continue a run, not what it computes
 _NOT_IDENTITY = ("run_dir", "resume", "output_root", "logger")
+
+
+def of_job(run_dir: str | None, output_root: str, name: str) -> Path:
+    """run_dir if it is given, the job's own folder within a sweep, else a fresh one."""
+    if run_dir is not None:
+        return Path(run_dir).expanduser()
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return Path(HydraConfig.get().runtime.output_dir)
+    return fresh(output_root, name)
 
 
 def fresh(output_root: str, name: str) -> Path:
