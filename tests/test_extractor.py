@@ -276,7 +276,7 @@ def test_a_package_of_weights_that_is_not_installed_is_named(monkeypatch):
     [
         (
             {"name": "pixels", "weights": "a.pth"},
-            "weights=a.pth belongs to .* not pixels",
+            "weights=a.pth does not go with extractor pixels",
         ),
         ({"name": "inception", "resize": "bicubic"}, "resize=bicubic is unknown; use pytorch or tf1"),
         ({"name": "efficientnet_lite0", "resize": "tf1"}, "resize=tf1 belongs to inception, not efficientnet_lite0"),
