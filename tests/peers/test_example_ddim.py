@@ -1,0 +1,23 @@
+"""The example that measures diffusers' schedulers beside ours gives both the same images where they are the same."""
+
+import jax
+import numpy as np
+import pytest
+
+import deis
+from examples import ddim_fashion_mnist
+from models.score import eps_fn
+from runs.drawing import load_trained
+from runs.source import SHIPPED
+
+pytest.importorskip("diffusers", reason="compares with diffusers; make test-peers installs it")
+
+
+def test_ddim_of_the_example_is_ours() -> None:
+    net = load_trained(SHIPPED, None)
+    eps = eps_fn(net.network, net.sde, net.params)
+    x_T = net.sde.prior_sample(jax.random.key(0), (4, *net.image_shape))
+    theirs = ddim_fashion_mnist.by_diffusers("DDIMScheduler", 10, net, eps, x_T)
+    ts = np.append(np.arange(901, 0, -100), 0.0) / 1000 * net.sde.T  # "leading", then to sigma = 0
+    ours = deis.sample(deis.tables.ddim(net.sde, ts), eps, x_T)
+    np.testing.assert_allclose(theirs, ours, atol=1e-4)
