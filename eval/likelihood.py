@@ -48,7 +48,7 @@ def main(cfg: DictConfig) -> None:
         print(jax_setup, file=sys.stderr)
         rows, bits = measure(job, source, sde, split, flows)
         result = {"rows": rows, "dataset": dataset.name, "split": dataset.test_split} | facts(job, source, len(bits[0]))
-        if len(bits) == 2:
+        if len(bits) == len(job.methods) == 2:
             result["difference"] = paired(*bits)
         folder.write_atomically(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
     print(f"{report(result)}\n{run_dir}")
@@ -61,6 +61,8 @@ def check(job: LikelihoodJob) -> None:
             raise ValueError(f"{key} must be at least 1, got {getattr(job, key)}")
     if not job.methods or set(job.methods) - set(METHODS) or len(set(job.methods)) < len(job.methods):
         raise ValueError(f"methods must be [table], [dopri5] or [table,dopri5], got {job.methods}")
+    if job.nfe is not None and (not job.nfe or "table" not in job.methods):
+        raise ValueError(f"nfe={job.nfe} chooses network calls of the method table; give some, and methods=[table]")
     if not 0 < job.tolerance < 1:
         raise ValueError(f"tolerance must be between 0 and 1, got {job.tolerance:g}")
     if job.trace not in ("exact", "rademacher", "gaussian"):
@@ -94,19 +96,22 @@ def held_out(job: LikelihoodJob, source: Source) -> tuple[DatasetConfig, "data.S
     return dataset, replace(split, images=split.images[:count], labels=labels)
 
 
-def flows_of(job: LikelihoodJob, sde: deis.SDE) -> "dict[str, Flow]":
-    """What carries images to noise, by name: the sampler's table run from x_0 to x_T, and DOPRI5.
+def flows_of(job: LikelihoodJob, sde: deis.SDE) -> "list[tuple[str, Flow]]":
+    """What carries images to noise, with its name: the sampler's tables run from x_0 to x_T, and DOPRI5.
 
     Raises ValueError for a sampler that does not run this way.
     """
     from deis import adaptive
 
-    flows: dict[str, Flow] = {}
+    def flow(table: deis.Table) -> "Flow":
+        return lambda sde, eps_fn, state: (deis.sample(table, eps_fn, state), table.nfe)
+
+    flows = []
     if "table" in job.methods:
-        table = encoding_table(job.sampler, sde)
-        flows[table.name] = lambda sde, eps_fn, state: (deis.sample(table, eps_fn, state), table.nfe)
+        tables = [encoding_table(replace(job.sampler, nfe=nfe), sde) for nfe in job.nfe or [job.sampler.nfe]]
+        flows += [(table.name, flow(table)) for table in tables]
     if "dopri5" in job.methods:
-        flows["DOPRI5"] = partial(adaptive.encode, rtol=job.tolerance, atol=job.tolerance)
+        flows.append(("DOPRI5", partial(adaptive.encode, rtol=job.tolerance, atol=job.tolerance)))
     return flows
 
 
@@ -126,7 +131,7 @@ def encoding_table(cfg: SamplerConfig, sde: deis.SDE) -> deis.Table:
 
 
 def measure(
-    job: LikelihoodJob, source: Source, sde: deis.SDE, split: "data.Split", flows: "dict[str, Flow]"
+    job: LikelihoodJob, source: Source, sde: deis.SDE, split: "data.Split", flows: "list[tuple[str, Flow]]"
 ) -> tuple[list[Row], list[np.ndarray]]:
     """(one row of numbers, bits/dim of each image) of every flow."""
     from tqdm import tqdm
@@ -139,7 +144,7 @@ def measure(
         net = load_trained(source.path, source.step)
     labels = split.labels if net.num_classes else None
     rows, all_bits = [], []
-    for name, flow in flows.items():
+    for name, flow in flows:
         clock, chunks, nfes = time.perf_counter(), [], []
         batches = bits_of_batches(
             *(sde, partial(eps_fn, net.network, sde, net.params), split.images, labels, flow),

@@ -20,6 +20,7 @@ class LikelihoodJob:
     dataset: DatasetConfig | None = None
     methods: list[str] = MISSING
     sampler: Any = MISSING
+    nfe: list[int] | None = None
     tolerance: float = MISSING
     trace: str = MISSING
     num_probes: int = MISSING

@@ -173,9 +173,20 @@ def test_the_command(network: Path) -> None:
     assert "rho3Kutta less DOPRI5" in result.stdout
 
 
+def test_a_table_of_network_calls(network: Path) -> None:
+    few = ["checkpoint=net", "num_images=5", "methods=[table]", "nfe=[3,12]", "run_dir=table"]
+    result = run("eval.likelihood", *few, cwd=network)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((network / "table" / "result.json").read_text())
+    assert [(row["solver"], row["nfe"]) for row in found["rows"]] == [("rho3Kutta", 3), ("rho3Kutta", 12)]
+    assert "difference" not in found
+    assert "| rho3Kutta | 3 |" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
+        ("nfe=[]", "nfe=[] chooses network calls of the method table; give some, and methods=[table]"),
         ("methods=[]", "methods must be [table], [dopri5] or [table,dopri5], got []"),
         ("trace=hutchinson", "trace must be exact, rademacher or gaussian, got 'hutchinson'"),
         ("num_images=180", "more than the 179 images of digits's test split"),
