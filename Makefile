@@ -1,5 +1,6 @@
 # make demo   train a score network on real images and compare samplers: tables, plots and grids in outputs/demo
 # make paper  the paper's main table, ablation and analysis with the network in checkpoints/: docs/results.md
+#             (half an hour on two cores; make paper-long, over an hour: the main table with 10,000 images)
 # make test   run the tests, the linter and the type checker
 # Both set up .venv first; a second run does not install again.
 #
@@ -10,7 +11,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PEERS_READY := .venv-peers/.ready
 
-.PHONY: demo paper test test-peers check clean
+.PHONY: demo paper paper-long test test-peers check clean
 
 demo: $(READY)
 	$(BIN)/python train.py experiment=demo
@@ -23,9 +24,13 @@ paper: $(READY)
 	$(BIN)/python -m eval.table paper=cifar10_vp $(SHIPPED) num_samples=2000 run_dir=outputs/paper/cifar10_vp
 	$(BIN)/python -m eval.table paper=cifar10_ablation $(SHIPPED) num_samples=1000 'paper.nfe=[5,10,20,50]' \
 		run_dir=outputs/paper/cifar10_ablation
+	$(BIN)/python -m eval.table paper=last_step $(SHIPPED) num_samples=1000 run_dir=outputs/paper/last_step
 	$(BIN)/python -m eval.analysis $(SHIPPED) run_dir=outputs/paper/network
 	$(BIN)/python -m eval.analysis problem=mixture num_samples=256 run_dir=outputs/paper/mixture
 	$(BIN)/python -m benchmarks.results outputs/paper docs
+
+paper-long: $(READY)
+	$(BIN)/python -m eval.table paper=cifar10_vp $(SHIPPED) num_samples=10000 run_dir=outputs/paper/cifar10_vp_10000
 
 test: check
 	$(BIN)/python -m pytest -n 2

@@ -1,6 +1,9 @@
 """Gather what `make paper` measured into one page, docs/results.md, with its pictures in docs/results/.
 
 python -m benchmarks.results outputs/paper docs
+
+The main table with 10,000 images, which `make paper-long` measures, is kept as docs/results/main_10000.md and put into
+the page as it is there.
 """
 
 import json
@@ -8,7 +11,10 @@ import shutil
 import sys
 from pathlib import Path
 
-SECTIONS = {  # folder below outputs/paper: heading, and what it shows
+from benchmarks.exact_tables import main as exact
+
+LONG, LONG_PAGE = "cifar10_vp_10000", "main_10000.md"
+SECTIONS = {  # folder below outputs/paper, which is a table's name: heading, and what it shows
     "cifar10_vp": (
         "The main table",
         "Every solver of the paper by network calls, with the paper's rule for Runge-Kutta rows: +k where k more calls "
@@ -19,6 +25,15 @@ SECTIONS = {  # folder below outputs/paper: heading, and what it shows
         "What each ingredient of DEIS adds. `python -m eval.table paper=cifar10_ablation "
         "checkpoint=checkpoints/fashion_mnist num_samples=1000 paper.nfe=[5,10,20,50]`",
     ),
+    "last_step": (
+        "The last step of a linear grid",
+        "Why the cubic of the ablation needs another grid. `python -m eval.table paper=last_step "
+        "checkpoint=checkpoints/fashion_mnist num_samples=1000`",
+    ),
+}
+EXACT = {  # of benchmarks.exact_tables
+    "plane": "Four clusters in the plane",
+    "digits": "400 blurred digits of 8x8 pixels, in 64 dimensions",
 }
 ANALYSES = {
     "network": ("Distance from the exact solution, trained network", "`python -m eval.analysis`, 16 images"),
@@ -35,6 +50,8 @@ PICTURES = {
     "holding": "error of holding score or eps over a step",
     "fitting": "where a toy network, fitted to the mixture, is wrong",
 }
+WHY = """## Where the paper's order holds, and where not
+"""
 INTRODUCTION = """# Results
 
 Made by `make paper`, from the network that comes with the repository and from problems that are known exactly. The
@@ -45,14 +62,24 @@ are of another network, other images and other features. Those stand in tables o
 
 
 def main(measured: Path, docs: Path) -> None:
+    """Write the page. Raises FileNotFoundError for a measurement that is not there or not finished."""
     pictures = docs / "results"
     pictures.mkdir(exist_ok=True)
+    if (measured / LONG).is_dir():
+        (pictures / LONG_PAGE).write_text(f"{here(table(finished(measured / LONG)))}\n")
     text = [INTRODUCTION]
     for name, (heading, about) in SECTIONS.items():
-        table = (measured / name / "table.md").read_text()
-        text.append(f"## {heading}\n\n{about}\n\n{deeper(table)}\n{picture(measured / name, 'fid_vs_nfe', pictures)}\n")
+        plot = picture(measured / name, "fid_vs_nfe", pictures)
+        text.append(f"## {heading}\n\n{about}\n\n{table(measured / name)}\n\n{plot}\n")
         if name == "cifar10_vp":
             text.append(f"The same noise through every solver:\n\n{picture(measured / name, 'grid', pictures)}\n")
+            if (pictures / LONG_PAGE).is_file():
+                text.append(f"### With 10,000 images\n\n`make paper-long`\n\n{(pictures / LONG_PAGE).read_text()}")
+        text += [
+            f"### With an exact network: {what.lower()}\n\nErrors in thousandths, not FID.\n\n{exact(name, problem)}\n"
+            for problem, what in EXACT.items()
+        ]
+    text.append(WHY)
     for name, (heading, about) in ANALYSES.items():
         text.append(f"## {heading}\n\n{about}.\n\n{(measured / name / 'pixel_difference.md').read_text()}\n")
         for kind, caption in PICTURES.items():
@@ -61,18 +88,29 @@ def main(measured: Path, docs: Path) -> None:
     (docs / "results.md").write_text("\n".join(text))
 
 
-def deeper(markdown: str) -> str:
-    """The page with its headings two levels further down."""
-    return "\n".join(f"##{line}" if line.startswith("#") else line for line in markdown.splitlines())
+def table(folder: Path) -> str:
+    """The page of a table, its title left out and its headings one level further down."""
+    lines = (folder / "table.md").read_text().splitlines()[1:]
+    return "\n".join(f"#{line}" if line.startswith("#") else line for line in lines).strip()
+
+
+def here(page: str) -> str:
+    """Of a table's page what was measured here, without what is published."""
+    return page.partition("### Published")[0].strip()
 
 
 def picture(folder: Path, name: str, to: Path) -> str:
-    """A copy of the picture, as Markdown. Raises FileNotFoundError if the run did not finish."""
+    """A copy of the picture, as Markdown."""
+    shutil.copyfile(finished(folder) / f"{name}.png", to / f"{folder.name}_{name}.png")
+    return f"![{name}](results/{folder.name}_{name}.png)"
+
+
+def finished(folder: Path) -> Path:
+    """`folder`, or FileNotFoundError if its run did not finish."""
     status = json.loads((folder / "status.json").read_text())["status"]
     if status != "done":
-        raise FileNotFoundError(f"{folder} is not finished, its status is {status}; make paper goes on with it")
-    shutil.copyfile(folder / f"{name}.png", to / f"{folder.name}_{name}.png")
-    return f"![{name}](results/{folder.name}_{name}.png)"
+        raise FileNotFoundError(f"{folder} is not finished, its status is {status}; the same command goes on with it")
+    return folder
 
 
 if __name__ == "__main__":

@@ -72,14 +72,14 @@ def largest_file(checkpoint: Path) -> Path:
 def test_a_damaged_newest_checkpoint_is_passed_over(fault: str, uninterrupted: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted, folder)
-    path = largest_file(folder / "checkpoints" / "00000300")
+    path = largest_file(folder / "checkpoints" / "00000150")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content if fault == "flipped" else content[: len(content) // 2])
     resumed = run("train.py", *OFTEN, f"run_dir={folder}", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert "checkpoint 300 is damaged" in resumed.stderr
-    assert "resumed at step 295" in resumed.stderr
+    assert "checkpoint 150 is damaged" in resumed.stderr
+    assert "resumed at step 145" in resumed.stderr
     assert arrays(folder) == arrays(uninterrupted)
 
 
