@@ -1,6 +1,5 @@
 """Published weights of feature extractors: where their files are, and their tensors as the layers of eval.layers."""
 
-import hashlib
 import importlib.util
 import re
 from collections.abc import Callable, Collection
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from formats.files import read_safetensors, sha256
 from formats.torch_pickle import read_torch
 
 Tensors = dict[str, np.ndarray]
@@ -73,9 +73,9 @@ def read_tensors(path: Path) -> Tensors:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     named = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
-    if named and not (digest := _sha256(path)).startswith(named[1]):
+    if named and not (digest := sha256(path)).startswith(named[1]):
         raise ValueError(f"the SHA-256 of {path} begins with {digest[:8]}, not with {named[1]}; fetch it again")
-    found = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+    found = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
     if not isinstance(found, dict) or not all(isinstance(tensor, np.ndarray) for tensor in found.values()):
         raise ValueError(f"{path} does not hold a state_dict, a dictionary of tensors")
     return {
@@ -83,22 +83,6 @@ def read_tensors(path: Path) -> Tensors:
         for name, tensor in found.items()
         if not name.endswith(".num_batches_tracked")
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_safetensors(path: Path) -> Tensors:
-    import ml_dtypes  # noqa: F401  NumPy knows bfloat16 by it
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from None
 
 
 def read_layers(

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from formats.files import read_json
 from models import manifest
-from models.weights import read_json
 
 _SMALL_FILES = 200_000  # bytes of a checkpoint beside its arrays, and to spare
 State = Any  # a dict or NamedTuple of pytrees of arrays

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from formats.files import read_safetensors
 from models.config import UNetConfig
 from models.diffusers_options import Options, model_of, read_scheduler, read_unet
 from models.layout import Stage, stages
 from models.torch_layers import conv, layer, linear, norm
-from models.weights import Rule, Tensors, Weights, read_safetensors, translate
+from models.weights import Rule, Tensors, Weights, translate
 
 
 def read_diffusers(folder: Path, scheduler: Options | None = None, time: str = "t") -> Weights:

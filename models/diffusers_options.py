@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import deis
+from formats.files import read_json
 from models.config import UNetConfig
-from models.weights import read_json
 
 Options = dict[str, Any]
 

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from models.weights import read_json, sha256
+from formats.files import read_json, sha256
 
 NAME = "manifest.json"
 

@@ -5,7 +5,6 @@ model.safetensors    one float32 tensor per parameter, named by its path: stages
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from formats.files import read_json, read_safetensors, sha256
 from models.config import UNetConfig, validate
 
 Tensors = dict[str, np.ndarray]
@@ -130,39 +130,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not is_whole:
         raise ValueError(f"{path} does not describe a network of this project; convert it: python -m models.convert")
     return config
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises FileNotFoundError, or ValueError if the file is anything else."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        found = json.loads(path.read_text())
-    except ValueError:
-        raise ValueError(f"{path} is not JSON") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold a JSON object, got a {type(found).__name__}")
-    return found
-
-
-def read_safetensors(path: Path) -> Tensors:
-    """All tensors of a file as NumPy arrays. Raises FileNotFoundError, or ValueError if it is damaged."""
-    import ml_dtypes  # noqa: F401  NumPy knows bfloat16 by it
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from None
-
-
-def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flat(params: dict[str, Any], prefix: str = "") -> Tensors:

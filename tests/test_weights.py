@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from formats.files import sha256
 from models.config import UNetConfig
 from models.unet import shapes
-from models.weights import Rule, Weights, flat, load, nested, read_config, save, sha256, translate
+from models.weights import Rule, Weights, flat, load, nested, read_config, save, translate
 
 ROOT = Path(__file__).parent.parent
 MODEL = UNetConfig(channels=8, multipliers=[1, 2], attention_resolutions=[4], image_size=8, image_channels=1)

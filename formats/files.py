@@ -1,0 +1,41 @@
+"""Files as they come: JSON objects, safetensors, and the digest that says whether one is whole."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises FileNotFoundError, or ValueError if the file is anything else."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        raise ValueError(f"{path} is not JSON") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold a JSON object, got a {type(found).__name__}")
+    return found
+
+
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """All tensors of a file as NumPy arrays. Raises FileNotFoundError, or ValueError if it is damaged."""
+    import ml_dtypes  # noqa: F401  NumPy knows bfloat16 by it
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from None
+
+
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
