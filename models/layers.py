@@ -86,21 +86,33 @@ class GroupNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Self-attention over all pixels, added to its input."""
+    """Self-attention over all pixels, added to its input.
+
+    Queries, keys and values are products of their own, and heads lie along the batch: slices of one product, and an
+    axis for the heads, take XLA on CPUs half as long again.
+    """
 
     def __init__(self, cfg: UNetConfig, channels: int, rngs: Rngs):
-        dtype = jnp.dtype(cfg.dtype)
+        self.dtype = jnp.dtype(cfg.dtype)
         self.heads = channels // (cfg.head_channels or channels)
         self.scale = math.sqrt(0.5) if cfg.skip_rescale else 1.0
         self.norm = group_norm(cfg, channels)
-        self.qkv = nnx.Linear(channels, 3 * channels, dtype=dtype, kernel_init=_INIT, rngs=rngs)
-        self.out = nnx.Linear(channels, channels, dtype=dtype, kernel_init=ZERO, rngs=rngs)
+        self.qkv = nnx.Linear(channels, 3 * channels, dtype=self.dtype, kernel_init=_INIT, rngs=rngs)
+        self.out = nnx.Linear(channels, channels, dtype=self.dtype, kernel_init=ZERO, rngs=rngs)
 
     def __call__(self, x: Images) -> Images:
         b, height, width, c = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(b, height * width, 3, self.heads, c // self.heads)
-        h = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
-        return self.scale * (x + self.out(h.reshape(x.shape)))
+        apart = (b, height * width, self.heads, c // self.heads)
+        together = (b * self.heads, height * width, c // self.heads)
+        h = self.norm(x).astype(self.dtype)
+        parts = (jnp.split(jnp.asarray(p, self.dtype), 3, axis=-1) for p in (self.qkv.kernel, self.qkv.bias))
+        q, k, v = (
+            (h @ w + bias).reshape(apart).swapaxes(1, 2).reshape(together) for w, bias in zip(*parts, strict=True)
+        )
+        logits = jnp.einsum("nid,njd->nij", q, k, preferred_element_type=jnp.float32) / math.sqrt(c // self.heads)
+        h = jnp.einsum("nij,njd->nid", jax.nn.softmax(logits).astype(self.dtype), v)
+        h = h.reshape(b, self.heads, height * width, -1).swapaxes(1, 2).reshape(x.shape)
+        return self.scale * (x + self.out(h))
 
 
 class Downsample(nnx.Module):
