@@ -26,6 +26,7 @@ paper: $(READY)
 		run_dir=outputs/paper/cifar10_ablation
 	$(BIN)/python -m eval.table paper=last_step $(SHIPPED) num_samples=1000 run_dir=outputs/paper/last_step
 	$(BIN)/python -m eval.analysis $(SHIPPED) run_dir=outputs/paper/network
+	$(BIN)/python -m eval.analysis $(SHIPPED) run_dir=outputs/paper/network_edm ts_phase=rho ts_order=7
 	$(BIN)/python -m eval.analysis problem=mixture num_samples=256 run_dir=outputs/paper/mixture
 	$(BIN)/python -m benchmarks.results outputs/paper docs
 
