@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from models.config import UNetConfig
 from models.layout import Stage
+from models.products import convolve, convolve_doubled, multiply
 
 Images = Float[Array, "b h w c"]
 Rngs = Any  # nnx.Rngs, or Keys
@@ -48,7 +49,7 @@ class Block(nnx.Module):
         self.norm_2, self.conv_2 = group_norm(cfg, n_out), conv(n_out, n_out, dtype, rngs, kernel_init=ZERO)
         self.dropout = nnx.Dropout(cfg.dropout)
         needed = n_in != n_out or bool(self.resample)
-        self.shortcut = nnx.Linear(n_in, n_out, dtype=dtype, rngs=rngs) if needed else None
+        self.shortcut = linear(n_in, n_out, dtype, rngs) if needed else None
         self.attention = Attention(cfg, n_out, rngs) if stage.attention else None
 
     def __call__(self, x: Images, emb: Float[Array, "b e"], key: PRNGKeyArray | None) -> Images:
@@ -97,8 +98,8 @@ class Attention(nnx.Module):
         self.heads = channels // (cfg.head_channels or channels)
         self.scale = math.sqrt(0.5) if cfg.skip_rescale else 1.0
         self.norm = group_norm(cfg, channels)
-        self.qkv = nnx.Linear(channels, 3 * channels, dtype=self.dtype, kernel_init=_INIT, rngs=rngs)
-        self.out = nnx.Linear(channels, channels, dtype=self.dtype, kernel_init=ZERO, rngs=rngs)
+        self.qkv = linear(channels, 3 * channels, self.dtype, rngs, kernel_init=_INIT)
+        self.out = linear(channels, channels, self.dtype, rngs, kernel_init=ZERO)
 
     def __call__(self, x: Images) -> Images:
         b, height, width, c = x.shape
@@ -107,7 +108,8 @@ class Attention(nnx.Module):
         h = self.norm(x).astype(self.dtype)
         parts = (jnp.split(jnp.asarray(p, self.dtype), 3, axis=-1) for p in (self.qkv.kernel, self.qkv.bias))
         q, k, v = (
-            (h @ w + bias).reshape(apart).swapaxes(1, 2).reshape(together) for w, bias in zip(*parts, strict=True)
+            (multiply(h, w) + bias).reshape(apart).swapaxes(1, 2).reshape(together)
+            for w, bias in zip(*parts, strict=True)
         )
         logits = jnp.einsum("nid,njd->nij", q, k, preferred_element_type=jnp.float32) / math.sqrt(c // self.heads)
         h = jnp.einsum("nij,njd->nid", jax.nn.softmax(logits).astype(self.dtype), v)
@@ -130,10 +132,11 @@ class Upsample(nnx.Module):
     """Twice the size by nearest neighbour, then a convolution."""
 
     def __init__(self, cfg: UNetConfig, stage: Stage, rngs: Rngs):
-        self.conv = conv(stage.n_in, stage.n_out, jnp.dtype(cfg.dtype), rngs)
+        dtype = jnp.dtype(cfg.dtype)
+        self.conv = conv(stage.n_in, stage.n_out, dtype, rngs, conv_general_dilated=convolve_doubled)
 
     def __call__(self, x: Images, emb: Float[Array, "b e"], key: PRNGKeyArray | None) -> Images:
-        return self.conv(double(x, fir=False))
+        return self.conv(x)
 
 
 class PyramidDown(nnx.Module):
@@ -218,7 +221,13 @@ def _neighbours(x: Images, axis: int, pad: int, count: int) -> list[Images]:
 
 
 def conv(n_in: int, n_out: int, dtype: Any, rngs: Rngs, kernel_init: Any = _INIT, **options: Any) -> nnx.Conv:
+    """3x3, of stride 1 within a frame of zeros unless options say otherwise."""
+    options = options or {"conv_general_dilated": convolve}
     return nnx.Conv(n_in, n_out, (3, 3), dtype=dtype, kernel_init=kernel_init, rngs=rngs, **options)
+
+
+def linear(n_in: int, n_out: int, dtype: Any, rngs: Rngs, **options: Any) -> nnx.Linear:
+    return nnx.Linear(n_in, n_out, dtype=dtype, rngs=rngs, dot_general=multiply, **options)
 
 
 def group_norm(cfg: UNetConfig, channels: int) -> GroupNorm:

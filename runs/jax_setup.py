@@ -35,4 +35,4 @@ def _keep_freed_memory() -> None:
         m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8  # malloc.h
         libc.mallopt(m_arena_max, 1)
         libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
+        libc.mallopt(m_trim_threshold, -1)  # never

@@ -1,0 +1,113 @@
+"""Convolutions with gradients of our own against XLA's."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from models.products import convolve, convolve_doubled, multiply
+
+ROOT = Path(__file__).parent.parent
+SHAPES = [(4, 8, 6, 5), (3, 12, 14, 5), (8, 32, 32, 3)]
+
+
+def conv(x, kernel):
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def conv_doubled(x, kernel):
+    return conv(x.repeat(2, axis=1).repeat(2, axis=2), kernel)
+
+
+CASES = [
+    *[(convolve, conv, shape, (3, 3, shape[-1], 7)) for shape in SHAPES],
+    *[(convolve_doubled, conv_doubled, shape, (3, 3, shape[-1], 7)) for shape in SHAPES],
+    *[(multiply, jnp.matmul, shape, (shape[-1], 7)) for shape in SHAPES],
+]
+
+
+def draw(seed, shape, dtype=jnp.float32):
+    return jax.random.normal(jax.random.key(seed), shape, dtype)
+
+
+def assert_close(got, wanted, tolerance=2e-6):
+    assert got.shape == wanted.shape
+    assert got.dtype == wanted.dtype
+    got, wanted = (np.asarray(leaf, np.float64) for leaf in (got, wanted))
+    assert np.abs(got - wanted).max() <= tolerance * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize(("ours", "theirs", "shape", "kernel_shape"), CASES)
+def test_values_and_gradients_are_those_of_xla(ours, theirs, shape, kernel_shape):
+    x, kernel = draw(0, shape), draw(1, kernel_shape)
+    (got, back), (wanted, back_wanted) = jax.vjp(ours, x, kernel), jax.vjp(theirs, x, kernel)
+    assert_close(got, wanted)
+    y_bar = draw(2, wanted.shape)
+    jax.tree.map(assert_close, jax.jit(back)(y_bar), jax.jit(back_wanted)(y_bar))
+
+
+@pytest.mark.parametrize(("ours", "theirs", "shape", "kernel_shape"), CASES)
+def test_directional_derivatives_are_those_of_xla(ours, theirs, shape, kernel_shape):
+    at, along = (draw(0, shape), draw(1, kernel_shape)), (draw(2, shape), draw(3, kernel_shape))
+    jax.tree.map(assert_close, jax.jvp(ours, at, along), jax.jvp(theirs, at, along))
+
+
+@pytest.mark.parametrize(("ours", "theirs", "shape", "kernel_shape"), CASES[::3])
+def test_a_derivative_by_the_images_can_be_mapped_over_directions(ours, theirs, shape, kernel_shape):
+    """As the exact divergence of the likelihood does."""
+    x, kernel, along = draw(0, shape), draw(1, kernel_shape), draw(2, (3, *shape))
+
+    def slopes(fn):
+        return jax.vmap(jax.linearize(lambda x: fn(x, kernel), x)[1])(along)
+
+    got, wanted = slopes(ours), slopes(theirs)
+    assert_close(got, wanted)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(convolve, conv), (convolve_doubled, conv_doubled)])
+def test_the_kernel_gradient_of_bfloat16_is_summed_in_float32(ours, theirs):
+    x, kernel = draw(0, (64, 16, 16, 4)), draw(1, (3, 3, 4, 4))
+    y_bar = jnp.ones_like(theirs(x, kernel), jnp.bfloat16)
+    exact = jax.vjp(theirs, x.astype(jnp.bfloat16).astype(jnp.float32), kernel)[1](y_bar.astype(jnp.float32))[1]
+    got = jax.vjp(ours, x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))[1](y_bar)[1]
+    assert_close(got, exact.astype(jnp.bfloat16), tolerance=2**-7)
+
+
+# Prints how often four devices exchange anything, and how far their gradient is from that of whole arrays on one.
+ON_FOUR_DEVICES = """
+import json
+import jax, numpy as np
+from models import products
+from runs import devices
+
+mesh = devices.mesh()
+x, kernel = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(8, 16, 16, 4), (3, 3, 4, 4)]))
+for product in (products.convolve, products.convolve_doubled):
+    y_bar = product(x, kernel)
+    gradient = jax.jit(lambda x, y_bar: jax.vjp(lambda kernel: product(x, kernel), kernel)[1](y_bar)[0])
+    laid = devices.lay_batch((np.asarray(x), np.asarray(y_bar)), mesh, 8)
+    compiled = gradient.lower(*laid).compile()
+    words = compiled.as_text().split()
+    exchanges = [word for word in words if word.startswith(("all-", "collective-", "reduce-scatter"))]
+    wanted = gradient(x, y_bar)
+    error = np.abs(np.asarray(compiled(*laid)) - np.asarray(wanted)).max() / np.abs(wanted).max()
+    print(json.dumps([mesh.size, [word.split("(")[0] for word in exchanges], float(error)]))
+"""
+
+
+def test_devices_sum_over_their_own_images_and_meet_once():
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4", "PYTHONPATH": str(ROOT)}
+    printed = subprocess.run(
+        [sys.executable, "-c", ON_FOUR_DEVICES], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    for devices, exchanges, error in map(json.loads, printed.splitlines()):
+        assert devices == 4
+        assert exchanges == ["all-reduce"]
+        assert error < 2e-6
