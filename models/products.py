@@ -23,7 +23,7 @@ Images = Float[Array, "b h w c"]
 Kernel = Float[Array, "3 3 n_in n_out"]
 
 _ROWS = 2048  # of one product, whose operands then stay in a core's cache
-_FEWEST = 128  # pixels; with less XLA's own gradient is the quicker one
+_FEWEST = 128  # pixels convolved; with less XLA's own gradient is the quicker one
 
 
 def convolve(x: Images, kernel: Kernel, *_: Any, **__: Any) -> Images:
@@ -77,7 +77,7 @@ def _kernel_gradient(x: Images, y_bar: Images) -> Kernel:
     """Of `convolve`. Rows are shifted in x and columns in y_bar, so that one product holds all nine taps."""
     h, w, n_in, n_out = *x.shape[1:], y_bar.shape[-1]
     if h * w < _FEWEST:
-        return jax.linear_transpose(partial(_convolve_plainly, x), jnp.zeros((3, 3, n_in, n_out), x.dtype))(y_bar)[0]
+        return _gradient_by_xla(_convolve_plainly, x, y_bar)
 
     def shifted_rows(x: Array) -> Array:
         framed = jnp.pad(x, [*[(0, 0)] * 3, (1, 1), (0, 0)])
@@ -95,6 +95,8 @@ def _kernel_gradient(x: Images, y_bar: Images) -> Kernel:
 def _doubled_kernel_gradient(x: Images, y_bar: Images) -> Kernel:
     """Of `convolve_doubled`: a tap sees each pixel of x through 2x2 pixels of the doubled image, whose sum is taken."""
     h, w, n_in, n_out = *x.shape[1:], y_bar.shape[-1]
+    if 4 * h * w < _FEWEST:
+        return _gradient_by_xla(_convolve_doubled_plainly, x, y_bar)
     framed = jnp.pad(y_bar, [(0, 0), (1, 1), (1, 1), (0, 0)])
     tall = framed[:, 1:] + framed[:, :-1]
     squares = tall[:, :, 1:] + tall[:, :, :-1]  # [b, 2 h + 1, 2 w + 1, n_out]
@@ -105,6 +107,11 @@ def _doubled_kernel_gradient(x: Images, y_bar: Images) -> Kernel:
 
     taps = _sum_of_products(x, squares, lambda x: x, all_taps).reshape(n_in, 3, 3, n_out)
     return taps.transpose(1, 2, 0, 3).astype(y_bar.dtype)
+
+
+def _gradient_by_xla(product: Callable[[Array, Array], Array], x: Images, y_bar: Images) -> Kernel:
+    kernel = jnp.zeros((3, 3, x.shape[-1], y_bar.shape[-1]), x.dtype)
+    return jax.linear_transpose(partial(product, x), kernel)(y_bar)[0]
 
 
 def _matrix_gradient(x: Array, y_bar: Array) -> Array:
