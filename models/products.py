@@ -26,19 +26,28 @@ _ROWS = 2048  # of one product, whose operands then stay in a core's cache
 _FEWEST = 128  # pixels convolved; with less XLA's own gradient is the quicker one
 
 
-def convolve(x: Images, kernel: Kernel, *_: Any, **__: Any) -> Images:
-    """3x3 convolution of stride 1 within a frame of zeros, whatever else is asked of it."""
+def convolve(x: Images, kernel: Kernel, strides: Any = (1, 1), padding: Any = "SAME", **_: Any) -> Images:
+    """3x3 convolution within a frame of zeros. Raises ValueError for another stride or padding."""
+    _check(strides, padding)
     return (_convolve if _on_cpu() else _convolve_plainly)(x, kernel)
 
 
-def convolve_doubled(x: Images, kernel: Kernel, *_: Any, **__: Any) -> Float[Array, "b 2*h 2*w d"]:
+def convolve_doubled(
+    x: Images, kernel: Kernel, strides: Any = (1, 1), padding: Any = "SAME", **_: Any
+) -> Float[Array, "b 2*h 2*w d"]:
     """`convolve` of the image at twice the size by nearest neighbour."""
+    _check(strides, padding)
     return (_convolve_doubled if _on_cpu() else _convolve_doubled_plainly)(x, kernel)
 
 
 def multiply(x: Float[Array, "... c"], kernel: Float[Array, "c d"], *_: Any, **__: Any) -> Float[Array, "... d"]:
     """Each pixel's channels times a matrix."""
     return (_multiply if _on_cpu() else jnp.matmul)(x, kernel)
+
+
+def _check(strides: Any, padding: Any) -> None:
+    if tuple(strides) != (1, 1) or padding != "SAME":
+        raise ValueError(f"only strides (1, 1) and padding 'SAME' are convolved here, got {strides} and {padding!r}")
 
 
 def _on_cpu() -> bool:

@@ -80,6 +80,13 @@ def test_the_kernel_gradient_of_bfloat16_is_summed_in_float32(ours, theirs):
     assert_close(got, exact.astype(jnp.bfloat16), tolerance=2**-7)
 
 
+@pytest.mark.parametrize("ours", [convolve, convolve_doubled])
+@pytest.mark.parametrize(("strides", "padding"), [((2, 2), "SAME"), ((1, 1), "VALID")])
+def test_other_convolutions_are_refused(ours, strides, padding):
+    with pytest.raises(ValueError, match="only strides"):
+        ours(draw(0, SHAPES[0]), draw(1, (3, 3, 5, 7)), strides, padding)
+
+
 # Prints how often four devices exchange anything, and how far their gradient is from that of whole arrays on one.
 ON_FOUR_DEVICES = """
 import json
