@@ -114,6 +114,7 @@ def fit(
     import jax
 
     from models import checkpoint, unet
+    from models.packing import pack, pack_state, packed, unpack_state
     from models.training import init_state, make_optimizer, make_train_step
     from runs import devices
     from runs.watching import Watch
@@ -123,18 +124,23 @@ def fit(
         train_set, test_set = (dataclasses.replace(split, labels=None) for split in (train_set, test_set))
     optimizer = make_optimizer(total_steps=job.train.steps, **dataclasses.asdict(job.optimizer))
     init_key, state_key = jax.random.split(jax.random.key(job.seed))
-    state = init_state(jax.jit(partial(unet.init, model))(init_key), optimizer, state_key)
+    shapes = unet.shapes(model)
+    state = init_state(pack(jax.jit(partial(unet.init, model))(init_key), mesh.size), optimizer, state_key)
     with checking():
-        start, state = checkpoint.restore_latest(run_dir / "checkpoints", like=state) or (0, state)
+        saved = jax.eval_shape(partial(unpack_state, like=shapes), state)
+        found = checkpoint.restore_latest(run_dir / "checkpoints", like=saved)
+    start = 0
+    if found is not None:
+        start, state = found[0], pack_state(found[1], state, mesh.size)
     laid = devices.shardings(state, mesh, job.train.fsdp)
     state = devices.lay(state, laid)
-    network, flip = unet.network_of(model), job.dataset.flip
+    network, flip = packed(unet.network_of(model), shapes), job.dataset.flip
     train_step = make_train_step(
         network, sde, job.objective, optimizer, job.train.ema_decay, flip, job.train.accumulate, laid
     )
     if devices.is_main():
         resumed = f"resumed at step {start}; " if start else ""
-        size = f"{unet.num_params(state.params):,} parameters, {len(train_set.images):,} images"
+        size = f"{unet.num_params(shapes):,} parameters, {len(train_set.images):,} images"
         print(f"{resumed}{size}, {mesh.size} x {jax.devices()[0].device_kind}", file=sys.stderr)
     watch = Watch(job, model, train_set, test_set, mesh, run_dir)
     take_steps(job, config, run_dir, watch, train_step, state, start)
@@ -154,7 +160,9 @@ def take_steps(
     from tqdm import tqdm
 
     from eval.figures import loss_curve_plot
+    from models.packing import unpack_state
     from models.saver import Saver
+    from models.unet import shapes
     from runs import devices
     from runs.feeding import feed
     from runs.log import Log, open_log, read_metrics, truncate_metrics
@@ -166,7 +174,8 @@ def take_steps(
     log = open_log(job.logger, run_dir, "train", config) if main else Log(None)
     interval = 0.5 if sys.stderr.isatty() else 10
     bar = tqdm(total=train.steps, initial=start, unit="step", mininterval=interval, disable=not main)
-    saver = Saver(run_dir / "checkpoints", train.keep_checkpoints, train.keep_best)
+    written = partial(unpack_state, like=shapes(watch.model))
+    saver = Saver(run_dir / "checkpoints", train.keep_checkpoints, train.keep_best, written)
     batches = feed(watch.train, train.placement, train.batch_size, job.seed, start, train.steps, watch.mesh)
     progress = Progress(train.batch_size, step_flops(watch.model, train.batch_size))
 

@@ -66,17 +66,18 @@ def training(mesh: Any, names: list[str]) -> tuple[Any, dict[str, Any]]:
     import deis
     from models import unet
     from models.config import ObjectiveConfig, UNetConfig
+    from models.packing import pack, packed
     from models.training import init_state, make_optimizer, make_train_step
     from runs import devices
 
     cfg = UNetConfig(multipliers=[1, 2, 2], attention_resolutions=[16], image_size=SIZE, image_channels=3)
     optimizer = make_optimizer(1e-3, 10, 1000, False, 0.9, 0.999, 1.0)
-    params = unet.init(cfg, jax.random.key(0))
+    params = pack(unet.init(cfg, jax.random.key(0)), mesh.size)
     laid = devices.shardings(init_state(params, optimizer, jax.random.key(1)), mesh, fsdp=False)
     states = {
         name: devices.lay(init_state(params, optimizer, jax.random.key(1)), laid) for name in names
     }  # each its own, to be donated
-    network, sde = unet.network_of(cfg), deis.vp_linear()
+    network, sde = packed(unet.network_of(cfg), unet.shapes(cfg)), deis.vp_linear()
     return make_train_step(network, sde, ObjectiveConfig(), optimizer, 0.999, False, 1, laid), states
 
 

@@ -131,12 +131,14 @@ def serve_jax(folder: Path) -> None:
     from models import unet
     from models.config import ObjectiveConfig
     from models.diffusers import read_diffusers
+    from models.packing import pack, packed
     from models.training import init_state, make_optimizer, make_train_step
     from runs import devices
 
     found, mesh = read_diffusers(folder), devices.mesh()
-    network, optimizer = unet.network_of(found.model), make_optimizer(1e-3, 10, 1000, False, 0.9, 0.999, 1.0)
-    state = init_state(jax.tree.map(jax.numpy.asarray, found.params), optimizer, jax.random.key(0))
+    network = packed(unet.network_of(found.model), unet.shapes(found.model))
+    optimizer = make_optimizer(1e-3, 10, 1000, False, 0.9, 0.999, 1.0)
+    state = init_state(pack(found.params, mesh.size), optimizer, jax.random.key(0))
     laid = devices.shardings(state, mesh, fsdp=False)
     state = devices.lay(state, laid)
     step = make_train_step(network, deis.vp_linear(), ObjectiveConfig(), optimizer, 0.999, False, 1, laid)

@@ -52,13 +52,15 @@ class Block(nnx.Module):
         self.shortcut = linear(n_in, n_out, dtype, rngs) if needed else None
         self.attention = Attention(cfg, n_out, rngs) if stage.attention else None
 
-    def __call__(self, x: Images, emb: Float[Array, "b e"], key: PRNGKeyArray | None) -> Images:
+    def __call__(self, x: Images, emb: Float[Array, "b e"], keys: PRNGKeyArray | None) -> Images:
         h = nnx.silu(self.norm_1(x))
         if self.resample:
             change = halve if self.resample == "down" else double
             h, x = change(h, self.fir), change(x, self.fir)
         h = nnx.silu(self.norm_2(self.conv_1(h) + self.embed(emb)[:, None, None, :]))
-        h = self.conv_2(self.dropout(h, deterministic=key is None, rngs=key))
+        if keys is not None:
+            h = jax.vmap(lambda h, key: self.dropout(h, deterministic=False, rngs=key))(h, keys)
+        h = self.conv_2(h)
         x = self.scale * ((x if self.shortcut is None else self.shortcut(x)) + h)
         return x if self.attention is None else self.attention(x)
 
@@ -124,7 +126,7 @@ class Downsample(nnx.Module):
         side = (1, 1) if cfg.downsample_padding else (0, 1)
         self.conv = conv(stage.n_in, stage.n_out, jnp.dtype(cfg.dtype), rngs, strides=2, padding=(side, side))
 
-    def __call__(self, x: Images, emb: Float[Array, "b e"], key: PRNGKeyArray | None) -> Images:
+    def __call__(self, x: Images, emb: Float[Array, "b e"], keys: PRNGKeyArray | None) -> Images:
         return self.conv(x)
 
 
@@ -135,7 +137,7 @@ class Upsample(nnx.Module):
         dtype = jnp.dtype(cfg.dtype)
         self.conv = conv(stage.n_in, stage.n_out, dtype, rngs, conv_general_dilated=convolve_doubled)
 
-    def __call__(self, x: Images, emb: Float[Array, "b e"], key: PRNGKeyArray | None) -> Images:
+    def __call__(self, x: Images, emb: Float[Array, "b e"], keys: PRNGKeyArray | None) -> Images:
         return self.conv(x)
 
 

@@ -131,7 +131,8 @@ def weighted_loss(
         label = jnp.where(chance < cfg.label_dropout, network.null_label, label)
     t, correction = TIMES[cfg.times](cfg, sde, u)
     x = per_image(sde.s(t)) * x_0 + per_image(sde.sigma(t)) * eps
-    answer = predict(network, sde, params, x, t, label, jax.random.fold_in(dropout_key, place[0]) if train else None)
+    dropout_keys = jax.vmap(partial(jax.random.fold_in, dropout_key))(place) if train else None
+    answer = predict(network, sde, params, x, t, label, dropout_keys)
 
     # eps = a x + b answer: compared as answers, which are of unit size where errors of eps may be lost in rounding
     a, b = eps_weights(network, per_image(sde.s(t)), per_image(sde.sigma(t)))

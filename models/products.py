@@ -89,11 +89,11 @@ def _kernel_gradient(x: Images, y_bar: Images) -> Kernel:
         return _gradient_by_xla(_convolve_plainly, x, y_bar)
 
     def shifted_rows(x: Array) -> Array:
-        framed = jnp.pad(x, [*[(0, 0)] * 3, (1, 1), (0, 0)])
-        return jnp.concatenate([framed[..., tap : tap + h, :] for tap in (0, 1, 2)], 1)
+        framed = jnp.pad(x, [(0, 0), (0, 0), (1, 1), (0, 0)])
+        return jnp.concatenate([framed[..., tap : tap + h, :] for tap in (0, 1, 2)])
 
     def shifted_columns(y_bar: Array) -> Array:
-        framed = jnp.pad(y_bar, [*[(0, 0)] * 3, (1, 1), (0, 0)])
+        framed = jnp.pad(y_bar, [(0, 0), (0, 0), (1, 1), (0, 0)])
         return jnp.concatenate([framed[..., 2 - tap : 2 - tap + w, :] for tap in (0, 1, 2)], -1)
 
     taps = _sum_of_products(x, y_bar, shifted_rows, shifted_columns).reshape(3, n_in, 3, n_out)
@@ -133,26 +133,22 @@ def _sum_of_products(
 ) -> Float[Array, "k m"]:
     """Each channel of left(x) times each of right(y), summed over pixels and images, a few of these at a time: float32.
 
-    left maps x as [d, c, g, h, w] to [d, k, g, h', w']; right maps y as [d, g, h, w, c] to [d, g, h', w', m].
-    The batch is taken to lie in equal runs over all d devices (`runs.devices.lay_batch`): each then sums over its own,
-    and they meet once, at the end.
+    left maps x as [c, g, h, w] to [k, g, h', w']; right maps y as [g, h, w, c] to [g, h', w', m].
     """
-    devices = jax.device_count() if len(x) % jax.device_count() == 0 else 1
-    each = len(x) // devices
-    most = min(max(_ROWS // (x.shape[1] * x.shape[2]), 1), each)
-    group = next(count for count in range(most, 0, -1) if each % count == 0)
-    x, y = (z.reshape(devices, each // group, group, *z.shape[1:]) for z in (x, y))
+    most = min(max(_ROWS // (x.shape[1] * x.shape[2]), 1), len(x))
+    group = next(count for count in range(most, 0, -1) if len(x) % count == 0)
+    x, y = (z.reshape(-1, group, *z.shape[1:]) for z in (x, y))
 
     def add(i: Array, total: Array) -> Array:
-        a, b = operands(*(lax.dynamic_index_in_dim(z, i, axis=1, keepdims=False) for z in (x, y)))
+        a, b = operands(*(lax.dynamic_index_in_dim(z, i, keepdims=False) for z in (x, y)))
         return total + jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
     def operands(x: Array, y: Array) -> tuple[Array, Array]:
-        a, b = left(lax.optimization_barrier(jnp.moveaxis(x, -1, 1))), right(y)
-        return lax.optimization_barrier((a.reshape(*a.shape[:2], -1), b.reshape(devices, -1, b.shape[-1])))
+        a, b = left(lax.optimization_barrier(jnp.moveaxis(x, -1, 0))), right(y)
+        return lax.optimization_barrier((a.reshape(len(a), -1), b.reshape(-1, b.shape[-1])))
 
-    a, b = jax.eval_shape(operands, x[:, 0], y[:, 0])
-    return lax.fori_loop(0, each // group, add, jnp.zeros((devices, a.shape[1], b.shape[2]))).sum(0)
+    a, b = jax.eval_shape(operands, x[0], y[0])
+    return lax.fori_loop(0, len(x), add, jnp.zeros((len(a), b.shape[-1])))
 
 
 _convolve = _bilinear(_convolve_plainly, _kernel_gradient)

@@ -1,5 +1,6 @@
 """Saving checkpoints in the background, from a state that may lie on many devices of many processes."""
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,15 @@ from models.checkpoint import State
 class Saver:
     """Saves checkpoints in the background, one at a time; a context, at whose end the last one is written.
 
-    keep: how many of the newest to keep; keep_best: the one with the lowest score so far too. A write that failed
-    raises its OSError at the next call, or at the end of the context. With several processes each makes these calls
-    at the same steps, process 0 alone writes, and if it fails all raise.
+    keep: how many of the newest to keep; keep_best: the one with the lowest score so far too. written: what is written
+    of a state in host memory. A write that failed raises its OSError at the next call, or at the end of the context.
+    With several processes each makes these calls at the same steps, process 0 alone writes, and if it fails all raise.
     """
 
-    def __init__(self, folder: Path, keep: int, keep_best: bool = False):
-        self._folder, self._keep, self._keep_best = folder, keep, keep_best
+    def __init__(
+        self, folder: Path, keep: int, keep_best: bool = False, written: Callable[[State], State] = lambda state: state
+    ):
+        self._folder, self._keep, self._keep_best, self._written = folder, keep, keep_best, written
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
 
@@ -33,7 +36,7 @@ class Saver:
         self.wait()
         copy = _host_copy(state)
         if jax.process_index() == 0:
-            arguments = (self._folder, step, copy, config, self._keep, self._keep_best, score)
+            arguments = (self._folder, step, self._written(copy), config, self._keep, self._keep_best, score)
             self._pending = self._writer.submit(checkpoint.save, *arguments)
 
     def wait(self) -> None:

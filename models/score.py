@@ -34,7 +34,7 @@ when it was trained on images in [0, 1], log_sigma_4 EDM's.
 class Network(NamedTuple):
     """A pure function and what its arguments and its answer mean.
 
-    apply(params, x [b, h, w, c], time [b], label [b] or None, dropout_key or None) -> float32 [b, h, w, c].
+    apply(params, x [b, h, w, c], time [b], label [b] or None, dropout_keys [b] or None) -> float32 [b, h, w, c].
     time: what it is told of the time, a name in TIMES.
     input: "x", or "unit" for x scaled to unit variance, where the data's standard deviation is sigma_data.
     output: a prediction in `deis.wrappers.PREDICTIONS`, "sigma_score" (sigma times the score) or "edm"
@@ -57,11 +57,11 @@ def predict_eps(
     x: Images,
     t: Float[Array, " b"],
     label: Labels = None,
-    dropout_key: PRNGKeyArray | None = None,
+    dropout_keys: PRNGKeyArray | None = None,
 ) -> Images:
     """eps_theta(x, t): the network's estimate of the noise in x, for times t in [t_0, T], float32."""
     a, b = eps_weights(network, per_image(sde.s(t)), per_image(sde.sigma(t)))
-    return a * x + b * predict(network, sde, params, x, t, label, dropout_key)
+    return a * x + b * predict(network, sde, params, x, t, label, dropout_keys)
 
 
 def predict(
@@ -71,12 +71,12 @@ def predict(
     x: Images,
     t: Float[Array, " b"],
     label: Labels = None,
-    dropout_key: PRNGKeyArray | None = None,
+    dropout_keys: PRNGKeyArray | None = None,
 ) -> Images:
     """What the network answers at (x, t), which `network.output` names, for times t in [t_0, T], float32."""
     s, sigma = per_image(sde.s(t)), per_image(sde.sigma(t))
     scale = jax.lax.rsqrt((s * network.sigma_data) ** 2 + sigma**2) if network.input == "unit" else 1.0
-    return network.apply(params, scale * x, TIMES[network.time](sde, t), label, dropout_key)
+    return network.apply(params, scale * x, TIMES[network.time](sde, t), label, dropout_keys)
 
 
 def eps_weights(network: Network, s: Any, sigma: Any) -> tuple[Any, Any]:

@@ -7,12 +7,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from deis import SDE
 from models.config import ObjectiveConfig
 from models.objective import Examples, weighted_loss
 from models.score import Images, Labels, Network, Params, per_image
+
+WHOLE, CUT = PartitionSpec(), PartitionSpec("data")  # how an array lies over devices: whole on each, or by its rows
 
 
 class TrainState(NamedTuple):
@@ -66,7 +69,7 @@ def make_train_step(
     ema_decay: float,
     flip: bool,
     accumulate: int,
-    laid: TrainState | None = None,
+    laid: Any = None,
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """A jitted function (state, images, labels, index) -> (state, metrics), with the old state's memory reused.
 
@@ -74,14 +77,15 @@ def make_train_step(
         all images, in theirs, if index is None.
     flip: mirror every image left to right with probability 1/2.
     accumulate: parts that the batch is cut into, one after the other, to need less memory; b must be a multiple of it.
-    laid: how the state lies over devices, a Sharding for each of its arrays; None for one device.
+    laid: how the state lies over devices, as of `runs.devices.shardings`; None for one device.
     metrics: loss, and the gradient's norm before clipping, grad_norm; param_norm; finite, whether both of the former
         are; level_loss and level_count as of `weighted_loss`. If not finite, the step is counted but the parameters,
         their average and the optimiser's state stay as they were, and the levels are empty.
 
-    Random numbers follow from (state.key, state.step) and an image's place in the batch. Arrays may be laid over
-    devices: the batch as a whole is what the loss is a mean over.
+    Random numbers follow from (state.key, state.step) and an image's place in the batch. Each device takes the gradient
+    of its share of the batch, and then they meet once.
     """
+    mesh = Mesh(jax.devices()[:1], "data") if laid is None else laid.step.mesh
 
     @partial(jax.jit, donate_argnums=0, out_shardings=None if laid is None else (laid, None))
     def train_step(
@@ -95,9 +99,9 @@ def make_train_step(
             x_0 = _mirrored(flip_key, _to_float(part.images), part.place) if flip else _to_float(part.images)
             return weighted_loss(network, sde, objective, len(images), params, part._replace(images=x_0), loss_key)
 
-        gradient = partial(jax.value_and_grad(loss_of, has_aux=True), state.params)
-        (loss, levels), grad = gradient(batch) if accumulate == 1 else _sum_over_parts(gradient, batch, accumulate)
-        loss, grad = jax.tree.map(lambda leaf: leaf / accumulate, (loss, grad))
+        specs = jax.tree.map(lambda _: WHOLE, state.params) if laid is None else jax.tree.map(_spec, laid.params)
+        gradient = _over_devices(jax.value_and_grad(loss_of, has_aux=True), mesh, specs, accumulate)
+        (loss, levels), grad = gradient(state.params, batch)
         grad_norm = optax.tree.norm(grad)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         state = _updated(optimizer, ema_decay, state, grad, finite)
@@ -119,12 +123,40 @@ def make_evaluation(network: Network, sde: SDE, objective: ObjectiveConfig) -> C
     return evaluate
 
 
-def _sum_over_parts(fn: Callable[[Examples], Any], batch: Examples, parts: int) -> Any:
-    """The sum of fn over `parts` parts of the batch.
+def _over_devices(
+    gradient: Callable[[Params, Examples], Any], mesh: Mesh, specs: Any, parts: int
+) -> Callable[[Params, Examples], Any]:
+    """The mean of `gradient` over the devices' shares of the batch, each taken in `parts`; of the levels, the sum.
 
-    Part j holds the places j, j + parts, j + 2 parts, ..., so that every device has its share of every part.
+    specs: how the parameters lie over the devices, WHOLE or CUT for each array; so will their gradient.
     """
-    cut = jax.tree.map(lambda leaf: leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1), batch)
+
+    def of_share(params: Params, share: Examples) -> Any:
+        of_part = partial(gradient, jax.tree.map(_gathered, params, specs))
+        (loss, levels), grad = of_part(share) if parts == 1 else _sum_over_parts(of_part, share, parts)
+        loss, grad = jax.tree.map(lambda leaf: leaf / (parts * mesh.size), (loss, grad))
+        return jax.lax.psum((loss, levels), "data"), jax.tree.map(_summed, grad, specs)
+
+    return jax.shard_map(of_share, mesh=mesh, in_specs=(specs, CUT), out_specs=(WHOLE, specs), check_vma=False)
+
+
+def _spec(sharding: NamedSharding) -> PartitionSpec:
+    return sharding.spec
+
+
+def _gathered(share: Array, spec: PartitionSpec) -> Array:
+    """The whole of an array of which this device may hold a share only."""
+    return share if spec == WHOLE else jax.lax.all_gather(share, "data", tiled=True)
+
+
+def _summed(array: Array, spec: PartitionSpec) -> Array:
+    """Summed over the devices, each of which may keep a share only."""
+    return jax.lax.psum(array, "data") if spec == WHOLE else jax.lax.psum_scatter(array, "data", tiled=True)
+
+
+def _sum_over_parts(fn: Callable[[Examples], Any], batch: Examples, parts: int) -> Any:
+    """The sum of fn over `parts` parts of the batch."""
+    cut = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), batch)
     shapes = jax.eval_shape(fn, jax.tree.map(lambda leaf: leaf[0], cut))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     return jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, fn(part)), None), zeros, cut)[0]

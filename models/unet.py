@@ -6,7 +6,7 @@ arXiv 2206.00364, train these with other widths.
 
 import dataclasses
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -72,14 +72,19 @@ def _network(options: tuple[tuple[str, Any], ...]) -> Network:
         x: Images,
         t: Float[Array, " b"],
         label: Int[Array, " b"] | None = None,
-        dropout_key: PRNGKeyArray | None = None,
+        dropout_keys: PRNGKeyArray | None = None,
     ) -> Images:
         state = jax.tree.map(lambda leaf: leaf, template)
         nnx.replace_by_pure_dict(state, params)
-        return nnx.merge(graph, state)(x, t, label, dropout_key)
+        return nnx.merge(graph, state)(x, t, label, dropout_keys)
 
     null_label = cfg.num_classes if cfg.null_class else None
     return Network(apply, cfg.time, cfg.input, cfg.output, cfg.sigma_data, null_label)
+
+
+def _keys_of_stages(keys: PRNGKeyArray | None, count: int) -> list[PRNGKeyArray | None]:
+    """Keys [b] of every stage, from those of the images."""
+    return [None] * count if keys is None else list(jax.vmap(partial(jax.random.split, num=count), out_axes=1)(keys))
 
 
 class UNet(nnx.Module):
@@ -107,10 +112,10 @@ class UNet(nnx.Module):
         self.conv_out = conv(self.order[-1].n_out, values, jnp.float32, rngs, kernel_init=ZERO)
 
     def __call__(
-        self, x: Images, t: Float[Array, " b"], label: Int[Array, " b"] | None, dropout_key: PRNGKeyArray | None
+        self, x: Images, t: Float[Array, " b"], label: Int[Array, " b"] | None, dropout_keys: PRNGKeyArray | None
     ) -> Images:
         emb = self.embed(t, label)
-        keys = [None] * len(self.order) if dropout_key is None else jax.random.split(dropout_key, len(self.order))
+        keys = _keys_of_stages(dropout_keys, len(self.order))
         image = to_patches(x, self.cfg.patch_size)
         h = self.conv_in(image)
         kept = [h]

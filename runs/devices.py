@@ -4,6 +4,7 @@ The devices of all processes form one row, the mesh axis "data". One device is a
 in a caller, is different for it.
 """
 
+import math
 import os
 from typing import Any
 
@@ -93,21 +94,17 @@ def shardings(shapes: Tree, mesh: Mesh | AbstractMesh, fsdp: bool) -> Tree:
     """How to lay a pytree over the mesh: a NamedSharding for every leaf (an array, or a shape of `jax.eval_shape`).
 
     Without fsdp every device holds the whole of it. With fsdp ("fully sharded data parallel", arXiv 2304.11277) each
-    array is cut along the largest axis that the number of devices divides; small ones, and those without such an
-    axis, stay whole. Memory per device falls by nearly the number of devices, at the price of gathering the arrays
-    at every use. Nothing is computed or moved here.
+    array whose first axis the number of devices divides is cut along it; small ones stay whole. Packed parameters
+    (`models.packing`), their average and Adam's moments are such arrays. Each device then keeps and updates its share
+    of them; at every step it gathers the parameters, and keeps its share of the gradient. Nothing is computed or
+    moved here.
     """
-    return jax.tree.map(
-        lambda leaf: NamedSharding(mesh, _cut(leaf.shape, mesh.size) if fsdp else PartitionSpec()), shapes
-    )
 
+    def lay_out(leaf: Any) -> PartitionSpec:
+        large = leaf.ndim and leaf.shape[0] % mesh.size == 0 and math.prod(leaf.shape) >= _SMALL
+        return PartitionSpec("data") if fsdp and large else PartitionSpec()
 
-def _cut(shape: tuple[int, ...], devices: int) -> PartitionSpec:
-    axes = [axis for axis, size in enumerate(shape) if size % devices == 0]
-    if not axes or np.prod(shape) < _SMALL:
-        return PartitionSpec()
-    axis = max(axes, key=lambda axis: shape[axis])
-    return PartitionSpec(*[None] * axis, "data")
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, lay_out(leaf)), shapes)
 
 
 def lay(tree: Tree, shardings: Tree) -> Tree:

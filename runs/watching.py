@@ -5,13 +5,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.multihost_utils import process_allgather
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import data
 from models.config import UNetConfig
+from models.packing import packed, unpack
 from models.training import make_evaluation
-from models.unet import network_of
+from models.unet import network_of, shapes
 from runs import devices
 from runs.build import build_sde, build_table
 from runs.config import TrainJob
@@ -21,7 +21,7 @@ from runs.measuring import measure
 
 
 class Watch:
-    """Evaluations of the EMA parameters, with the same images and noise each time.
+    """Evaluations of the EMA parameters, a vector of `models.packing`, with the same images and noise each time.
 
     With several processes all make these calls at the same steps; process 0 draws.
     """
@@ -32,12 +32,14 @@ class Watch:
         self.job, self.model, self.train, self.test, self.mesh, self.run_dir = job, model, train, test, mesh, run_dir
         self.sde = build_sde(vars(job.sde))
         self.table = build_table(job.sampler, self.sde)
-        self._evaluate = make_evaluation(network_of(model), self.sde, job.objective)
+        self._shapes = shapes(model)
+        self._evaluate = make_evaluation(packed(network_of(model), self._shapes), self.sde, job.objective)
+        self._gather = jax.jit(lambda ema: ema, out_shardings=NamedSharding(mesh, PartitionSpec()))
         self._extractor: Any = None
 
     def held_out_loss(self, ema: Any) -> float:
         """The loss on held-out images, without dropout."""
-        job, count = self.job, self.job.train.eval_batches
+        job, count, ema = self.job, self.job.train.eval_batches, self._gather(ema)
         total = 0.0
         for i, key in enumerate(jax.random.split(jax.random.key(job.seed), count)):
             index = data.batch_indices(len(self.test.images), job.train.batch_size, job.seed, i)
@@ -66,9 +68,8 @@ class Watch:
         return {found["fid_name"]: found["fid"]}
 
     def _draw(self, ema: Any, count: int, batch_size: int) -> np.ndarray | None:
-        if jax.process_count() > 1:
-            ema = process_allgather(ema, tiled=True) if self.job.train.fsdp else jax.device_get(ema)
+        ema = self._gather(ema)
         if not devices.is_main():
             return None
-        net = trained(self.model, self.sde, ema)
+        net = trained(self.model, self.sde, unpack(np.asarray(ema), self._shapes))
         return np.concatenate([data.to_uint8(x_0) for x_0 in draw(net, self.table, list(range(count)), batch_size)])

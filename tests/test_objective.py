@@ -40,8 +40,8 @@ def seen(
     """The loss of a network that answers `answer`, and the x, t and label it was asked, in float64."""
     asked: dict[str, Any] = {}
 
-    def apply(params: Any, x: Any, t: Any, label: Any, dropout_key: Any) -> Any:
-        asked.update(x=np.asarray(x, np.float64), t=np.asarray(t, np.float64), label=label, dropout_key=dropout_key)
+    def apply(params: Any, x: Any, t: Any, label: Any, dropout_keys: Any) -> Any:
+        asked.update(x=np.asarray(x, np.float64), t=np.asarray(t, np.float64), label=label, dropout_keys=dropout_keys)
         return jnp.asarray(answer)
 
     network = Network(apply, time="t", input="x", null_label=3, **options)
@@ -103,7 +103,7 @@ GAUSSIAN_STD = 0.7
 def best_eps(sde: deis.SDE) -> Network:
     """eps as one knows it best of normal data: E[eps | x] = sigma x / (s^2 std^2 + sigma^2), times `params`."""
 
-    def apply(params: Any, x: Any, t: Any, label: Any, dropout_key: Any) -> Any:
+    def apply(params: Any, x: Any, t: Any, label: Any, dropout_keys: Any) -> Any:
         s, sigma = sde.marginal(t)
         return params * (sigma / ((s * GAUSSIAN_STD) ** 2 + sigma**2))[:, None, None, None] * x
 
@@ -251,11 +251,11 @@ def test_a_share_of_the_labels_is_dropped_in_training_only() -> None:
     assert abs(dropped.mean() - 0.3) < 4 * (0.3 * 0.7 / B) ** 0.5
     np.testing.assert_array_equal(got["label"][~dropped], label[~dropped])
     assert abs(np.corrcoef(dropped, got["t"])[0, 1]) < 4 / B**0.5, "whatever the time"
-    assert got["dropout_key"] is not None
+    assert got["dropout_keys"] is not None
 
     got = seen(VP, cfg, batch, train=False)
     np.testing.assert_array_equal(got["label"], label)
-    assert got["dropout_key"] is None
+    assert got["dropout_keys"] is None
 
 
 @pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())

@@ -1,11 +1,5 @@
 """Convolutions with gradients of our own against XLA's."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +8,6 @@ from jax import lax
 
 from models.products import convolve, convolve_doubled, multiply
 
-ROOT = Path(__file__).parent.parent
 SHAPES = [(4, 4, 6, 5), (3, 12, 14, 5)]  # few pixels, whose gradients are XLA's; and more
 
 
@@ -85,36 +78,3 @@ def test_the_kernel_gradient_of_bfloat16_is_summed_in_float32(ours, theirs):
 def test_other_convolutions_are_refused(ours, strides, padding):
     with pytest.raises(ValueError, match="only strides"):
         ours(draw(0, SHAPES[0]), draw(1, (3, 3, 5, 7)), strides, padding)
-
-
-# Prints how often four devices exchange anything, and how far their gradient is from that of whole arrays on one.
-ON_FOUR_DEVICES = """
-import json
-import jax, numpy as np
-from models import products
-from runs import devices
-
-mesh = devices.mesh()
-x, kernel = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(8, 16, 16, 4), (3, 3, 4, 4)]))
-for product in (products.convolve, products.convolve_doubled):
-    y_bar = product(x, kernel)
-    gradient = jax.jit(lambda x, y_bar: jax.vjp(lambda kernel: product(x, kernel), kernel)[1](y_bar)[0])
-    laid = devices.lay_batch((np.asarray(x), np.asarray(y_bar)), mesh, 8)
-    compiled = gradient.lower(*laid).compile()
-    words = compiled.as_text().split()
-    exchanges = [word for word in words if word.startswith(("all-", "collective-", "reduce-scatter"))]
-    wanted = gradient(x, y_bar)
-    error = np.abs(np.asarray(compiled(*laid)) - np.asarray(wanted)).max() / np.abs(wanted).max()
-    print(json.dumps([mesh.size, [word.split("(")[0] for word in exchanges], float(error)]))
-"""
-
-
-def test_devices_sum_over_their_own_images_and_meet_once():
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4", "PYTHONPATH": str(ROOT)}
-    printed = subprocess.run(
-        [sys.executable, "-c", ON_FOUR_DEVICES], env=environment, capture_output=True, text=True, check=True
-    ).stdout
-    for devices, exchanges, error in map(json.loads, printed.splitlines()):
-        assert devices == 4
-        assert exchanges == ["all-reduce"]
-        assert error < 2e-6

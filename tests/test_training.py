@@ -30,7 +30,7 @@ INDEX = RNG.permutation(40)[:16].astype(np.int32)
 PARAMS = {"pixels": RNG.normal(0, 0.2, (16, 16)).astype(np.float32), "label": RNG.normal(size=4).astype(np.float32)}
 
 
-def linear(params: Any, x: Any, t: Any, label: Any, dropout_key: Any) -> Any:
+def linear(params: Any, x: Any, t: Any, label: Any, dropout_keys: Any) -> Any:
     """Every pixel of the answer is a sum over all pixels, plus what the label adds."""
     y = x.reshape(len(x), -1) @ params["pixels"]
     added = 0.0 if label is None else params["label"][label][:, None]
@@ -89,7 +89,7 @@ def test_images_are_mirrored_left_to_right_half_of_the_time() -> None:
     """Seen through a network that keeps what it is asked: x_0, since there is next to no noise."""
     asked: list[Any] = []
 
-    def apply(params: Any, x: Any, t: Any, label: Any, dropout_key: Any) -> Any:
+    def apply(params: Any, x: Any, t: Any, label: Any, dropout_keys: Any) -> Any:
         jax.debug.callback(lambda x: asked.append(np.asarray(x)), x)
         return params["pixels"][0, 0] * x
 
@@ -136,7 +136,7 @@ def test_an_image_that_is_not_a_number_skips_the_update_bit_for_bit() -> None:
 def test_a_gradient_that_overflows_skips_the_update() -> None:
     """The loss is finite, its gradient is not: the root has an infinite slope at 0."""
 
-    def apply(params: Any, x: Any, t: Any, label: Any, dropout_key: Any) -> Any:
+    def apply(params: Any, x: Any, t: Any, label: Any, dropout_keys: Any) -> Any:
         return x * jnp.sqrt(params["label"][0])
 
     state = fresh()
@@ -183,7 +183,9 @@ def three_steps(streamed: bool, accumulate: int) -> dict[str, Any]:
     mesh = Mesh(jax.devices(), "data")
     along, everywhere = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
     arrays = along if streamed else everywhere
-    state = jax.tree.map(lambda leaf: jax.device_put(leaf, arrays if leaf.ndim == 2 else everywhere), fresh(ADAM))
+    laid = jax.tree.map(lambda leaf: arrays if leaf.ndim == 2 else everywhere, fresh(ADAM))
+    state = jax.device_put(fresh(ADAM), laid)
+    step = make_train_step(NETWORK, SDE, OBJECTIVE, ADAM, 0.99, True, accumulate, laid)
     for n in range(3):
         index = (INDEX + n) % 40
         batch = (
@@ -191,7 +193,7 @@ def three_steps(streamed: bool, accumulate: int) -> dict[str, Any]:
             if streamed
             else (*jax.device_put((IMAGES, LABELS), everywhere), jax.device_put(index, along))
         )
-        state, metrics = step_of(ADAM, accumulate=accumulate)(state, *batch)
+        state, metrics = step(state, *batch)
     assert state.params["pixels"].sharding.is_equivalent_to(arrays, 2), "parameters stay where they are"
     return jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), metrics | {"params": state.params, "ema": state.ema})
 

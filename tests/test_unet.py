@@ -123,13 +123,18 @@ def test_label_matters(params: dict) -> None:
         network_of(dataclasses.replace(TINY, num_classes=0)).apply(unconditional, X, T, LABEL)
 
 
-def test_dropout_is_off_without_a_key_and_depends_on_it(params: dict) -> None:
+def test_dropout_is_off_without_keys_and_depends_on_an_image_s_own(params: dict) -> None:
     off = net(params, X, T, LABEL)
     np.testing.assert_array_equal(net(params, X, T, LABEL), off)
-    one, again, two = (net(params, X, T, LABEL, jax.random.key(seed)) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(one, again)
-    assert np.abs(one - two).max() > 1e-3
-    assert np.abs(one - off).max() > 1e-3
+    keys = jax.random.split(jax.random.key(1))
+    on = net(params, X, T, LABEL, keys)
+    np.testing.assert_array_equal(net(params, X, T, LABEL, keys), on)
+    assert np.abs(on - off).max((1, 2, 3)).min() > 1e-3
+    other = net(params, X, T, LABEL, jnp.stack([keys[0], jax.random.key(7)]))
+    np.testing.assert_array_equal(other[0], on[0])
+    assert np.abs(other[1] - on[1]).max() > 1e-3
+    alone = net(params, X[1:], T[1:], LABEL[1:], keys[1:])
+    np.testing.assert_allclose(alone, on[1:], atol=1e-5)
 
 
 def test_bfloat16_agrees_with_float32(params: dict) -> None:
@@ -205,9 +210,9 @@ KINDS = {
 
 
 def random_gradient(cfg: UNetConfig) -> dict:
-    rng, apply, key = np.random.default_rng(3), network_of(cfg).apply, jax.random.key(1)
+    rng, apply, keys = np.random.default_rng(3), network_of(cfg).apply, jax.random.split(jax.random.key(1))
     params = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), shapes(cfg))
-    gradient = jax.grad(lambda p: jnp.sum(apply(p, X, T / 999, LABEL, key) ** 2))
+    gradient = jax.grad(lambda p: jnp.sum(apply(p, X, T / 999, LABEL, keys) ** 2))
     return jax.jit(gradient, compiler_options={"xla_backend_optimization_level": 0})(params)  # compiles sooner
 
 
