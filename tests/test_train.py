@@ -64,6 +64,25 @@ def test_sigterm_saves_and_exits_143(uninterrupted: Path, tmp_path: Path) -> Non
     assert arrays(tmp_path / "run") == arrays(uninterrupted)
 
 
+def test_a_run_shared_out_over_four_devices_goes_on_on_one(tmp_path: Path) -> None:
+    """As if it had been on one from the start, up to rounding."""
+    options = [*TINY, "model.multipliers=[1]", "optimizer.cosine_decay=false", "train.sample_every=0"]
+    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # to compile
+    for run_dir, devices, steps in (("moved", "4", 4), ("moved", "1", 6), ("stayed", "1", 6)):
+        laid = [f"train.fsdp={devices == '4'}", f"train.steps={steps}", f"run_dir={run_dir}"]
+        result = run("train.py", *options, *laid, cwd=tmp_path, env=quick | {"JAX_NUM_CPU_DEVICES": devices})
+        assert result.returncode == 0, result.stderr
+        assert f"{devices} x cpu" in result.stderr
+        assert ("resumed at step 4" in result.stderr) == (run_dir == "moved" and devices == "1")
+
+    def at_the_end(run_dir: str) -> dict[str, float]:
+        records = map(json.loads, (tmp_path / run_dir / "metrics.jsonl").read_text().splitlines())
+        found = {name: value for record in records if record["step"] == 6 for name, value in record.items()}
+        return {name: found[name] for name in ("grad_norm", "param_norm", "eval_loss")}
+
+    assert at_the_end("moved") == pytest.approx(at_the_end("stayed"), rel=1e-5)
+
+
 def largest_file(checkpoint: Path) -> Path:
     return max((path for path in checkpoint.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
