@@ -2,7 +2,7 @@
 
 A step does the same to every parameter: sums its gradient over the devices, clips it, feeds it to Adam and to the
 moving average. Of hundreds of arrays that makes thousands of operations to compile, to load and to start; of one vector
-a dozen. Checkpoints hold the arrays by name.
+few. Checkpoints hold the arrays by name.
 """
 
 import math
