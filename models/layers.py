@@ -4,6 +4,8 @@ Parameters, norms and embeddings are float32; `dtype` is what convolutions and a
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -53,11 +55,11 @@ class Block(nnx.Module):
         self.attention = Attention(cfg, n_out, rngs) if stage.attention else None
 
     def __call__(self, x: Images, emb: Float[Array, "b e"], keys: PRNGKeyArray | None) -> Images:
-        h = nnx.silu(self.norm_1(x))
+        h = self.norm_1(x, nnx.silu)
         if self.resample:
             change = halve if self.resample == "down" else double
             h, x = change(h, self.fir), change(x, self.fir)
-        h = nnx.silu(self.norm_2(self.conv_1(h) + self.embed(emb)[:, None, None, :]))
+        h = self.norm_2(self.conv_1(h) + self.embed(emb)[:, None, None, :], nnx.silu)
         if keys is not None:
             h = jax.vmap(lambda h, key: self.dropout(h, deterministic=False, rngs=key))(h, keys)
         h = self.conv_2(h)
@@ -66,26 +68,43 @@ class Block(nnx.Module):
 
 
 class GroupNorm(nnx.Module):
-    """`nnx.GroupNorm` up to rounding, in another order of sums: float32.
-
-    Means are taken for each channel first, and only then over the channels of a group. XLA on CPUs sums over both at
-    once without vector instructions, which took longer than the convolutions beside it.
-    """
+    """`nnx.GroupNorm` up to rounding, in another order of sums, and an activation behind it: float32."""
 
     def __init__(self, channels: int, num_groups: int, epsilon: float):
         self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
         self.num_groups, self.epsilon = num_groups, epsilon
 
-    def __call__(self, x: Images) -> Images:
-        b, c, groups = x.shape[0], x.shape[-1], self.num_groups
+    def __call__(self, x: Images, activation: Callable[[Images], Images] | None = None) -> Images:
+        return _normed(x, self.scale[...], self.bias[...], self.num_groups, self.epsilon, activation)
 
-        def over_group(channels: Float[Array, "b c"]) -> Float[Array, "b c"]:
-            return jnp.repeat(channels.reshape(b, groups, c // groups).mean(2), c // groups, axis=1)
 
-        x = x.astype(jnp.float32)
-        mean, square = over_group(x.mean((1, 2))), over_group((x * x).mean((1, 2)))
-        scale = self.scale[...] * jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0.0) + self.epsilon)
-        return x * scale[:, None, None] + (self.bias[...] - mean * scale)[:, None, None]
+@partial(jax.jit, static_argnums=(3, 4, 5))  # to be traced once for all that are alike
+def _normed(
+    x: Images,
+    scale: Float[Array, " c"],
+    bias: Float[Array, " c"],
+    groups: int,
+    epsilon: float,
+    activation: Callable[[Images], Images] | None,
+) -> Images:
+    """Means are taken for each channel first, and only then over the channels of a group.
+
+    XLA on CPUs sums over both at once without vector instructions, which took longer than the convolutions beside it.
+    """
+    b, c = x.shape[0], x.shape[-1]
+
+    def over_group(channels: Float[Array, "b c"]) -> Float[Array, "b c"]:
+        return jnp.repeat(channels.reshape(b, groups, c // groups).mean(2), c // groups, axis=1)
+
+    @jax.checkpoint  # what the activation is taken of is computed anew for the gradient: a quarter less memory
+    def activated(x: Images, factor: Float[Array, "b c"], shift: Float[Array, "b c"]) -> Images:
+        normed = x * factor[:, None, None] + shift[:, None, None]
+        return normed if activation is None else activation(normed)
+
+    x = x.astype(jnp.float32)
+    mean, square = over_group(x.mean((1, 2))), over_group((x * x).mean((1, 2)))
+    factor = scale * jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0.0) + epsilon)
+    return activated(x, factor, bias - mean * factor)
 
 
 class Attention(nnx.Module):
@@ -114,7 +133,9 @@ class Attention(nnx.Module):
             for w, bias in zip(*parts, strict=True)
         )
         logits = jnp.einsum("nid,njd->nij", q, k, preferred_element_type=jnp.float32) / math.sqrt(c // self.heads)
-        h = jnp.einsum("nij,njd->nid", jax.nn.softmax(logits).astype(self.dtype), v)
+        with jax.softmax_custom_jvp(True):  # whose gradient keeps one array of this size, not two
+            weights = jax.nn.softmax(logits).astype(self.dtype)
+        h = jnp.einsum("nij,njd->nid", weights, v)
         h = h.reshape(b, self.heads, height * width, -1).swapaxes(1, 2).reshape(x.shape)
         return self.scale * (x + self.out(h))
 

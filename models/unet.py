@@ -130,7 +130,7 @@ class UNet(nnx.Module):
                 h = image = (image + h) * (math.sqrt(0.5) if self.cfg.skip_rescale else 1.0)
             if stage.keeps:
                 kept.append(h)
-        return from_patches(self.conv_out(nnx.silu(self.norm_out(h))).astype(jnp.float32), self.cfg.patch_size)
+        return from_patches(self.conv_out(self.norm_out(h, nnx.silu)).astype(jnp.float32), self.cfg.patch_size)
 
     def embed(self, t: Float[Array, " b"], label: Int[Array, " b"] | None) -> Float[Array, "b e"]:
         """What every residual block is told of the time and the class."""

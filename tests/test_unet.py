@@ -1,6 +1,7 @@
 """The score network: its size as published, what it depends on, and what it computes."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,29 @@ def test_group_norm_is_flax_s() -> None:
         module.scale[...] = jnp.arange(12.0)
         module.bias[...] = jnp.arange(12.0) ** 2
     np.testing.assert_allclose(ours(x), theirs(x), rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(ours(x, nnx.silu), nnx.silu(theirs(x)), rtol=2e-5, atol=2e-5)
+
+
+def test_group_norm_s_gradient_is_flax_s_and_keeps_the_input_only() -> None:
+    x, along = jax.random.normal(jax.random.key(0), (2, 3, 5, 5, 12))
+    ours = GroupNorm(12, num_groups=3, epsilon=1e-6)
+    theirs = nnx.GroupNorm(12, num_groups=3, epsilon=1e-6, use_fast_variance=False, rngs=nnx.Rngs(0))
+    params = {"scale": jnp.arange(12.0), "bias": jnp.arange(12.0) - 5}
+
+    def pullback(module: nnx.Module, call: Callable[[Any, jax.Array], jax.Array]) -> Any:
+        graph, state = nnx.split(module)
+
+        def of(x: jax.Array, params: dict[str, jax.Array]) -> jax.Array:
+            nnx.replace_by_pure_dict(state, params)
+            return call(nnx.merge(graph, state), x)
+
+        return jax.vjp(of, x, params)[1]
+
+    got = pullback(ours, lambda module, x: module(x, nnx.silu))
+    wanted = pullback(theirs, lambda module, x: nnx.silu(module(x)))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-4), got(along), wanted(along))
+    assert sum(leaf.shape == x.shape for leaf in jax.tree.leaves(got)) == 1
+    assert sum(leaf.shape == x.shape for leaf in jax.tree.leaves(wanted)) > 1
 
 
 def test_patches_are_cut_and_put_back() -> None:
