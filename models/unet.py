@@ -87,6 +87,11 @@ def _keys_of_stages(keys: PRNGKeyArray | None, count: int) -> list[PRNGKeyArray 
     return [None] * count if keys is None else list(jax.vmap(partial(jax.random.split, num=count), out_axes=1)(keys))
 
 
+@jax.jit  # to be traced once for all stages that are alike
+def _run(stage: Any, h: Images, emb: Float[Array, "b e"], keys: PRNGKeyArray | None) -> Images:
+    return stage(h, emb, keys)
+
+
 class UNet(nnx.Module):
     """The stages of `models.layout` between a first convolution and a last one."""
 
@@ -120,11 +125,10 @@ class UNet(nnx.Module):
         h = self.conv_in(image)
         kept = [h]
         for stage, key in zip(self.order, keys, strict=True):
-            module = self.stages[stage.name]
-            run = nnx.remat(type(module).__call__) if self.cfg.remat else type(module).__call__
+            run = jax.checkpoint(_run) if self.cfg.remat else _run
             if stage.takes:
                 h = jnp.concatenate([h, kept.pop()], axis=-1)
-            h = run(module, h, emb, key)
+            h = run(self.stages[stage.name], h, emb, key)
             if stage.pyramid:
                 image = self.pyramid[stage.name](image)
                 h = image = (image + h) * (math.sqrt(0.5) if self.cfg.skip_rescale else 1.0)
