@@ -245,7 +245,7 @@ def _neighbours(x: Images, axis: int, pad: int, count: int) -> list[Images]:
 
 def conv(n_in: int, n_out: int, dtype: Any, rngs: Rngs, kernel_init: Any = _INIT, **options: Any) -> nnx.Conv:
     """3x3, of stride 1 within a frame of zeros unless options say otherwise."""
-    options = options or {"conv_general_dilated": convolve}
+    options = {"conv_general_dilated": convolve} | options
     return nnx.Conv(n_in, n_out, (3, 3), dtype=dtype, kernel_init=kernel_init, rngs=rngs, **options)
 
 

@@ -3,40 +3,52 @@
 XLA's CPU code computes a convolution from a library, but writes its gradient with respect to the kernel as a
 convolution with windows as large as the images, which it first transposes, and computes what they are made of anew for
 each use: two to three times the time of the convolution. Here that gradient is a sum over groups of images of one
-matrix product whose operands stay in the cache. On GPUs and TPUs all of this is XLA's own.
+matrix product whose operands stay in the cache. In loops, XLA leaves convolutions whose axes are in another order than
+images [b, h, w, c] and kernels [3, 3, n_in, n_out] to code that takes 30 to 100 times as long: here none is written.
+On GPUs and TPUs all of this is XLA's own.
 
-`convolve`, `convolve_doubled` and `multiply` take the place of what nnx.Conv and nnx.Linear call. They are
-differentiable in forward and reverse mode.
+`convolve`, `convolve_doubled` and `multiply` take the place of what nnx.Conv and nnx.Linear call. They can be
+differentiated any number of times, in forward and reverse mode, and mapped.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import SymbolicZero, linear_call
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 Images = Float[Array, "b h w c"]
 Kernel = Float[Array, "3 3 n_in n_out"]
 
 _ROWS = 2048  # of one product, whose operands then stay in a core's cache
-_FEWEST = 128  # pixels convolved; with less XLA's own gradient is the quicker one
 
 
 def convolve(x: Images, kernel: Kernel, strides: Any = (1, 1), padding: Any = "SAME", **_: Any) -> Images:
-    """3x3 convolution within a frame of zeros. Raises ValueError for another stride or padding."""
-    _check(strides, padding)
-    return (_convolve if _on_cpu() else _convolve_plainly)(x, kernel)
+    """3x3 convolution of stride 1 within a frame of zeros, or of stride 2 with any padding.
+
+    Raises ValueError for anything else.
+    """
+    halving = tuple(strides) == (2, 2)
+    if not halving and (tuple(strides) != (1, 1) or padding != "SAME"):
+        raise ValueError(f"convolved here: stride 1 with padding 'SAME', or stride 2; got {strides} and {padding!r}")
+    if not _on_cpu():
+        return _convolve_as_told(x, kernel, strides, padding)
+    return _convolve_halving(_framed(x, padding), kernel) if halving else _convolve(x, kernel)
 
 
 def convolve_doubled(
     x: Images, kernel: Kernel, strides: Any = (1, 1), padding: Any = "SAME", **_: Any
 ) -> Float[Array, "b 2*h 2*w d"]:
-    """`convolve` of the image at twice the size by nearest neighbour."""
-    _check(strides, padding)
+    """`convolve` of the image at twice the size by nearest neighbour.
+
+    Raises ValueError for another stride or padding.
+    """
+    if tuple(strides) != (1, 1) or padding != "SAME":
+        raise ValueError(f"convolved here: stride 1 with padding 'SAME', got {strides} and {padding!r}")
     return (_convolve_doubled if _on_cpu() else _convolve_doubled_plainly)(x, kernel)
 
 
@@ -45,48 +57,101 @@ def multiply(x: Float[Array, "... c"], kernel: Float[Array, "c d"], *_: Any, **_
     return (_multiply if _on_cpu() else jnp.matmul)(x, kernel)
 
 
-def _check(strides: Any, padding: Any) -> None:
-    if tuple(strides) != (1, 1) or padding != "SAME":
-        raise ValueError(f"only strides (1, 1) and padding 'SAME' are convolved here, got {strides} and {padding!r}")
-
-
 def _on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
+def _framed(x: Images, padding: Any) -> Images:
+    """x with its padding, less what a window of 3 at stride 2 does not reach."""
+    pairs = lax.padtype_to_pads(x.shape[1:3], (3, 3), (2, 2), padding) if isinstance(padding, str) else padding
+
+    def change(size: int, low: int, high: int) -> tuple[int, int, int]:
+        reached = 2 * ((size + low + high - 3) // 2) + 3
+        return low, reached - size - low, 0
+
+    along = [change(size, *pair) for size, pair in zip(x.shape[1:3], pairs, strict=True)]
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *along, (0, 0, 0)])
+
+
 def _bilinear(
-    product: Callable[[Array, Array], Array], kernel_gradient: Callable[[Array, Array], Array]
+    product: Callable[[Array, Array], Array],
+    x_gradient: Callable[[Array, Array], Array],
+    kernel_gradient: Callable[[Array, Array], Array],
 ) -> Callable[[Array, Array], Array]:
-    """product(x, kernel), whose gradient with respect to the kernel is kernel_gradient(x, gradient of the product)."""
-    fn = jax.custom_jvp(product)
+    """product(x, kernel) with the gradients x_gradient(kernel, y_bar) and kernel_gradient(x, y_bar).
 
-    def jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Any]:
-        (x, kernel), (x_dot, kernel_dot) = primals, tangents
-        slopes = []
-        if not isinstance(x_dot, SymbolicZero):
-            slopes.append(product(x_dot, kernel))
-        if not isinstance(kernel_dot, SymbolicZero):
-            slopes.append(linear_call(product, kernel_gradient, x, kernel_dot))
-        return product(x, kernel), sum(slopes[1:], slopes[0])
+    A primitive, since custom_vjp has no forward mode, and custom_jvp with linear_call is not mapped over kernels nor
+    differentiated twice.
+    """
+    primitive = Primitive(product.__name__.strip("_"))
+    product = jax.jit(product)  # to be traced once for all that are alike
+    primitive.def_impl(product)
 
-    fn.defjvp(jvp, symbolic_zeros=True)
-    return fn
+    def shape(x: Any, kernel: Any) -> jax.core.ShapedArray:
+        y = jax.eval_shape(product, x, kernel)
+        return jax.core.ShapedArray(y.shape, y.dtype)
+
+    def mapped(values: tuple[Array, Array], axes: tuple[int | None, int | None]) -> tuple[Array, int]:
+        if axes[1] is not None:
+            return jax.vmap(product, axes)(*values), 0
+        assert axes[0] is not None
+        x = jnp.moveaxis(values[0], axes[0], 0)
+        y = primitive.bind(x.reshape(-1, *x.shape[2:]), values[1])
+        return y.reshape(*x.shape[:2], *y.shape[1:]), 0
+
+    primitive.def_abstract_eval(shape)
+    mlir.register_lowering(primitive, mlir.lower_fun(product, multiple_results=False))
+    ad.defbilinear(
+        primitive,
+        lambda y_bar, _, kernel: x_gradient(kernel, y_bar),
+        lambda y_bar, x, _: kernel_gradient(x, y_bar),
+    )
+    batching.primitive_batchers[primitive] = mapped
+    return primitive.bind
+
+
+def _convolve_as_told(x: Images, kernel: Float[Array, "k l n_in n_out"], strides: Any, padding: Any) -> Images:
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def _convolve_plainly(x: Images, kernel: Kernel) -> Images:
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return _convolve_as_told(x, kernel, (1, 1), "SAME")
 
 
 def _convolve_doubled_plainly(x: Images, kernel: Kernel) -> Images:
     return _convolve_plainly(jnp.repeat(jnp.repeat(x, 2, 1), 2, 2), kernel)
 
 
+def _convolve_halving_plainly(x: Float[Array, "b 2*h+1 2*w+1 c"], kernel: Kernel) -> Images:
+    return _convolve_as_told(x, kernel, (2, 2), "VALID")
+
+
+def _x_gradient(kernel: Kernel, y_bar: Images) -> Images:
+    """Of `convolve`: the convolution with the kernel turned round."""
+    return _convolve_plainly(y_bar, kernel[::-1, ::-1].swapaxes(2, 3))
+
+
+def _doubled_x_gradient(kernel: Kernel, y_bar: Images) -> Images:
+    """Of `convolve_doubled`: the sum over the 2x2 pixels that a pixel became."""
+    b, h, w, _ = y_bar.shape
+    return _x_gradient(kernel, y_bar).reshape(b, h // 2, 2, w // 2, 2, -1).sum((2, 4))
+
+
+def _halving_x_gradient(kernel: Kernel, y_bar: Images) -> Float[Array, "b 2*h+1 2*w+1 c"]:
+    """Of stride 2: taps 0 and 2 meet every other pixel, tap 1 those between. A 2x2 window gives the 2x2 pixels of both
+    kinds as channels."""
+    b, h, w, n_out = y_bar.shape
+    n_in = kernel.shape[2]
+    kinds = jnp.pad(kernel, [(0, 1), (0, 1), (0, 0), (0, 0)]).reshape(2, 2, 2, 2, n_in, n_out)[::-1, :, ::-1]
+    window = kinds.transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, n_out, 4 * n_in)
+    squares = _convolve_as_told(y_bar, window, (1, 1), [(1, 1), (1, 1)]).reshape(b, h + 1, w + 1, 2, 2, n_in)
+    return squares.swapaxes(2, 3).reshape(b, 2 * h + 2, 2 * w + 2, n_in)[:, :-1, :-1]
+
+
 @jax.jit
 def _kernel_gradient(x: Images, y_bar: Images) -> Kernel:
     """Of `convolve`. Rows are shifted in x and columns in y_bar, so that one product holds all nine taps."""
     h, w, n_in, n_out = *x.shape[1:], y_bar.shape[-1]
-    if h * w < _FEWEST:
-        return _gradient_by_xla(_convolve_plainly, x, y_bar)
 
     def shifted_rows(x: Array) -> Array:
         framed = jnp.pad(x, [(0, 0), (0, 0), (1, 1), (0, 0)])
@@ -104,8 +169,6 @@ def _kernel_gradient(x: Images, y_bar: Images) -> Kernel:
 def _doubled_kernel_gradient(x: Images, y_bar: Images) -> Kernel:
     """Of `convolve_doubled`: a tap sees each pixel of x through 2x2 pixels of the doubled image, whose sum is taken."""
     h, w, n_in, n_out = *x.shape[1:], y_bar.shape[-1]
-    if 4 * h * w < _FEWEST:
-        return _gradient_by_xla(_convolve_doubled_plainly, x, y_bar)
     framed = jnp.pad(y_bar, [(0, 0), (1, 1), (1, 1), (0, 0)])
     tall = framed[:, 1:] + framed[:, :-1]
     squares = tall[:, :, 1:] + tall[:, :, :-1]  # [b, 2 h + 1, 2 w + 1, n_out]
@@ -118,9 +181,17 @@ def _doubled_kernel_gradient(x: Images, y_bar: Images) -> Kernel:
     return taps.transpose(1, 2, 0, 3).astype(y_bar.dtype)
 
 
-def _gradient_by_xla(product: Callable[[Array, Array], Array], x: Images, y_bar: Images) -> Kernel:
-    kernel = jnp.zeros((3, 3, x.shape[-1], y_bar.shape[-1]), x.dtype)
-    return jax.linear_transpose(partial(product, x), kernel)(y_bar)[0]
+@jax.jit
+def _halving_kernel_gradient(x: Float[Array, "b 2*h+1 2*w+1 c"], y_bar: Images) -> Kernel:
+    """Of stride 2: one product for all nine taps."""
+    h, w, n_in, n_out = *y_bar.shape[1:3], x.shape[-1], y_bar.shape[-1]
+
+    def all_taps(x: Array) -> Array:
+        starts = [(row, column) for row in (0, 1, 2) for column in (0, 1, 2)]
+        return jnp.concatenate([x[..., i : i + 2 * h : 2, j : j + 2 * w : 2] for i, j in starts])
+
+    taps = _sum_of_products(x, y_bar, all_taps, lambda y_bar: y_bar)
+    return taps.reshape(3, 3, n_in, n_out).astype(y_bar.dtype)
 
 
 def _matrix_gradient(x: Array, y_bar: Array) -> Array:
@@ -135,7 +206,7 @@ def _sum_of_products(
 
     left maps x as [c, g, h, w] to [k, g, h', w']; right maps y as [g, h, w, c] to [g, h', w', m].
     """
-    most = min(max(_ROWS // (x.shape[1] * x.shape[2]), 1), len(x))
+    most = max(min(_ROWS // (x.shape[1] * x.shape[2]), len(x) // 2), 1)  # two groups or more: see below
     group = next(count for count in range(most, 0, -1) if len(x) % count == 0)
     x, y = (z.reshape(-1, group, *z.shape[1:]) for z in (x, y))
 
@@ -151,6 +222,7 @@ def _sum_of_products(
     return lax.fori_loop(0, len(x), add, jnp.zeros((len(a), b.shape[-1])))
 
 
-_convolve = _bilinear(_convolve_plainly, _kernel_gradient)
-_convolve_doubled = _bilinear(_convolve_doubled_plainly, _doubled_kernel_gradient)
-_multiply = _bilinear(jnp.matmul, _matrix_gradient)
+_convolve = _bilinear(_convolve_plainly, _x_gradient, _kernel_gradient)
+_convolve_doubled = _bilinear(_convolve_doubled_plainly, _doubled_x_gradient, _doubled_kernel_gradient)
+_convolve_halving = _bilinear(_convolve_halving_plainly, _halving_x_gradient, _halving_kernel_gradient)
+_multiply = _bilinear(jnp.matmul, lambda kernel, y_bar: y_bar @ kernel.T, _matrix_gradient)

@@ -1,5 +1,7 @@
 """Convolutions with gradients of our own against XLA's."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,22 +10,33 @@ from jax import lax
 
 from models.products import convolve, convolve_doubled, multiply
 
-SHAPES = [(4, 4, 6, 5), (3, 12, 14, 5)]  # few pixels, whose gradients are XLA's; and more
+SHAPE = (3, 12, 14, 5)
 
 
-def conv(x, kernel):
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+def conv(x, kernel, strides=(1, 1), padding="SAME"):
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def conv_doubled(x, kernel):
     return conv(x.repeat(2, axis=1).repeat(2, axis=2), kernel)
 
 
-CASES = [
-    *[(convolve, conv, shape, (3, 3, shape[-1], 7)) for shape in SHAPES],
-    *[(convolve_doubled, conv_doubled, shape, (3, 3, shape[-1], 7)) for shape in SHAPES],
-    *[(multiply, jnp.matmul, shape, (shape[-1], 7)) for shape in SHAPES],
-]
+def halving(fn, padding):
+    return partial(fn, strides=(2, 2), padding=padding)
+
+
+CASES = {
+    "convolve": (convolve, conv, SHAPE, (3, 3, 5, 7)),
+    "convolve few pixels": (convolve, conv, (4, 2, 3, 5), (3, 3, 5, 7)),
+    "doubled": (convolve_doubled, conv_doubled, SHAPE, (3, 3, 5, 7)),
+    "doubled few pixels": (convolve_doubled, conv_doubled, (4, 1, 2, 5), (3, 3, 5, 7)),
+    "halving": (halving(convolve, [(0, 1), (0, 1)]), halving(conv, [(0, 1), (0, 1)]), SHAPE, (3, 3, 5, 7)),
+    "halving all sides": (halving(convolve, [(1, 1)] * 2), halving(conv, [(1, 1)] * 2), SHAPE, (3, 3, 5, 7)),
+    "halving valid": (halving(convolve, "VALID"), halving(conv, "VALID"), (3, 13, 15, 5), (3, 3, 5, 7)),
+    "halving same": (halving(convolve, "SAME"), halving(conv, "SAME"), SHAPE, (3, 3, 5, 7)),
+    "multiply": (multiply, jnp.matmul, SHAPE, (5, 7)),
+}
+each_case = pytest.mark.parametrize(("ours", "theirs", "shape", "kernel_shape"), CASES.values(), ids=CASES)
 
 
 def draw(seed, shape, dtype=jnp.float32):
@@ -37,7 +50,7 @@ def assert_close(got, wanted, tolerance=2e-6):
     assert np.abs(got - wanted).max() <= tolerance * np.abs(wanted).max()
 
 
-@pytest.mark.parametrize(("ours", "theirs", "shape", "kernel_shape"), CASES)
+@each_case
 def test_values_and_gradients_are_those_of_xla(ours, theirs, shape, kernel_shape):
     x, kernel = draw(0, shape), draw(1, kernel_shape)
     (got, back), (wanted, back_wanted) = jax.vjp(ours, x, kernel), jax.vjp(theirs, x, kernel)
@@ -46,13 +59,13 @@ def test_values_and_gradients_are_those_of_xla(ours, theirs, shape, kernel_shape
     jax.tree.map(assert_close, jax.jit(back)(y_bar), jax.jit(back_wanted)(y_bar))
 
 
-@pytest.mark.parametrize(("ours", "theirs", "shape", "kernel_shape"), CASES)
+@each_case
 def test_directional_derivatives_are_those_of_xla(ours, theirs, shape, kernel_shape):
     at, along = (draw(0, shape), draw(1, kernel_shape)), (draw(2, shape), draw(3, kernel_shape))
     jax.tree.map(assert_close, jax.jvp(ours, at, along), jax.jvp(theirs, at, along))
 
 
-@pytest.mark.parametrize(("ours", "theirs", "shape", "kernel_shape"), CASES[1::2])
+@each_case
 def test_a_derivative_by_the_images_can_be_mapped_over_directions(ours, theirs, shape, kernel_shape):
     """As the exact divergence of the likelihood does."""
     x, kernel, along = draw(0, shape), draw(1, kernel_shape), draw(2, (3, *shape))
@@ -64,6 +77,40 @@ def test_a_derivative_by_the_images_can_be_mapped_over_directions(ours, theirs, 
     assert_close(got, wanted)
 
 
+@each_case
+def test_gradients_can_be_mapped_and_differentiated_again(ours, theirs, shape, kernel_shape):
+    x, kernel, along = draw(0, (2, *shape)), draw(1, kernel_shape), draw(2, kernel_shape)
+
+    def slopes_of_gradients(fn):
+        def gradients(kernel):
+            return jax.vmap(jax.grad(lambda kernel, x: jnp.sum(fn(x, kernel) ** 3), (0, 1)), (None, 0))(kernel, x)
+
+        return jax.jvp(gradients, (kernel,), (along,))
+
+    def several_kernels(fn):
+        return jax.vmap(fn, (None, 0))(x[0], jnp.stack([kernel, along]))
+
+    jax.tree.map(partial(assert_close, tolerance=1e-5), slopes_of_gradients(ours), slopes_of_gradients(theirs))
+    assert_close(several_kernels(ours), several_kernels(theirs))
+
+
+@each_case
+def test_all_convolutions_of_a_gradient_are_such_as_xla_computes_quickly_in_loops(ours, theirs, shape, kernel_shape):
+    def loss(fn):
+        return lambda x, kernel: jnp.sum(fn(x, kernel) ** 2)
+
+    def convolutions(fn):
+        text = jax.jit(jax.grad(loss(fn), (0, 1))).lower(draw(0, shape), draw(1, kernel_shape)).as_text()
+        return [line for line in text.splitlines() if "stablehlo.convolution" in line]
+
+    def quick(line):
+        plain = "dim_numbers = [b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]" in line
+        return plain and "lhs_dilate = [1, 1], rhs_dilate = [1, 1], reverse = [false, false]" in line
+
+    assert all(map(quick, convolutions(ours)))
+    assert theirs is jnp.matmul or not all(map(quick, convolutions(theirs)))
+
+
 @pytest.mark.parametrize(("ours", "theirs"), [(convolve, conv), (convolve_doubled, conv_doubled)])
 def test_the_kernel_gradient_of_bfloat16_is_summed_in_float32(ours, theirs):
     x, kernel = draw(0, (64, 16, 16, 4)), draw(1, (3, 3, 4, 4))
@@ -73,8 +120,10 @@ def test_the_kernel_gradient_of_bfloat16_is_summed_in_float32(ours, theirs):
     assert_close(got, exact.astype(jnp.bfloat16), tolerance=2**-7)
 
 
-@pytest.mark.parametrize("ours", [convolve, convolve_doubled])
-@pytest.mark.parametrize(("strides", "padding"), [((2, 2), "SAME"), ((1, 1), "VALID")])
+@pytest.mark.parametrize(
+    ("ours", "strides", "padding"),
+    [(convolve, (1, 1), "VALID"), (convolve, (3, 3), "SAME"), (convolve_doubled, (2, 2), "SAME")],
+)
 def test_other_convolutions_are_refused(ours, strides, padding):
-    with pytest.raises(ValueError, match="only strides"):
-        ours(draw(0, SHAPES[0]), draw(1, (3, 3, 5, 7)), strides, padding)
+    with pytest.raises(ValueError, match="convolved here"):
+        ours(draw(0, SHAPE), draw(1, (3, 3, 5, 7)), strides, padding)
