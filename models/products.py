@@ -206,7 +206,8 @@ def _sum_of_products(
 
     left maps x as [c, g, h, w] to [k, g, h', w']; right maps y as [g, h, w, c] to [g, h', w', m].
     """
-    most = max(min(_ROWS // (x.shape[1] * x.shape[2]), len(x) // 2), 1)  # two groups or more: see below
+    # two groups or more: of a loop of one turn, XLA would compute the operands early and keep them
+    most = max(min(_ROWS // (x.shape[1] * x.shape[2]), len(x) // 2), 1)
     group = next(count for count in range(most, 0, -1) if len(x) % count == 0)
     x, y = (z.reshape(-1, group, *z.shape[1:]) for z in (x, y))
 
