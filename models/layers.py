@@ -132,7 +132,8 @@ class Attention(nnx.Module):
             (multiply(h, w) + bias).reshape(apart).swapaxes(1, 2).reshape(together)
             for w, bias in zip(*parts, strict=True)
         )
-        logits = jnp.einsum("nid,njd->nij", q, k, preferred_element_type=jnp.float32) / math.sqrt(c // self.heads)
+        q = q / math.sqrt(c // self.heads)  # rather than the logits, which are more
+        logits = jnp.einsum("nid,njd->nij", q, k, preferred_element_type=jnp.float32)
         with jax.softmax_custom_jvp(True):  # whose gradient keeps one array of this size, not two
             weights = jax.nn.softmax(logits).astype(self.dtype)
         h = jnp.einsum("nij,njd->nid", weights, v)
