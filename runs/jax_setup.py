@@ -23,7 +23,7 @@ def configure_jax(batch_size: int | None = None) -> str:
         devices = max(count for count in range(1, cores + 1) if batch_size % count == 0)
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(devices))
     _keep_freed_memory()
-    gc.set_threshold(100_000)  # of Python's 700: tracing makes objects by the hundred thousand, and few are garbage
+    gc.set_threshold(100_000, 100)  # tracing makes objects by the hundred thousand, and few are garbage
     return f"JAX {importlib.metadata.version('jax')}, compiled code kept in {cache}"
 
 
