@@ -4,7 +4,8 @@
 
 diffusers' UNet2DModel with 1.6 M parameters at 32x32x3, batch 64, in torch (eager, both memory layouts), and the same
 network read by models.diffusers, run as train.py and sample.py run it. Both sides compute the mean squared error of
-eps, its gradient, clip it, and update by Adam and a moving average; ours draws the images, times and noise as well.
+eps, its gradient, clip it, and update by Adam and a moving average; ours draws the images, times and noise as well, and
+takes the batch in two parts (train.accumulate), in half the memory.
 Each side is a process; they take turns, so that what else the machine does falls on all alike. JAX is there twice: the
 process that compiles, as a first run does, and one that finds the code on disk, as all later runs do. That one starts
 three times: where the system has to find the memory first, a first step takes seconds longer. Prints medians, and the
@@ -23,7 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-BATCH, SIZE, ROUNDS = 64, 32, 15
+BATCH, PARTS, SIZE, ROUNDS = 64, 2, 32, 15
 SIDES = ("jax compiling", "jax", "torch contiguous", "torch channels_last")
 STARTS = ("jax compiling", "jax", "jax", "jax", "torch contiguous", "torch channels_last")
 
@@ -147,7 +148,7 @@ def serve_jax(folder: Path) -> None:
     state = init_state(pack(found.params, mesh.size), optimizer, jax.random.key(0))
     laid = devices.shardings(state, mesh, fsdp=False)
     state = devices.lay(state, laid)
-    step = make_train_step(network, deis.vp_linear(), ObjectiveConfig(), optimizer, 0.999, False, 1, laid)
+    step = make_train_step(network, deis.vp_linear(), ObjectiveConfig(), optimizer, 0.999, False, PARTS, laid)
     call = jax.jit(network.apply)
     x, t = devices.lay_batch(inputs(), mesh, BATCH)
     images = devices.lay_batch(np.zeros((BATCH, SIZE, SIZE, 3), np.uint8), mesh, BATCH)
