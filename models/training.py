@@ -132,8 +132,8 @@ def _over_devices(
     """
 
     def of_share(params: Params, share: Examples) -> Any:
-        of_part = partial(gradient, jax.tree.map(_gathered, params, specs))
-        (loss, levels), grad = of_part(share) if parts == 1 else _sum_over_parts(of_part, share, parts)
+        take = gradient if parts == 1 else partial(_sum_over_parts, gradient, parts)
+        (loss, levels), grad = take(jax.tree.map(_gathered, params, specs), share)
         loss, grad = jax.tree.map(lambda leaf: leaf / (parts * mesh.size), (loss, grad))
         return jax.lax.psum((loss, levels), "data"), jax.tree.map(_summed, grad, specs)
 
@@ -154,12 +154,16 @@ def _summed(array: Array, spec: PartitionSpec) -> Array:
     return jax.lax.psum(array, "data") if spec == WHOLE else jax.lax.psum_scatter(array, "data", tiled=True)
 
 
-def _sum_over_parts(fn: Callable[[Examples], Any], batch: Examples, parts: int) -> Any:
-    """The sum of fn over `parts` parts of the batch."""
+def _sum_over_parts(gradient: Callable[[Params, Examples], Any], parts: int, params: Params, batch: Examples) -> Any:
+    """The sum of `gradient` over `parts` parts of the batch."""
+
+    def add(total: Params, part: Examples) -> tuple[Params, Any]:
+        value, grad = gradient(params, part)
+        return jax.tree.map(jnp.add, total, grad), value
+
     cut = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), batch)
-    shapes = jax.eval_shape(fn, jax.tree.map(lambda leaf: leaf[0], cut))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, fn(part)), None), zeros, cut)[0]
+    grad, values = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), cut)
+    return jax.tree.map(lambda leaf: leaf.sum(0), values), grad
 
 
 def _updated(
