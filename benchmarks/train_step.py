@@ -130,7 +130,7 @@ def serve_jax(folder: Path) -> None:
     from runs.jax_setup import configure_jax
 
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
-    configure_jax(BATCH)
+    configure_jax(BATCH // PARTS)
     import jax
     import numpy as np
 

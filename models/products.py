@@ -138,8 +138,10 @@ def _doubled_x_gradient(kernel: Kernel, y_bar: Images) -> Images:
 
 
 def _halving_x_gradient(kernel: Kernel, y_bar: Images) -> Float[Array, "b 2*h+1 2*w+1 c"]:
-    """Of stride 2: taps 0 and 2 meet every other pixel, tap 1 those between. A 2x2 window gives the 2x2 pixels of both
-    kinds as channels."""
+    """Of stride 2: taps 0 and 2 meet every other pixel, tap 1 those between.
+
+    A 2x2 window gives the 2x2 pixels of all kinds as channels.
+    """
     b, h, w, n_out = y_bar.shape
     n_in = kernel.shape[2]
     kinds = jnp.pad(kernel, [(0, 1), (0, 1), (0, 0), (0, 0)]).reshape(2, 2, 2, 2, n_in, n_out)[::-1, :, ::-1]
