@@ -116,7 +116,7 @@ def fit(
     from models import checkpoint, unet
     from models.packing import pack, pack_state, packed, unpack_state
     from models.training import init_state, make_optimizer, make_train_step
-    from runs import devices
+    from runs import devices, programs
     from runs.watching import Watch
 
     mesh, sde = devices.mesh(), build_sde(vars(job.sde))
@@ -138,12 +138,14 @@ def fit(
     train_step = make_train_step(
         network, sde, job.objective, optimizer, job.train.ema_decay, flip, job.train.accumulate, laid
     )
+    options = {name: config[name] for name in ("model", "sde", "objective", "optimizer")}
+    options |= {"flip": flip, **{name: config["train"][name] for name in ("steps", "ema_decay", "accumulate")}}
     if devices.is_main():
         resumed = f"resumed at step {start}; " if start else ""
         size = f"{unet.num_params(shapes):,} parameters, {len(train_set.images):,} images"
         print(f"{resumed}{size}, {mesh.size} x {jax.devices()[0].device_kind}", file=sys.stderr)
     watch = Watch(job, model, train_set, test_set, mesh, run_dir)
-    take_steps(job, config, run_dir, watch, train_step, state, start)
+    take_steps(job, config, run_dir, watch, programs.kept(train_step, options), state, start)
 
 
 def take_steps(

@@ -140,7 +140,7 @@ def serve_jax(folder: Path) -> None:
     from models.diffusers import read_diffusers
     from models.packing import pack, packed
     from models.training import init_state, make_optimizer, make_train_step
-    from runs import devices
+    from runs import devices, programs
 
     found, mesh = read_diffusers(folder), devices.mesh()
     network = packed(unet.network_of(found.model), unet.shapes(found.model))
@@ -149,6 +149,7 @@ def serve_jax(folder: Path) -> None:
     laid = devices.shardings(state, mesh, fsdp=False)
     state = devices.lay(state, laid)
     step = make_train_step(network, deis.vp_linear(), ObjectiveConfig(), optimizer, 0.999, False, PARTS, laid)
+    step = programs.kept(step, {})
     call = jax.jit(network.apply)
     x, t = devices.lay_batch(inputs(), mesh, BATCH)
     images = devices.lay_batch(np.zeros((BATCH, SIZE, SIZE, 3), np.uint8), mesh, BATCH)

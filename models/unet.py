@@ -35,6 +35,7 @@ from models.layout import stages
 from models.score import Network
 
 Params = dict[str, Any]
+_Options = tuple[tuple[str, Any], ...]  # of a UNetConfig, to be looked up by
 
 _KINDS = {"block": Block, "downsample": Downsample, "upsample": Upsample}
 
@@ -46,24 +47,31 @@ def init(cfg: UNetConfig, key: PRNGKeyArray) -> Params:
 
 def shapes(cfg: UNetConfig) -> Params:
     """The parameters' shapes and dtypes, with nothing computed."""
-    return jax.eval_shape(lambda: init(cfg, jax.random.key(0)))
+    return _shapes(_options(cfg))
 
 
 def network_of(cfg: UNetConfig) -> Network:
     """The network that `cfg` describes: the same one for an equal `cfg`, so that what is compiled for it is found."""
-    return _network(tuple((name, _hashable(value)) for name, value in dataclasses.asdict(cfg).items()))
+    return _network(_options(cfg))
 
 
 def num_params(params: Params) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _options(cfg: UNetConfig) -> _Options:
+    values = dataclasses.asdict(cfg).items()
+    return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in values)
 
 
 @lru_cache
-def _network(options: tuple[tuple[str, Any], ...]) -> Network:
+def _shapes(options: _Options) -> Params:
+    cfg = UNetConfig(**dict(options))
+    return jax.eval_shape(lambda: init(cfg, jax.random.key(0)))
+
+
+@lru_cache
+def _network(options: _Options) -> Network:
     cfg = UNetConfig(**dict(options))
     graph, template = nnx.split(nnx.eval_shape(lambda: UNet(cfg, Keys(jax.random.key(0)))), nnx.Param)
 
