@@ -6,7 +6,7 @@ Parameters, norms and embeddings are float32; `dtype` is what convolutions and a
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,21 +18,42 @@ from models.layout import Stage
 from models.products import convolve, convolve_doubled, multiply
 
 Images = Float[Array, "b h w c"]
-Rngs = Any  # nnx.Rngs, or Keys
 
-_INIT = nnx.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+
+Take = Callable[[tuple[int, ...]], Array]  # the next numbers of `Draws`, in this shape
 ZERO = nnx.initializers.zeros_init()
 
 
-class Keys:
-    """A new key for every parameter, as `nnx.Rngs` gives; but its counters make tracing quadratic in the depth."""
+class Draws:
+    """Random numbers for the parameters of a network: `numbers`, uniform in (-1, 1), one part after the other.
 
-    def __init__(self, key: PRNGKeyArray):
-        self.key, self.count = key, 0
+    All are drawn at once, since a draw for each parameter takes as long to compile as a training step. nnx asks for a
+    key and hands it to an initialiser; ours are handed the function that takes the next numbers. Without numbers they
+    are 0, for where only shapes matter.
+    """
 
-    def params(self) -> PRNGKeyArray:
-        self.count += 1
-        return jax.random.fold_in(self.key, self.count)
+    def __init__(self, numbers: Float[Array, " n"] | None = None):
+        self.numbers, self.taken = numbers, 0
+
+    def params(self) -> Take:
+        return self.take
+
+    def take(self, shape: tuple[int, ...]) -> Array:
+        if self.numbers is None:
+            return jnp.zeros(shape)
+        start, self.taken = self.taken, self.taken + math.prod(shape)
+        return self.numbers[start : self.taken].reshape(shape)
+
+
+def _uniform(take: Take, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Of variance 2 / (inputs + outputs), as Ho et al. (DDPM) have it."""
+    fan = math.prod(shape[:-2]) * (shape[-2] + shape[-1]) / 2
+    return math.sqrt(3 / fan) * take(shape).astype(dtype)
+
+
+def _normal(take: Take, shape: tuple[int, ...]) -> Array:
+    """Of variance 1."""
+    return math.sqrt(2) * jax.lax.erf_inv(take(shape))
 
 
 class Block(nnx.Module):
@@ -42,17 +63,17 @@ class Block(nnx.Module):
     score_sde, arXiv 2011.13456, appendix H).
     """
 
-    def __init__(self, cfg: UNetConfig, stage: Stage, rngs: Rngs):
+    def __init__(self, cfg: UNetConfig, stage: Stage, draws: Draws):
         n_in, n_out, self.resample, self.fir = stage.n_in, stage.n_out, stage.resample, cfg.fir
         self.scale = math.sqrt(0.5) if cfg.skip_rescale else 1.0
         dtype = jnp.dtype(cfg.dtype)
-        self.norm_1, self.conv_1 = group_norm(cfg, n_in), conv(n_in, n_out, dtype, rngs)
-        self.embed = nnx.Linear(4 * cfg.channels, n_out, rngs=rngs)
-        self.norm_2, self.conv_2 = group_norm(cfg, n_out), conv(n_out, n_out, dtype, rngs, kernel_init=ZERO)
+        self.norm_1, self.conv_1 = group_norm(cfg, n_in), conv(n_in, n_out, dtype, draws)
+        self.embed = linear(4 * cfg.channels, n_out, jnp.float32, draws)
+        self.norm_2, self.conv_2 = group_norm(cfg, n_out), conv(n_out, n_out, dtype, draws, kernel_init=ZERO)
         self.dropout = nnx.Dropout(cfg.dropout)
         needed = n_in != n_out or bool(self.resample)
-        self.shortcut = linear(n_in, n_out, dtype, rngs) if needed else None
-        self.attention = Attention(cfg, n_out, rngs) if stage.attention else None
+        self.shortcut = linear(n_in, n_out, dtype, draws) if needed else None
+        self.attention = Attention(cfg, n_out, draws) if stage.attention else None
 
     def __call__(self, x: Images, emb: Float[Array, "b e"], keys: PRNGKeyArray | None) -> Images:
         h = self.norm_1(x, nnx.silu)
@@ -114,13 +135,13 @@ class Attention(nnx.Module):
     axis for the heads, take XLA on CPUs half as long again.
     """
 
-    def __init__(self, cfg: UNetConfig, channels: int, rngs: Rngs):
+    def __init__(self, cfg: UNetConfig, channels: int, draws: Draws):
         self.dtype = jnp.dtype(cfg.dtype)
         self.heads = channels // (cfg.head_channels or channels)
         self.scale = math.sqrt(0.5) if cfg.skip_rescale else 1.0
         self.norm = group_norm(cfg, channels)
-        self.qkv = linear(channels, 3 * channels, self.dtype, rngs, kernel_init=_INIT)
-        self.out = linear(channels, channels, self.dtype, rngs, kernel_init=ZERO)
+        self.qkv = linear(channels, 3 * channels, self.dtype, draws)
+        self.out = linear(channels, channels, self.dtype, draws, kernel_init=ZERO)
 
     def __call__(self, x: Images) -> Images:
         b, height, width, c = x.shape
@@ -144,9 +165,9 @@ class Attention(nnx.Module):
 class Downsample(nnx.Module):
     """Half the size by a convolution of stride 2; DDPM pads right and bottom only, diffusers' default all sides."""
 
-    def __init__(self, cfg: UNetConfig, stage: Stage, rngs: Rngs):
+    def __init__(self, cfg: UNetConfig, stage: Stage, draws: Draws):
         side = (1, 1) if cfg.downsample_padding else (0, 1)
-        self.conv = conv(stage.n_in, stage.n_out, jnp.dtype(cfg.dtype), rngs, strides=2, padding=(side, side))
+        self.conv = conv(stage.n_in, stage.n_out, jnp.dtype(cfg.dtype), draws, strides=2, padding=(side, side))
 
     def __call__(self, x: Images, emb: Float[Array, "b e"], keys: PRNGKeyArray | None) -> Images:
         return self.conv(x)
@@ -155,9 +176,9 @@ class Downsample(nnx.Module):
 class Upsample(nnx.Module):
     """Twice the size by nearest neighbour, then a convolution."""
 
-    def __init__(self, cfg: UNetConfig, stage: Stage, rngs: Rngs):
+    def __init__(self, cfg: UNetConfig, stage: Stage, draws: Draws):
         dtype = jnp.dtype(cfg.dtype)
-        self.conv = conv(stage.n_in, stage.n_out, dtype, rngs, conv_general_dilated=convolve_doubled)
+        self.conv = conv(stage.n_in, stage.n_out, dtype, draws, conv_general_dilated=convolve_doubled)
 
     def __call__(self, x: Images, emb: Float[Array, "b e"], keys: PRNGKeyArray | None) -> Images:
         return self.conv(x)
@@ -166,8 +187,8 @@ class Upsample(nnx.Module):
 class PyramidDown(nnx.Module):
     """Half the size by the FIR filter and a convolution of stride 2: a level of NCSN++'s input pyramid."""
 
-    def __init__(self, cfg: UNetConfig, n_in: int, n_out: int, rngs: Rngs):
-        self.conv = conv(n_in, n_out, jnp.dtype(cfg.dtype), rngs, strides=2, padding="VALID")
+    def __init__(self, cfg: UNetConfig, n_in: int, n_out: int, draws: Draws):
+        self.conv = conv(n_in, n_out, jnp.dtype(cfg.dtype), draws, strides=2, padding="VALID")
 
     def __call__(self, x: Images) -> Images:
         return self.conv(_filter(x, pad=2))
@@ -176,8 +197,8 @@ class PyramidDown(nnx.Module):
 class Fourier(nnx.Module):
     """Sines and cosines at random frequencies that are not trained (Tancik et al., arXiv 2006.10739)."""
 
-    def __init__(self, cfg: UNetConfig, rngs: Rngs):
-        self.frequency = nnx.Param(cfg.fourier_scale * jax.random.normal(rngs.params(), (cfg.channels,)))
+    def __init__(self, cfg: UNetConfig, draws: Draws):
+        self.frequency = nnx.Param(cfg.fourier_scale * _normal(draws.take, (cfg.channels,)))
 
     def __call__(self, t: Float[Array, " b"]) -> Float[Array, "b dim"]:
         # multiplied in score_sde's order: angles reach 1000, where another rounding is seen in what the network answers
@@ -244,14 +265,24 @@ def _neighbours(x: Images, axis: int, pad: int, count: int) -> list[Images]:
     return [jax.lax.slice_in_dim(framed, k, k + length, axis=axis) for k in range(count)]
 
 
-def conv(n_in: int, n_out: int, dtype: Any, rngs: Rngs, kernel_init: Any = _INIT, **options: Any) -> nnx.Conv:
+def conv(n_in: int, n_out: int, dtype: Any, draws: Draws, kernel_init: Any = _uniform, **options: Any) -> nnx.Conv:
     """3x3, of stride 1 within a frame of zeros unless options say otherwise."""
     options = {"conv_general_dilated": convolve} | options
-    return nnx.Conv(n_in, n_out, (3, 3), dtype=dtype, kernel_init=kernel_init, rngs=rngs, **options)
+    return nnx.Conv(n_in, n_out, (3, 3), dtype=dtype, kernel_init=kernel_init, rngs=cast(Any, draws), **options)
 
 
-def linear(n_in: int, n_out: int, dtype: Any, rngs: Rngs, **options: Any) -> nnx.Linear:
-    return nnx.Linear(n_in, n_out, dtype=dtype, rngs=rngs, dot_general=multiply, **options)
+def linear(n_in: int, n_out: int, dtype: Any, draws: Draws, kernel_init: Any = _uniform) -> nnx.Linear:
+    rngs = cast(Any, draws)
+    return nnx.Linear(n_in, n_out, dtype=dtype, kernel_init=kernel_init, rngs=rngs, dot_general=multiply)
+
+
+def embedding(count: int, features: int, draws: Draws) -> nnx.Embed:
+    """A vector of length about 1 for each of `count` labels."""
+
+    def init(take: Take, shape: tuple[int, ...], dtype: Any) -> Array:
+        return _normal(take, shape).astype(dtype) / math.sqrt(features)
+
+    return nnx.Embed(count, features, embedding_init=cast(Any, init), rngs=cast(Any, draws))
 
 
 def group_norm(cfg: UNetConfig, channels: int) -> GroupNorm:

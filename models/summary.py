@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.config import UNetConfig
-from models.layers import Keys
+from models.layers import Draws
 from models.layout import stages
 from models.unet import UNet, network_of, num_params, shapes
 
@@ -26,7 +26,7 @@ class Row(NamedTuple):
 
 def rows(cfg: UNetConfig) -> list[Row]:
     """A row for every stage of the network, and one for the whole, which also counts what stands between the stages."""
-    net = nnx.eval_shape(lambda: UNet(cfg, Keys(jax.random.key(0))))
+    net = nnx.eval_shape(lambda: UNet(cfg, Draws()))
     found = []
     for stage in stages(cfg):
         before = stage.size

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -19,15 +20,16 @@ from models.layers import (
     ZERO,
     Block,
     Downsample,
+    Draws,
     Fourier,
     Images,
-    Keys,
     PyramidDown,
-    Rngs,
     Upsample,
     conv,
+    embedding,
     from_patches,
     group_norm,
+    linear,
     time_embedding,
     to_patches,
 )
@@ -42,7 +44,8 @@ _KINDS = {"block": Block, "downsample": Downsample, "upsample": Upsample}
 
 def init(cfg: UNetConfig, key: PRNGKeyArray) -> Params:
     """Fresh parameters: nested dicts of float32 arrays."""
-    return nnx.to_pure_dict(nnx.state(UNet(cfg, Keys(key)), nnx.Param))
+    numbers = jax.random.uniform(key, (num_params(shapes(cfg)),), minval=np.nextafter(np.float32(-1), 0), maxval=1.0)
+    return _params(UNet(cfg, Draws(numbers)))
 
 
 def shapes(cfg: UNetConfig) -> Params:
@@ -64,16 +67,20 @@ def _options(cfg: UNetConfig) -> _Options:
     return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in values)
 
 
+def _params(network: "UNet") -> Params:
+    return nnx.to_pure_dict(nnx.state(network, nnx.Param))
+
+
 @lru_cache
 def _shapes(options: _Options) -> Params:
     cfg = UNetConfig(**dict(options))
-    return jax.eval_shape(lambda: init(cfg, jax.random.key(0)))
+    return jax.eval_shape(lambda: _params(UNet(cfg, Draws())))
 
 
 @lru_cache
 def _network(options: _Options) -> Network:
     cfg = UNetConfig(**dict(options))
-    graph, template = nnx.split(nnx.eval_shape(lambda: UNet(cfg, Keys(jax.random.key(0)))), nnx.Param)
+    graph, template = nnx.split(nnx.eval_shape(lambda: UNet(cfg, Draws())), nnx.Param)
 
     def apply(
         params: Params,
@@ -103,26 +110,26 @@ def _run(stage: Any, h: Images, emb: Float[Array, "b e"], keys: PRNGKeyArray | N
 class UNet(nnx.Module):
     """The stages of `models.layout` between a first convolution and a last one."""
 
-    def __init__(self, cfg: UNetConfig, rngs: Rngs):
+    def __init__(self, cfg: UNetConfig, draws: Draws):
         assert cfg.image_channels is not None
         self.cfg, self.order = cfg, tuple(stages(cfg))
-        self.fourier = Fourier(cfg, rngs) if cfg.embedding == "fourier" else None
+        self.fourier = Fourier(cfg, draws) if cfg.embedding == "fourier" else None
         features, emb = cfg.channels * (1 if self.fourier is None else 2), 4 * cfg.channels
-        self.embed_in, self.embed_out = nnx.Linear(features, emb, rngs=rngs), nnx.Linear(emb, emb, rngs=rngs)
+        self.embed_in, self.embed_out = (linear(n, emb, jnp.float32, draws) for n in (features, emb))
         label_features = emb if cfg.class_embedding == "after" else features
         num_labels = cfg.num_classes + cfg.null_class
-        self.embed_label = nnx.Embed(num_labels, label_features, rngs=rngs) if num_labels else None
+        self.embed_label = embedding(num_labels, label_features, draws) if num_labels else None
 
         values = cfg.image_channels * cfg.patch_size**2
-        self.conv_in = conv(values, cfg.channels, jnp.dtype(cfg.dtype), rngs)
-        self.stages = nnx.Dict({stage.name: _KINDS[stage.kind](cfg, stage, rngs) for stage in self.order})
+        self.conv_in = conv(values, cfg.channels, jnp.dtype(cfg.dtype), draws)
+        self.stages = nnx.Dict({stage.name: _KINDS[stage.kind](cfg, stage, draws) for stage in self.order})
         widths = [values] + [stage.n_out for stage in self.order if stage.pyramid]
         names = [stage.name for stage in self.order if stage.pyramid]
         self.pyramid = nnx.Dict(
-            {name: PyramidDown(cfg, widths[i], widths[i + 1], rngs) for i, name in enumerate(names)}
+            {name: PyramidDown(cfg, widths[i], widths[i + 1], draws) for i, name in enumerate(names)}
         )
         self.norm_out = group_norm(cfg, self.order[-1].n_out)
-        self.conv_out = conv(self.order[-1].n_out, values, jnp.float32, rngs, kernel_init=ZERO)
+        self.conv_out = conv(self.order[-1].n_out, values, jnp.float32, draws, kernel_init=ZERO)
 
     def __call__(
         self, x: Images, t: Float[Array, " b"], label: Int[Array, " b"] | None, dropout_keys: PRNGKeyArray | None

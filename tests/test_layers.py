@@ -11,13 +11,14 @@ import scipy.signal
 from flax import nnx
 
 from models.config import UNetConfig
-from models.layers import Attention, GroupNorm, double, from_patches, halve, time_embedding, to_patches
+from models.layers import Attention, Draws, GroupNorm, double, from_patches, halve, time_embedding, to_patches
 
 
 def test_attention_is_softmax_of_scaled_products() -> None:
     """Against the formula of Vaswani et al. (2017), head by head in NumPy."""
     heads, c = 2, 8
-    module = Attention(UNetConfig(head_channels=c // heads), c, nnx.Rngs(0))
+    numbers = jax.random.uniform(jax.random.key(0), (3 * c * c,), minval=-1)
+    module = Attention(UNetConfig(head_channels=c // heads), c, Draws(numbers))
     module.out.kernel[...] = jax.random.normal(jax.random.key(1), (c, c))
     x = jax.random.normal(jax.random.key(2), (1, 3, 3, c))
     flat = np.asarray(module.norm(x), np.float64).reshape(9, c)

@@ -53,6 +53,10 @@ PUBLISHED = {
 }
 
 
+def fresh(cfg: UNetConfig) -> dict:
+    return jax.jit(partial(init, cfg))(jax.random.key(0))
+
+
 def composed(name: str, **options: object) -> UNetConfig:
     """conf/model/NAME.yaml, with types and options checked."""
     config.register()
@@ -85,6 +89,30 @@ def test_a_fresh_network_is_float32_a_function_of_the_key_and_answers_zero() -> 
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
     assert not np.array_equal(a["conv_in"]["kernel"], c["conv_in"]["kernel"])
     np.testing.assert_array_equal(jax.jit(network_of(cfg).apply)(a, X, T, LABEL), np.zeros_like(X))
+
+
+def test_fresh_parameters_have_ddpm_s_variance_and_share_no_numbers() -> None:
+    """Kernels: uniform, of variance 2 / (inputs + outputs); frequencies and labels: normal; the rest 0 and 1."""
+    cfg = dataclasses.replace(TINY, channels=16, embedding="fourier", fourier_scale=16.0)
+    found = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(fresh(cfg))}
+    drawn = []
+    for name, leaf in found.items():
+        values = leaf.ravel()
+        if "kernel" in name and values.any():
+            most = np.sqrt(6 / (np.prod(leaf.shape[:-2]) * sum(leaf.shape[-2:])))
+            assert most * (1 - 5 / np.sqrt(leaf.size)) < np.abs(values).max() <= most, name
+            assert np.std(values) == pytest.approx(most / np.sqrt(3), rel=3 / np.sqrt(leaf.size)), name
+            drawn.append(values / most)
+        elif "kernel" not in name and ("frequency" in name or "embed_label" in name):
+            std = 16.0 if "frequency" in name else leaf.shape[-1] ** -0.5
+            assert np.std(values) == pytest.approx(std, rel=3 / np.sqrt(leaf.size)), name
+            assert np.abs(values).max() > 2 * std, "not cut off, as uniform numbers are"
+        else:
+            assert set(values) == {float("scale" in name)}, name
+    assert len(drawn) > 10
+    numbers = np.concatenate(drawn)
+    repeated = numbers.size - np.unique(numbers).size
+    assert repeated < numbers.size**2 / 2**23, "of 2^23 numbers, twice as often as by chance"
 
 
 def test_equal_configurations_share_a_network() -> None:
