@@ -22,6 +22,10 @@ TINY = [
 ]
 
 
+# tests compile code as quickly as can be, except where it matters that it is what users run
+AS_USERS_DO = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+
+
 def run(
     script: str, *arguments: str, cwd: Path = ROOT, env: dict[str, str] | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
@@ -36,4 +40,4 @@ def run(
 def environment() -> dict[str, str]:
     """The environment of a user without a wandb account."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "HYDRA"))}
-    return kept | {"PYTHONPATH": str(ROOT)}
+    return kept | {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}

@@ -6,15 +6,21 @@ import sys
 import time
 from pathlib import Path
 
-from commands import ROOT, TINY, environment
+from commands import AS_USERS_DO, ROOT, TINY, environment, run
 
 # checkpoints so often that a run is nearly always saving
 OFTEN = [*TINY, "train.steps=150", "train.checkpoint_every=5", "train.eval_every=50", "train.log_every=5"]
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "train.py"), *arguments]
-    return subprocess.Popen(command, cwd=cwd, env=environment(), stderr=subprocess.PIPE, text=True)
+    """Train, saving often, in a process that goes on."""
+    command = [sys.executable, str(ROOT / "train.py"), *OFTEN, *arguments]
+    return subprocess.Popen(command, cwd=cwd, env=environment() | AS_USERS_DO, stderr=subprocess.PIPE, text=True)
+
+
+def train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Train, saving often, until the process ends."""
+    return run("train.py", *OFTEN, *arguments, cwd=cwd, env=AS_USERS_DO)
 
 
 def wait_until_step(folder: Path, step: int, process: subprocess.Popen[str], timeout: float = 240) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import TINY, run
+from commands import AS_USERS_DO, TINY, run
 
 FEW = ["logger=none", "extractor=none", "sampler.nfe=3"]
 
@@ -25,7 +25,8 @@ def images(folder: Path) -> np.ndarray:
 
 def test_an_image_depends_on_its_own_seed_only(trained: Path) -> None:
     for name, seeds, batch_size in (("whole", "0-9", 10), ("parts", "0-9", 3), ("picked", "7+2", 4)):
-        result = run("sample.py", *FEW, f"seeds={seeds}", f"batch_size={batch_size}", f"run_dir={name}", cwd=trained)
+        options = [f"seeds={seeds}", f"batch_size={batch_size}", f"run_dir={name}"]
+        result = run("sample.py", *FEW, *options, cwd=trained, env=AS_USERS_DO)
         assert result.returncode == 0, result.stderr
     whole = images(trained / "whole").astype(int)
     assert np.ptp(whole) > 0

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from commands import TINY, run
 from PIL import Image
-from runs_of_training import OFTEN, arrays, start, wait_until_step
+from runs_of_training import arrays, start, train, wait_until_step
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cwd = tmp_path_factory.mktemp("uninterrupted")
-    result = run("train.py", *OFTEN, "run_dir=run", cwd=cwd)
+    result = train("run_dir=run", cwd=cwd)
     assert result.returncode == 0, result.stderr
     return cwd / "run"
 
@@ -28,7 +28,7 @@ def test_killed_five_times_and_resumed_is_bit_for_bit_the_same(uninterrupted: Pa
     """At random moments, many of them within a save; the same command goes on in the same folder."""
     rng, folders = random.Random(0), tmp_path / "outputs" / "digits"
     for least in (5, 30, 55, 80, 110):
-        process = start(*OFTEN, cwd=tmp_path)
+        process = start(cwd=tmp_path)
         while not list(folders.glob("*")):
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.05)
@@ -39,7 +39,7 @@ def test_killed_five_times_and_resumed_is_bit_for_bit_the_same(uninterrupted: Pa
         process.communicate()
         assert json.loads((run_dir / "status.json").read_text())["status"] == "running"
 
-    resumed = run("train.py", *OFTEN, cwd=tmp_path)
+    resumed = train(cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed at step" in resumed.stderr
     assert list(folders.iterdir()) == [run_dir]
@@ -50,7 +50,7 @@ def test_killed_five_times_and_resumed_is_bit_for_bit_the_same(uninterrupted: Pa
 
 
 def test_sigterm_saves_and_exits_143(uninterrupted: Path, tmp_path: Path) -> None:
-    process = start(*OFTEN, "train.checkpoint_every=1000", "run_dir=run", cwd=tmp_path)
+    process = start("train.checkpoint_every=1000", "run_dir=run", cwd=tmp_path)
     while not (tmp_path / "run" / "metrics.jsonl").is_file() or not (tmp_path / "run" / "metrics.jsonl").read_text():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
@@ -59,7 +59,7 @@ def test_sigterm_saves_and_exits_143(uninterrupted: Path, tmp_path: Path) -> Non
     assert process.returncode == 143, stderr
     assert "saved" in stderr
     assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "stopped"
-    resumed = run("train.py", *OFTEN, "train.checkpoint_every=1000", "run_dir=run", cwd=tmp_path)
+    resumed = train("train.checkpoint_every=1000", "run_dir=run", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert arrays(tmp_path / "run") == arrays(uninterrupted)
 
@@ -67,10 +67,9 @@ def test_sigterm_saves_and_exits_143(uninterrupted: Path, tmp_path: Path) -> Non
 def test_a_run_shared_out_over_four_devices_goes_on_on_one(tmp_path: Path) -> None:
     """As if it had been on one from the start, up to rounding."""
     options = [*TINY, "model.multipliers=[1]", "optimizer.cosine_decay=false", "train.sample_every=0"]
-    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # to compile
     for run_dir, devices, steps in (("moved", "4", 4), ("moved", "1", 6), ("stayed", "1", 6)):
         laid = [f"train.fsdp={devices == '4'}", f"train.steps={steps}", f"run_dir={run_dir}"]
-        result = run("train.py", *options, *laid, cwd=tmp_path, env=quick | {"JAX_NUM_CPU_DEVICES": devices})
+        result = run("train.py", *options, *laid, cwd=tmp_path, env={"JAX_NUM_CPU_DEVICES": devices})
         assert result.returncode == 0, result.stderr
         assert f"{devices} x cpu" in result.stderr
         assert ("resumed at step 4" in result.stderr) == (run_dir == "moved" and devices == "1")
@@ -95,7 +94,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(fault: str, uninterrupted: P
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content if fault == "flipped" else content[: len(content) // 2])
-    resumed = run("train.py", *OFTEN, f"run_dir={folder}", cwd=tmp_path)
+    resumed = train(f"run_dir={folder}", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert "checkpoint 150 is damaged" in resumed.stderr
     assert "resumed at step 145" in resumed.stderr
@@ -113,12 +112,12 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(uninterrupted: Path, tmp_
         pytest.skip("mounting a small file system is not allowed here")
     try:
         (folder / "ballast").write_bytes(bytes(500_000))
-        failed = run("train.py", *OFTEN, "train.keep_checkpoints=9", f"run_dir={folder}", cwd=tmp_path)
+        failed = train("train.keep_checkpoints=9", f"run_dir={folder}", cwd=tmp_path)
         assert failed.returncode == 1
         assert "No space left on device" in failed.stderr
         assert "Traceback" not in failed.stderr
         subprocess.run(["mount", "-o", "remount,size=200m", folder], check=True)
-        resumed = run("train.py", *OFTEN, "train.keep_checkpoints=9", f"run_dir={folder}", cwd=tmp_path)
+        resumed = train("train.keep_checkpoints=9", f"run_dir={folder}", cwd=tmp_path)
         assert resumed.returncode == 0, resumed.stderr
         assert "resumed at step" in resumed.stderr
         assert arrays(folder) == arrays(uninterrupted)
@@ -138,7 +137,7 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_another_configuration_is_refused_in_a_used_folder(uninterrupted: Path) -> None:
-    result = run("train.py", *OFTEN, "sde.beta_1=10", f"run_dir={uninterrupted}", cwd=uninterrupted.parent)
+    result = train("sde.beta_1=10", f"run_dir={uninterrupted}", cwd=uninterrupted.parent)
     assert result.returncode == 2
     assert "sde.beta_1: 20.0 -> 10.0" in result.stderr
     assert "allow_changes=true" in result.stderr
