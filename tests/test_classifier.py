@@ -15,6 +15,8 @@ from eval.config import ExtractorConfig, validate_extractor
 from eval.frechet import feature_statistics, frechet_distance, metric_name
 from eval.reference import reference_statistics
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 
 @pytest.fixture(scope="module")
 def digits():

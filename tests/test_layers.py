@@ -7,11 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.signal
 from flax import nnx
 
 from models.config import UNetConfig
 from models.layers import Attention, Draws, GroupNorm, double, from_patches, halve, time_embedding, to_patches
+
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
 def test_attention_is_softmax_of_scaled_products() -> None:

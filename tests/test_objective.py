@@ -14,6 +14,8 @@ from models.config import ObjectiveConfig
 from models.objective import TIMES, WEIGHTS, Examples, level_edges, weighted_loss
 from models.score import Network
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 SDES = {
     "vp_linear": deis.vp_linear(),
     "vp_cosine": deis.vp_cosine(),

@@ -10,6 +10,8 @@ from jax import lax
 
 from models.products import convolve, convolve_doubled, multiply
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 SHAPE = (3, 12, 14, 5)
 
 

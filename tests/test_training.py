@@ -22,6 +22,8 @@ from models.objective import Examples, weighted_loss
 from models.score import Network
 from models.training import TrainState, ema_at, init_state, make_evaluation, make_optimizer, make_train_step
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 SDE, OBJECTIVE = deis.vp_linear(), ObjectiveConfig(label_dropout=0.2)
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (40, 4, 4, 1), dtype=np.uint8)

@@ -16,6 +16,8 @@ from models.layout import stages
 from models.unet import init, network_of, num_params, shapes
 from runs import config
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 CONF = Path(__file__).parent.parent / "conf"
 TINY = UNetConfig(
     channels=8,
