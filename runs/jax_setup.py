@@ -1,10 +1,8 @@
 """What JAX should know before it starts. Does not import JAX."""
 
-import ctypes
 import gc
 import importlib.metadata
 import os
-import sys
 from pathlib import Path
 
 
@@ -22,19 +20,5 @@ def configure_jax(batch_size: int | None = None) -> str:
         cores = os.cpu_count() or 1
         devices = max(count for count in range(1, cores + 1) if batch_size % count == 0)
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(devices))
-    _keep_freed_memory()
     gc.set_threshold(100_000, 100)  # tracing makes objects by the hundred thousand, and few are garbage
     return f"JAX {importlib.metadata.version('jax')}, compiled code kept in {cache}"
-
-
-def _keep_freed_memory() -> None:
-    """Let the C library keep what XLA frees for the next call, where it is glibc.
-
-    XLA's CPU code takes and gives back hundreds of megabytes at every step, and the system clears each page anew: that
-    was a quarter of a training step.
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8  # malloc.h
-        libc.mallopt(m_arena_max, 1)
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, -1)  # never

@@ -39,22 +39,27 @@ def kept(step: Step, options: dict[str, Any]) -> Step:
     def call(state: Any, *batch: Any) -> tuple[Any, dict[str, jax.Array]]:
         nonlocal program
         leaves, structure = jax.tree.flatten(state)
-
-        def of_leaves(leaves: list[jax.Array], *batch: Any) -> tuple[list[jax.Array], dict[str, jax.Array]]:
-            state, metrics = step(jax.tree.unflatten(structure, leaves), *batch)
-            return jax.tree.leaves(state), metrics
-
         if program is None:
-            found = _exported(of_leaves, (leaves, *batch), options | {"state": str(structure)})
-            laid = [leaf.sharding for leaf in leaves]
-            program = jax.jit(found.call, donate_argnums=0, out_shardings=(laid, None))
+            program = _program(step, structure, leaves, batch, options)
         leaves, metrics = program(leaves, *batch)
         return jax.tree.unflatten(structure, leaves), metrics
 
     return call
 
 
-def _exported(function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> export.Exported:
+def _program(step: Step, structure: Any, leaves: list[jax.Array], batch: tuple[Any, ...], options: Any) -> Any:
+    """The jitted function (leaves, *batch) -> (leaves, metrics): what is kept knows lists and dicts, not the state."""
+
+    def of_leaves(leaves: list[jax.Array], *batch: Any) -> tuple[list[jax.Array], dict[str, jax.Array]]:
+        state, metrics = step(jax.tree.unflatten(structure, leaves), *batch)
+        return jax.tree.leaves(state), metrics
+
+    found = _exported(of_leaves, (leaves, *batch), {"state": str(structure), "options": options})
+    laid = [leaf.sharding for leaf in leaves]
+    return jax.jit(found.call, donate_argnums=0, out_shardings=(laid, None))
+
+
+def _exported(function: Callable[..., Any], arguments: tuple[Any, ...], options: Any) -> export.Exported:
     """The program of `function` for such arguments, from disk if it is there."""
     cache = jax.config.values["jax_compilation_cache_dir"]
     if cache is None or not jax.config.values["jax_enable_compilation_cache"]:
@@ -73,7 +78,7 @@ def _exported(function: Callable[..., Any], arguments: tuple[Any, ...], options:
     return found
 
 
-def _key(arguments: tuple[Any, ...], options: dict[str, Any]) -> str:
+def _key(arguments: tuple[Any, ...], options: Any) -> str:
     """What a program follows from, as a file's name."""
     leaves, structure = jax.tree.flatten(arguments)
     facts = {
