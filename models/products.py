@@ -122,6 +122,28 @@ def _convolve_doubled_plainly(x: Images, kernel: Kernel) -> Images:
     return _convolve_plainly(jnp.repeat(jnp.repeat(x, 2, 1), 2, 2), kernel)
 
 
+def _convolve_doubled_in_half(x: Images, kernel: Kernel) -> Images:
+    """Half the products: a window of the doubled image shows 2x2 pixels, so taps that see the same one are added.
+
+    A 2x2 window over x gives, as channels, the 2x2 pixels around the corner between its own.
+    """
+    n_in = x.shape[-1]
+
+    def seen(taps: Array) -> Array:
+        """[3, ...] to [side of the corner, pixel, ...]"""
+        return jnp.stack([jnp.stack([taps[0] + taps[1], taps[2]]), jnp.stack([taps[0], taps[1] + taps[2]])])
+
+    window = seen(jnp.moveaxis(seen(kernel), 2, 0)).transpose(3, 1, 4, 2, 0, 5)
+    squares = _convolve_as_told(x, window.reshape(2, 2, n_in, -1), (1, 1), [(1, 1), (1, 1)])
+    return _of_squares(squares)[:, 1:-1, 1:-1]
+
+
+def _of_squares(squares: Float[Array, "b h w 4*c"]) -> Float[Array, "b 2*h 2*w c"]:
+    """The 2x2 pixels that lie in each pixel's channels."""
+    b, h, w, c = squares.shape
+    return squares.reshape(b, h, w, 2, 2, c // 4).swapaxes(2, 3).reshape(b, 2 * h, 2 * w, c // 4)
+
+
 def _convolve_halving_plainly(x: Float[Array, "b 2*h+1 2*w+1 c"], kernel: Kernel) -> Images:
     return _convolve_as_told(x, kernel, (2, 2), "VALID")
 
@@ -132,9 +154,13 @@ def _x_gradient(kernel: Kernel, y_bar: Images) -> Images:
 
 
 def _doubled_x_gradient(kernel: Kernel, y_bar: Images) -> Images:
-    """Of `convolve_doubled`: the sum over the 2x2 pixels that a pixel became."""
-    b, h, w, _ = y_bar.shape
-    return _x_gradient(kernel, y_bar).reshape(b, h // 2, 2, w // 2, 2, -1).sum((2, 4))
+    """Of `convolve_doubled`: a pixel is seen from 4x4 pixels of the doubled image, through one or two taps a side."""
+
+    def seen(taps: Array) -> Array:
+        return jnp.stack([taps[2], taps[1] + taps[2], taps[0] + taps[1], taps[0]])
+
+    window = seen(jnp.moveaxis(seen(kernel), 1, 0)).transpose(1, 0, 3, 2)
+    return _convolve_as_told(y_bar, window, (2, 2), [(1, 1), (1, 1)])
 
 
 def _halving_x_gradient(kernel: Kernel, y_bar: Images) -> Float[Array, "b 2*h+1 2*w+1 c"]:
@@ -142,12 +168,10 @@ def _halving_x_gradient(kernel: Kernel, y_bar: Images) -> Float[Array, "b 2*h+1 
 
     A 2x2 window gives the 2x2 pixels of all kinds as channels.
     """
-    b, h, w, n_out = y_bar.shape
-    n_in = kernel.shape[2]
+    n_in, n_out = kernel.shape[2:]
     kinds = jnp.pad(kernel, [(0, 1), (0, 1), (0, 0), (0, 0)]).reshape(2, 2, 2, 2, n_in, n_out)[::-1, :, ::-1]
     window = kinds.transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, n_out, 4 * n_in)
-    squares = _convolve_as_told(y_bar, window, (1, 1), [(1, 1), (1, 1)]).reshape(b, h + 1, w + 1, 2, 2, n_in)
-    return squares.swapaxes(2, 3).reshape(b, 2 * h + 2, 2 * w + 2, n_in)[:, :-1, :-1]
+    return _of_squares(_convolve_as_told(y_bar, window, (1, 1), [(1, 1), (1, 1)]))[:, :-1, :-1]
 
 
 @jax.jit
@@ -156,7 +180,7 @@ def _kernel_gradient(x: Images, y_bar: Images) -> Kernel:
     h, w, n_in, n_out = *x.shape[1:], y_bar.shape[-1]
 
     def shifted_rows(x: Array) -> Array:
-        framed = jnp.pad(x, [(0, 0), (0, 0), (1, 1), (0, 0)])
+        framed = lax.optimization_barrier(jnp.pad(x, [(0, 0), (0, 0), (1, 1), (0, 0)]))  # or x is transposed twice
         return jnp.concatenate([framed[..., tap : tap + h, :] for tap in (0, 1, 2)])
 
     def shifted_columns(y_bar: Array) -> Array:
@@ -198,7 +222,8 @@ def _halving_kernel_gradient(x: Float[Array, "b 2*h+1 2*w+1 c"], y_bar: Images) 
 
 def _matrix_gradient(x: Array, y_bar: Array) -> Array:
     x, y_bar = lax.optimization_barrier((x, y_bar))  # or the product's transposition computes them anew, out of order
-    return x.reshape(-1, x.shape[-1]).T @ y_bar.reshape(-1, y_bar.shape[-1])
+    transposed = lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)  # or slower code transposes as it multiplies
+    return transposed @ y_bar.reshape(-1, y_bar.shape[-1])
 
 
 def _sum_of_products(
@@ -226,6 +251,6 @@ def _sum_of_products(
 
 
 _convolve = _bilinear(_convolve_plainly, _x_gradient, _kernel_gradient)
-_convolve_doubled = _bilinear(_convolve_doubled_plainly, _doubled_x_gradient, _doubled_kernel_gradient)
+_convolve_doubled = _bilinear(_convolve_doubled_in_half, _doubled_x_gradient, _doubled_kernel_gradient)
 _convolve_halving = _bilinear(_convolve_halving_plainly, _halving_x_gradient, _halving_kernel_gradient)
 _multiply = _bilinear(jnp.matmul, lambda kernel, y_bar: y_bar @ kernel.T, _matrix_gradient)
