@@ -78,9 +78,11 @@ def _bilinear(
     product: Callable[[Array, Array], Array],
     x_gradient: Callable[[Array, Array], Array],
     kernel_gradient: Callable[[Array, Array], Array],
+    elsewhere: Callable[[Array, Array], Array] | None = None,
 ) -> Callable[[Array, Array], Array]:
     """product(x, kernel) with the gradients x_gradient(kernel, y_bar) and kernel_gradient(x, y_bar).
 
+    elsewhere: what is lowered for other devices than CPUs, if not product.
     A primitive, since custom_vjp has no forward mode, and custom_jvp with linear_call is not mapped over kernels nor
     differentiated twice.
     """
@@ -101,7 +103,8 @@ def _bilinear(
         return y.reshape(*x.shape[:2], *y.shape[1:]), 0
 
     primitive.def_abstract_eval(shape)
-    mlir.register_lowering(primitive, mlir.lower_fun(product, multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(elsewhere or product, multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(product, multiple_results=False), platform="cpu")
     ad.defbilinear(
         primitive,
         lambda y_bar, _, kernel: x_gradient(kernel, y_bar),
@@ -252,6 +255,8 @@ def _sum_of_products(
 
 
 _convolve = _bilinear(_convolve_plainly, _x_gradient, _kernel_gradient)
-_convolve_doubled = _bilinear(_convolve_doubled_in_half, _doubled_x_gradient, _doubled_kernel_gradient)
+_convolve_doubled = _bilinear(
+    _convolve_doubled_in_half, _doubled_x_gradient, _doubled_kernel_gradient, _convolve_doubled_plainly
+)
 _convolve_halving = _bilinear(_convolve_halving_plainly, _halving_x_gradient, _halving_kernel_gradient)
 _multiply = _bilinear(jnp.matmul, lambda kernel, y_bar: y_bar @ kernel.T, _matrix_gradient)
