@@ -73,7 +73,7 @@ def _sentence(error: Exception, config_name: str) -> str:
     text = f"{error}\n{cause or ''}"
     if missing := re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '(\S+)' is not in struct", text):
         return _unknown(missing[1], _known_keys(config_name), "option")
-    if choice := re.search(r"Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':\s+([\s\S]+)", text):
+    if choice := re.search(r"Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':((?:\n\t\S+)+)", text):
         options = [line.strip() for line in choice[3].splitlines() if line.strip()]
         return _unknown(choice[2], [o for o in options if not o.endswith("_schema")], choice[1])
     if wrong := re.search(r"Error merging override ([^\n]+)\n([^\n]+)", text):

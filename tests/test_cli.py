@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import TINY, run
+from commands import ROOT, TINY, run
 from PIL import Image
 
 NO_KEY = "0" * 40
@@ -40,6 +40,12 @@ def refused(*arguments: str, script: str = "train.py", cwd: Path, code: int = 2)
 def test_train_refuses(arguments: list[str], said: str, tmp_path: Path) -> None:
     message = refused("logger=none", *arguments, cwd=tmp_path)
     assert said in message
+
+
+def test_an_unknown_choice_is_answered_with_the_choices_alone(tmp_path: Path) -> None:
+    there = sorted(file.stem for file in (ROOT / "conf" / "dataset").glob("*.yaml"))
+    message = refused("logger=none", "dataset=nosuch", cwd=tmp_path)
+    assert message == f"error: unknown dataset 'nosuch'; allowed: {', '.join(there)}"
 
 
 def test_sample_refuses_a_missing_checkpoint(tmp_path: Path) -> None:
