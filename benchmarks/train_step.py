@@ -8,8 +8,8 @@ eps, its gradient, clip it, and update by Adam and a moving average; ours draws 
 takes the batch in four parts (train.accumulate), as experiment=cifar10_small does, in a third of the memory.
 Each side is a process; they take turns, so that what else the machine does falls on all alike. JAX is there twice: the
 process that compiles, as a first run does, and one that finds the code on disk, as all later runs do. That one starts
-three times, since first steps differ. Prints medians, and the
-median over the rounds of torch's time by that of the second: above 1, ours is faster.
+three times, since first steps differ. Prints medians, and the median over the rounds of torch's time by that of the
+second: above 1, ours is faster.
 """
 
 import contextlib

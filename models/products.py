@@ -83,6 +83,7 @@ def _bilinear(
     """product(x, kernel) with the gradients x_gradient(kernel, y_bar) and kernel_gradient(x, y_bar).
 
     elsewhere: what is lowered for other devices than CPUs, if not product.
+
     A primitive, since custom_vjp has no forward mode, and custom_jvp with linear_call is not mapped over kernels nor
     differentiated twice.
     """
