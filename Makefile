@@ -37,7 +37,7 @@ test: check
 	$(BIN)/python -m pytest -n 2
 
 test-peers: $(PEERS_READY)
-	.venv-peers/bin/python -m pytest tests/peers tests/test_torch.py tests/test_docs.py
+	.venv-peers/bin/python -m pytest tests/peers tests/deis/test_torch.py tests/test_docs.py
 
 check: $(READY)
 	$(BIN)/ruff check .

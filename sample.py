@@ -3,26 +3,28 @@
 import json
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig
 
 import data
 import deis
 from data.config import DatasetConfig
-from eval.config import validate_extractor
-from eval.metrics import VALUES, Choice, Measurement, lines, validate_choice
+from eval.features.config import ExtractorConfig, validate_extractor
+from eval.metrics.measurement import VALUES, Choice, Measurement, lines, validate_choice
+from formats.files import write_atomically
+from models.sampling.build import build_sde, build_table
+from models.sampling.seeds import parse_seeds
+from models.sampling.source import SHIPPED, Source, find
 from runs import cli, folder
-from runs.build import build_sde, build_table
-from runs.config import SampleJob, to_dict, to_object
 from runs.errors import NonFiniteError, Stopped, checking
 from runs.jax_setup import configure_jax
-from runs.seeds import parse_seeds
+from runs.log import LoggerConfig
 from runs.signals import stop_requests
-from runs.source import SHIPPED, Source, find
 
 NEXT = """Next: python sample.py sampler=ddim sampler.nfe=5              another solver, fewer network calls
       python sample.py gif=true extractor=none                 the images as they come out of the noise
@@ -30,22 +32,50 @@ NEXT = """Next: python sample.py sampler=ddim sampler.nfe=5              another
       python train.py                                          a network of your own, in minutes"""
 
 
+@dataclass
+class SampleJob:
+    """The options of sample.py; conf/sample.yaml explains them."""
+
+    name: str = MISSING
+    output_root: str = MISSING
+    run_dir: str | None = None
+    checkpoint: str | None = None
+    step: int | None = None
+    dataset: DatasetConfig | None = None
+    sampler: Any = MISSING
+    num_samples: int = MISSING
+    seeds: str | None = None
+    batch_size: int = MISSING
+    label: int | None = None
+    guidance: float | None = None
+    rounding: str = MISSING
+    keep_samples: bool = MISSING
+    metrics: list[str] = MISSING
+    kid_subsets: int = MISSING
+    kid_subset_size: int = MISSING
+    grid_samples: int = MISSING
+    gif: bool = MISSING
+    gif_samples: int = MISSING
+    extractor: ExtractorConfig = MISSING
+    logger: LoggerConfig = MISSING
+
+
 def main(cfg: DictConfig) -> None:
     """Check the configuration, then draw, measure, and write into the run's folder."""
     with checking():
-        job: SampleJob = to_object(cfg)
+        job: SampleJob = cli.to_object(cfg)
         check(job)
         source = find(job.checkpoint, job.step, job.output_root)
         dataset = dataset_of(job, source)
         if job.guidance is not None and not source.config["model"].get("null_class"):
             raise ValueError(f"guidance={job.guidance:g} needs a network trained with model.null_class=true")
         table = build_table(job.sampler, build_sde(source.config["sde"]))
-    config, run_dir = to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
-    with folder.occupy(run_dir, config, sampler=table.name, nfe_asked=job.sampler.nfe):
+    config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
+    with folder.occupy(run_dir, config, sampler=table.name, nfe_asked=job.sampler["nfe"]):
         print(configure_jax(job.batch_size), file=sys.stderr)
         measurement = None
         if job.extractor.name != "none" and dataset is not None:
-            from runs.measuring import open_measurement
+            from eval.metrics.measuring import open_measurement
 
             published = source.path if source.step is None and job.dataset is None else None
             choice = choice_of(job)
@@ -56,7 +86,7 @@ def main(cfg: DictConfig) -> None:
         if measurement is not None:
             with checking():
                 result |= measurement.result()
-        folder.write_atomically(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
+        write_atomically(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
         record(job, run_dir, config, result)
     print(f"{summary(result)}, {run_dir}")
     if source.path == SHIPPED:
@@ -105,7 +135,7 @@ def draw_images(
     from tqdm import tqdm
 
     from eval.figures import denoising_gif, image_grid, save_png
-    from runs.drawing import draw, draw_trajectory, load_trained
+    from models.sampling.draw import draw, draw_trajectory, load_trained
 
     with checking():
         net = load_trained(source.path, source.step)
@@ -142,10 +172,10 @@ def draw_images(
         )
     return {
         "sampler": table.name,
-        "method": job.sampler.method,
-        "order": getattr(job.sampler, "order", None),
+        "method": job.sampler["method"],
+        "order": job.sampler.get("order"),
         "nfe": table.nfe,
-        "nfe_asked": job.sampler.nfe,
+        "nfe_asked": job.sampler["nfe"],
         "num_samples": drawn,
         "seconds": seconds,
         "images_per_s": drawn / seconds,
@@ -183,4 +213,4 @@ def summary(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, "sample")
+    cli.run(main, "sample", SampleJob)

@@ -4,38 +4,63 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig
 
 import data
-from eval.config import validate_extractor
-from models.config import UNetConfig, validate, validate_objective
+from data.config import DatasetConfig
+from eval.features.config import ExtractorConfig, validate_extractor
+from models.config import UNetConfig, validate
+from models.sampling.build import build_sde, build_table
+from models.training.config import DistributedConfig, ObjectiveConfig, OptimizerConfig, TrainConfig, validate_objective
 from runs import cli, folder
-from runs.build import build_sde, build_table
-from runs.config import TrainJob, to_dict, to_object
 from runs.errors import ConfigError, NonFiniteError, Stopped, checking, writing
 from runs.jax_setup import configure_jax
+from runs.log import LoggerConfig
 from runs.signals import stop_requests
 
 if TYPE_CHECKING:
-    from runs.watching import Watch
+    from eval.watching import Watch
 
 SHOWN = ("loss", "images_per_s")  # beside the progress bar
+
+
+@dataclass
+class TrainJob:
+    """The options of train.py; conf/train.yaml explains them."""
+
+    name: str = MISSING
+    seed: int = MISSING
+    output_root: str = MISSING
+    run_dir: str | None = None
+    resume: bool = MISSING
+    allow_changes: bool = MISSING
+    dataset: DatasetConfig = MISSING
+    model: UNetConfig = MISSING
+    sde: Any = MISSING
+    objective: ObjectiveConfig = MISSING
+    optimizer: OptimizerConfig = MISSING
+    train: TrainConfig = MISSING
+    sampler: Any = MISSING
+    extractor: ExtractorConfig = MISSING
+    distributed: DistributedConfig = MISSING
+    logger: LoggerConfig = MISSING
 
 
 def main(cfg: DictConfig) -> None:
     """Check the configuration, choose the run's folder, and train in it."""
     with checking():
-        job: TrainJob = to_object(cfg)
+        job: TrainJob = cli.to_object(cfg)
         check(job)
-        config = to_dict(cfg)
+        config = cli.to_dict(cfg)
         run_dir = choose_folder(job, config)
     alone = job.distributed.mode == "none"
     using = configure_jax(job.train.batch_size // job.train.accumulate if alone else None)
-    from runs import devices
+    from models.training import devices
 
     with checking():
         devices.connect(**dataclasses.asdict(job.distributed))
@@ -52,7 +77,7 @@ def main(cfg: DictConfig) -> None:
 
 def check(job: TrainJob) -> None:
     """Refuse with a ValueError what cannot work, before anything expensive starts."""
-    build_table(job.sampler, build_sde(vars(job.sde)))
+    build_table(job.sampler, build_sde(job.sde))
     validate_extractor(job.extractor)
     may_be_zero = ("sample_every", "fid_every", "ema_decay", "fsdp", "keep_best")
     for key, value in dataclasses.asdict(job.train).items():
@@ -98,7 +123,7 @@ def network_for(job: TrainJob, split: "data.Split") -> UNetConfig:
     if model.num_classes not in (0, split.num_classes):
         classes = f"0 or {split.num_classes}" if split.num_classes else "0, since the images have no labels"
         raise ValueError(f"model.num_classes must be {classes}, got {model.num_classes}")
-    validate_objective(job.objective, model, build_sde(vars(job.sde)))
+    validate_objective(job.objective, model, build_sde(job.sde))
     return model
 
 
@@ -113,13 +138,14 @@ def fit(
     """Build the state or restore it, and take the steps that remain."""
     import jax
 
-    from models import checkpoint, unet
-    from models.packing import pack, pack_state, packed, unpack_state
-    from models.training import init_state, make_optimizer, make_train_step
-    from runs import devices, programs
-    from runs.watching import Watch
+    from eval.watching import Watch
+    from models import unet
+    from models.checkpoints import checkpoint
+    from models.training import devices, programs
+    from models.training.packing import pack, pack_state, packed, unpack_state
+    from models.training.step import init_state, make_optimizer, make_train_step
 
-    mesh, sde = devices.mesh(), build_sde(vars(job.sde))
+    mesh, sde = devices.mesh(), build_sde(job.sde)
     if model.num_classes == 0:
         train_set, test_set = (dataclasses.replace(split, labels=None) for split in (train_set, test_set))
     optimizer = make_optimizer(total_steps=job.train.steps, **dataclasses.asdict(job.optimizer))
@@ -162,13 +188,13 @@ def take_steps(
     from tqdm import tqdm
 
     from eval.figures import loss_curve_plot
-    from models.packing import unpack_state
-    from models.saver import Saver
+    from models.checkpoints.saver import Saver
+    from models.training import devices
+    from models.training.feeding import feed
+    from models.training.packing import unpack_state
+    from models.training.progress import Progress, step_flops
     from models.unet import shapes
-    from runs import devices
-    from runs.feeding import feed
     from runs.log import Log, open_log, read_metrics, truncate_metrics
-    from runs.progress import Progress, step_flops
 
     train, main, alone = job.train, devices.is_main(), jax.process_count() == 1
     if main:
@@ -232,4 +258,4 @@ def require_finite(step: int, skipped: int, last_loss: float, most: int) -> None
 
 
 if __name__ == "__main__":
-    cli.run(main, "train")
+    cli.run(main, "train", TrainJob)

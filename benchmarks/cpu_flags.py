@@ -70,9 +70,10 @@ def work(batch: int, **options: Any) -> None:
     import jax
 
     import deis
-    from models.config import ObjectiveConfig, UNetConfig
-    from models.packing import pack, packed
-    from models.training import init_state, make_optimizer, make_train_step
+    from models.config import UNetConfig
+    from models.training.config import ObjectiveConfig
+    from models.training.packing import pack, packed
+    from models.training.step import init_state, make_optimizer, make_train_step
     from models.unet import init, network_of, shapes
 
     cfg = UNetConfig(channels=32, num_blocks=1, attention_resolutions=[options["image_size"] // 2], **options)

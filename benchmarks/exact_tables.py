@@ -18,11 +18,11 @@ from sklearn.datasets import load_digits
 
 import deis
 from deis.sampler import EpsFn
-from eval.mixture import IN_2D, Mixture
-from eval.paper import Paper, Record, by_nfe, verdicts
-from eval.paper_tables import markdown_grid, markdown_verdicts
+from eval.exact.mixture import IN_2D, Mixture
+from eval.paper.plan import cells
+from eval.paper.spec import Paper, Record, by_nfe, verdicts
+from eval.paper.tables import markdown_grid, markdown_verdicts
 from runs import config
-from runs.paper import cells
 
 CONF = Path(__file__).parent.parent / "conf"
 SDE = deis.vp_linear(t_0=1e-3)  # the tables' own t_0

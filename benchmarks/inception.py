@@ -87,7 +87,7 @@ def images(batch: int) -> Any:
 def serve_torch(path: Path) -> None:
     import torch
 
-    from eval.inception import BATCH
+    from eval.features.inception import BATCH
 
     network = fidelity(path)
     pixels = torch.from_numpy(images(BATCH).transpose(0, 3, 1, 2).copy())
@@ -103,8 +103,8 @@ def serve_jax(path: Path) -> None:
     from runs.jax_setup import configure_jax
 
     configure_jax(64)
-    from eval.config import ExtractorConfig
-    from eval.inception import BATCH, inception_extractor
+    from eval.features.config import ExtractorConfig
+    from eval.features.inception import BATCH, inception_extractor
 
     extractor = inception_extractor(ExtractorConfig(name="inception", weights=str(path), resize="tf1"))
     pixels = images(BATCH)

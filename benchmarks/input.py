@@ -24,8 +24,8 @@ def main() -> None:
     import numpy as np
 
     import data
-    from runs import devices
-    from runs.feeding import feed
+    from models.training import devices
+    from models.training.feeding import feed
 
     mesh = devices.mesh()
     images = np.random.default_rng(0).integers(0, 256, (COUNT, SIZE, SIZE, 3), np.uint8)
@@ -65,10 +65,11 @@ def training(mesh: Any, names: list[str]) -> tuple[Any, dict[str, Any]]:
 
     import deis
     from models import unet
-    from models.config import ObjectiveConfig, UNetConfig
-    from models.packing import pack, packed
-    from models.training import init_state, make_optimizer, make_train_step
-    from runs import devices
+    from models.config import UNetConfig
+    from models.training import devices
+    from models.training.config import ObjectiveConfig
+    from models.training.packing import pack, packed
+    from models.training.step import init_state, make_optimizer, make_train_step
 
     cfg = UNetConfig(multipliers=[1, 2, 2], attention_resolutions=[16], image_size=SIZE, image_channels=3)
     optimizer = make_optimizer(1e-3, 10, 1000, False, 0.9, 0.999, 1.0)

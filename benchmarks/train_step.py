@@ -3,9 +3,9 @@
     make .venv-peers/.ready && .venv-peers/bin/python -m benchmarks.train_step       minutes on two cores
 
 diffusers' UNet2DModel with 1.6 M parameters at 32x32x3, batch 64, in torch (eager, both memory layouts), and the same
-network read by models.diffusers, run as train.py and sample.py run it. Both sides compute the mean squared error of
-eps, its gradient, clip it, and update by Adam and a moving average; ours draws the images, times and noise as well, and
-takes the batch in four parts (train.accumulate), as experiment=cifar10_small does, in a third of the memory.
+network read by models.published.diffusers, run as train.py and sample.py run it. Both sides compute the mean squared
+error of eps, its gradient, clip it, and update by Adam and a moving average; ours draws the images, times and noise as
+well, and takes the batch in four parts (train.accumulate), as experiment=cifar10_small does, in a third of the memory.
 Each side is a process; they take turns, so that what else the machine does falls on all alike. JAX is there twice: the
 process that compiles, as a first run does, and one that finds the code on disk, as all later runs do. That one starts
 three times, since first steps differ. Prints medians, and the median over the rounds of torch's time by that of the
@@ -136,11 +136,11 @@ def serve_jax(folder: Path) -> None:
 
     import deis
     from models import unet
-    from models.config import ObjectiveConfig
-    from models.diffusers import read_diffusers
-    from models.packing import pack, packed
-    from models.training import init_state, make_optimizer, make_train_step
-    from runs import devices, programs
+    from models.published.diffusers import read_diffusers
+    from models.training import devices, programs
+    from models.training.config import ObjectiveConfig
+    from models.training.packing import pack, packed
+    from models.training.step import init_state, make_optimizer, make_train_step
 
     found, mesh = read_diffusers(folder), devices.mesh()
     network = packed(unet.network_of(found.model), unet.shapes(found.model))

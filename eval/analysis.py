@@ -1,20 +1,19 @@
 """The figures of the paper's analysis, on a trained network or on a mixture. See: python -m eval.analysis --help"""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig
 
 import deis
+from models.sampling.build import build_sde
+from models.sampling.source import Source, find
 from runs import cli, folder
-from runs.analysis_config import AnalysisJob
-from runs.build import build_sde
-from runs.config import to_dict, to_object
 from runs.errors import NonFiniteError, checking
 from runs.jax_setup import configure_jax
-from runs.source import Source, find
 
 if TYPE_CHECKING:
     from jaxtyping import Array
@@ -24,15 +23,33 @@ if TYPE_CHECKING:
 PROBLEMS = ("checkpoint", "mixture")
 
 
+@dataclass
+class AnalysisJob:
+    """The options of this command; conf/analysis.yaml explains them."""
+
+    name: str = MISSING
+    output_root: str = MISSING
+    run_dir: str | None = None
+    problem: str = MISSING
+    checkpoint: str | None = None
+    step: int | None = None
+    nfe: list[int] = MISSING
+    ts_phase: str = MISSING
+    ts_order: float = MISSING
+    num_samples: int = MISSING
+    seed: int = MISSING
+    fit_steps: int = MISSING
+
+
 def main(cfg: DictConfig) -> None:
     """Check the configuration, then measure, and write every figure with its numbers."""
     with checking():
-        job: AnalysisJob = to_object(cfg)
+        job: AnalysisJob = cli.to_object(cfg)
         check(job)
         source = find(job.checkpoint, job.step, job.output_root) if job.problem == "checkpoint" else None
         sde = deis.vp_linear() if source is None else build_sde(source.config["sde"])
         deis.timesteps(sde, max(job.nfe), job.ts_phase, job.ts_order)
-    config, run_dir = to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
+    config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
     with folder.occupy(run_dir, config, problem=job.problem):
         print(configure_jax(), file=sys.stderr)
         table = trajectories(job, run_dir, sde, *start(job, source, sde))
@@ -58,9 +75,9 @@ def start(job: AnalysisJob, source: Source | None, sde: deis.SDE) -> "tuple[EpsF
     """(eps_fn, x_T) of the problem; without a source, the mixture's."""
     import jax
 
-    from eval.mixture import IN_2D
+    from eval.exact.mixture import IN_2D
+    from models.sampling.draw import load_trained, starts
     from models.score import eps_fn
-    from runs.drawing import load_trained, starts
 
     seeds = list(range(job.seed, job.seed + job.num_samples))
     if source is None:
@@ -74,9 +91,8 @@ def start(job: AnalysisJob, source: Source | None, sde: deis.SDE) -> "tuple[EpsF
 
 def trajectories(job: AnalysisJob, run_dir: Path, sde: deis.SDE, eps_fn: "EpsFn", x_T: "Array") -> str:
     """Write what is measured along trajectories; the table of pixel differences, as Markdown."""
-    from eval import analysis_figures as figures
-    from eval import discretisation
-    from eval.records import markdown
+    from eval.exact import discretisation, figures
+    from eval.exact.records import markdown
 
     grid = (job.ts_phase, job.ts_order)
     path = discretisation.fine_trajectory(sde, eps_fn, x_T, *grid)
@@ -100,10 +116,10 @@ def toy_network(job: AnalysisJob, run_dir: Path, sde: deis.SDE) -> None:
     """Fit the toy network in one and in two dimensions, and write where it is wrong."""
     import jax
 
-    from eval import toy_network as toy
-    from eval.analysis_figures import fitting_figure
-    from eval.mixture import IN_1D, IN_2D
-    from eval.records import markdown, write_csv
+    from eval.exact import toy_network as toy
+    from eval.exact.figures import fitting_figure
+    from eval.exact.mixture import IN_1D, IN_2D
+    from eval.exact.records import markdown, write_csv
 
     ts = deis.timesteps(sde, 40, "t", 2.0)
     by_time: list[dict[str, Any]] = []
@@ -120,8 +136,8 @@ def toy_network(job: AnalysisJob, run_dir: Path, sde: deis.SDE) -> None:
 
 def write(run_dir: Path, name: str, figure: Any, rows: list[dict[str, Any]], table: str) -> None:
     """A figure as .png and .svg, its numbers as .csv, and its table as .md."""
-    from eval.analysis_figures import save
-    from eval.records import write_csv
+    from eval.exact.figures import save
+    from eval.exact.records import write_csv
 
     save(figure, run_dir / name)
     write_csv(run_dir / f"{name}.csv", rows)
@@ -129,4 +145,4 @@ def write(run_dir: Path, name: str, figure: Any, rows: list[dict[str, Any]], tab
 
 
 if __name__ == "__main__":
-    cli.run(main, "analysis")
+    cli.run(main, "analysis", AnalysisJob)

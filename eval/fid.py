@@ -9,37 +9,55 @@ See: python -m eval.fid --help
 import json
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig
 from tqdm import tqdm
 
-from eval.config import validate_extractor
-from eval.extractor import Extractor
-from eval.frechet import save_statistics
-from eval.metrics import Choice, Measurement, lines, validate_choice
-from eval.reference import Reference, statistics_path
-from eval.samples import open_samples
+from data.config import DatasetConfig
+from eval.features.config import ExtractorConfig, validate_extractor
+from eval.features.extractor import Extractor
+from eval.metrics.frechet import save_statistics
+from eval.metrics.measurement import Choice, Measurement, lines, validate_choice
+from eval.metrics.reference import Reference, statistics_path
+from eval.metrics.samples import open_samples
+from formats.files import write_atomically
 from runs import cli
-from runs.config import FidJob, to_object
 from runs.errors import checking, writing
-from runs.folder import write_atomically
 from runs.jax_setup import configure_jax
 
 SHARED_BATCH = 32  # divides the batches of all extractors
 
 
+@dataclass
+class FidJob:
+    """The options of this command; conf/fid.yaml explains them."""
+
+    action: str | None = None
+    samples: str | None = None
+    dataset: DatasetConfig | None = None
+    split: str = MISSING
+    reference: str | None = None
+    extractor: ExtractorConfig = MISSING
+    metrics: list[str] = MISSING
+    num_samples: int | None = None
+    kid_subsets: int = MISSING
+    kid_subset_size: int = MISSING
+    dest: str | None = None
+
+
 def main(cfg: DictConfig) -> None:
     """Check the configuration, then make the reference or measure the samples; one line for each metric."""
     with checking():
-        job: FidJob = to_object(cfg)
+        job: FidJob = cli.to_object(cfg)
         check(job)
         samples = None if job.samples is None else open_samples(Path(job.samples).expanduser(), job.num_samples)
         choice = Choice(job.metrics, job.kid_subsets, job.kid_subset_size)
         validate_choice(choice, None if samples is None else samples.n)
     print(configure_jax(SHARED_BATCH), file=sys.stderr)
-    from runs.extractors import load_extractor
-    from runs.measuring import load_reference
+    from eval.features.load import load_extractor
+    from eval.metrics.measuring import load_reference
 
     assert job.dataset is not None
     extractor = load_extractor(job.extractor, job.dataset)
@@ -101,4 +119,4 @@ def overrides(words: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     sys.argv[1:] = overrides(sys.argv[1:])
-    cli.run(main, "fid")
+    cli.run(main, "fid", FidJob)

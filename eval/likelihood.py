@@ -3,26 +3,23 @@
 import json
 import sys
 import time
-from bisect import bisect_left
-from dataclasses import fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig
 
 import data
 import deis
 from data.config import DatasetConfig
+from formats.files import write_atomically
+from models.sampling.build import build_sde, build_table, check_sampler, end_sde, solver_of
+from models.sampling.source import Source, find
 from runs import cli, folder
-from runs.analysis_config import LikelihoodJob
-from runs.build import build_sde, build_table
-from runs.config import to_dict, to_object
 from runs.errors import NonFiniteError, checking
 from runs.jax_setup import configure_jax
-from runs.solver_config import SamplerConfig
-from runs.source import Source, find
 
 if TYPE_CHECKING:
     from deis.likelihood import Flow
@@ -32,25 +29,45 @@ METHODS = ("table", "dopri5")
 Row = dict[str, Any]
 
 
+@dataclass
+class LikelihoodJob:
+    """The options of this command; conf/likelihood.yaml explains them."""
+
+    name: str = MISSING
+    output_root: str = MISSING
+    run_dir: str | None = None
+    checkpoint: str | None = None
+    step: int | None = None
+    dataset: DatasetConfig | None = None
+    methods: list[str] = MISSING
+    sampler: Any = MISSING
+    nfe: list[int] | None = None
+    tolerance: float = MISSING
+    trace: str = MISSING
+    num_probes: int = MISSING
+    num_images: int | None = None
+    batch_size: int = MISSING
+    seed: int = MISSING
+
+
 def main(cfg: DictConfig) -> None:
     """Check the configuration, then measure by each method, compare, and write result.json."""
     with checking():
-        job: LikelihoodJob = to_object(cfg)
+        job: LikelihoodJob = cli.to_object(cfg)
         check(job)
         source = find(job.checkpoint, job.step, job.output_root)
-        sde = build_sde(source.config["sde"])
-        sde = sde if job.sampler.t_0 is None else replace(sde, t_0=job.sampler.t_0)
+        sde = end_sde(check_sampler(job.sampler), build_sde(source.config["sde"]))
         dataset, split = held_out(job, source)
         jax_setup = configure_jax()
         flows = flows_of(job, sde)
-    config, run_dir = to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
+    config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
     with folder.occupy(run_dir, config):
         print(jax_setup, file=sys.stderr)
         rows, bits = measure(job, source, sde, split, flows)
         result = {"rows": rows, "dataset": dataset.name, "split": dataset.test_split} | facts(job, source, len(bits[0]))
         if len(bits) == len(job.methods) == 2:
             result["difference"] = paired(*bits)
-        folder.write_atomically(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
+        write_atomically(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
     print(f"{report(result)}\n{run_dir}")
 
 
@@ -108,26 +125,25 @@ def flows_of(job: LikelihoodJob, sde: deis.SDE) -> "list[tuple[str, Flow]]":
 
     flows = []
     if "table" in job.methods:
-        tables = [encoding_table(replace(job.sampler, nfe=nfe), sde) for nfe in job.nfe or [job.sampler.nfe]]
+        tables = [encoding_table(job.sampler | {"nfe": nfe}, sde) for nfe in job.nfe or [job.sampler["nfe"]]]
         flows += [(table.name, flow(table)) for table in tables]
     if "dopri5" in job.methods:
         flows.append(("DOPRI5", partial(adaptive.encode, rtol=job.tolerance, atol=job.tolerance)))
     return flows
 
 
-def encoding_table(cfg: SamplerConfig, sde: deis.SDE) -> deis.Table:
+def encoding_table(sampler: dict[str, Any], sde: deis.SDE) -> deis.Table:
     """The table of a `sampler` group run from x_0 to x_T, of as many network calls as when it samples."""
     from deis.likelihood import encoding
 
-    nfe = build_table(cfg, sde).nfe
-    shared = {field.name for field in fields(SamplerConfig)}
-    options = {key: value for key, value in vars(cfg).items() if key not in shared}
-    solver = partial(deis.tables.METHODS[cfg.method], **options)
+    options, nfe = check_sampler(sampler), build_table(sampler, sde).nfe
 
     def table(num_step: int) -> deis.Table:
-        return encoding(sde, deis.timesteps(sde, num_step, cfg.ts_phase, cfg.ts_order), solver)
+        return encoding(
+            sde, deis.timesteps(sde, num_step, options["ts_phase"], options["ts_order"]), solver_of(options)
+        )
 
-    return table(bisect_left(range(1, nfe), nfe, key=lambda num_step: table(num_step).nfe) + 1)
+    return table(deis.tables.fewest_steps(table, nfe))
 
 
 def measure(
@@ -136,9 +152,9 @@ def measure(
     """(one row of numbers, bits/dim of each image) of every flow."""
     from tqdm import tqdm
 
-    from eval.bits_per_dim import bits_of_batches, standard_error
+    from eval.metrics.bits_per_dim import bits_of_batches, standard_error
+    from models.sampling.draw import load_trained
     from models.score import eps_fn
-    from runs.drawing import load_trained
 
     with checking():
         net = load_trained(source.path, source.step)
@@ -190,7 +206,7 @@ def facts(job: LikelihoodJob, source: Source, num_images: int) -> dict[str, Any]
 
 def paired(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     """How the first method differs from the second on the same images, noise and probes."""
-    from eval.bits_per_dim import standard_error
+    from eval.metrics.bits_per_dim import standard_error
 
     difference = first - second
     return {
@@ -223,4 +239,4 @@ def report(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, "likelihood")
+    cli.run(main, "likelihood", LikelihoodJob)

@@ -6,45 +6,63 @@ python -m eval.table FOLDER                             gathers the runs of samp
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig
 
 from data.config import DatasetConfig
-from eval import paper_tables
-from eval.config import validate_extractor
+from eval.features.config import ExtractorConfig, validate_extractor
 from eval.figures import fid_vs_nfe_plot
-from eval.metrics import Choice
-from eval.paper import Paper, Record, validate
-from eval.paper_grid import samples_picture
-from eval.sweep import write_table
+from eval.metrics.measurement import Choice
+from eval.paper import tables as paper_tables
+from eval.paper.picture import samples_picture
+from eval.paper.plan import Cell, cells
+from eval.paper.spec import Paper, Record, validate
+from eval.paper.sweep import write_table
+from models.sampling.build import build_sde
+from models.sampling.source import Source, find
 from runs import cli, folder
-from runs.build import build_sde
-from runs.config import TableJob, to_dict, to_object
 from runs.errors import NonFiniteError, Stopped, checking, writing
 from runs.jax_setup import configure_jax
-from runs.log import Log, open_log
-from runs.paper import Cell, cells
+from runs.log import Log, LoggerConfig, open_log
 from runs.signals import stop_requests
-from runs.source import Source, find
 
 if TYPE_CHECKING:
-    from runs.cells import Costs, Setup
+    from eval.paper.cells import Costs, Setup
+
+
+@dataclass
+class TableJob:
+    """The options of a paper's table; conf/table.yaml explains them."""
+
+    name: str = MISSING
+    output_root: str = MISSING
+    run_dir: str | None = None
+    checkpoint: str | None = None
+    step: int | None = None
+    dataset: DatasetConfig | None = None
+    paper: Paper = MISSING
+    num_samples: int = MISSING
+    batch_size: int = MISSING
+    rounding: str = MISSING
+    extractor: ExtractorConfig = MISSING
+    logger: LoggerConfig = MISSING
 
 
 def paper_table(cfg: DictConfig) -> None:
     """Check the configuration, measure the cells that are not there yet, and write the table into the run's folder."""
     with checking():
-        job: TableJob = to_object(cfg)
+        job: TableJob = cli.to_object(cfg)
         check(job)
         source = find(job.checkpoint, job.step, job.output_root)
         dataset = dataset_of(job, source)
         planned = cells(job.paper, build_sde(source.config["sde"]), job.num_samples)
-    config, run_dir = to_dict(cfg), choose_folder(job, to_dict(cfg))
+    config, run_dir = cli.to_dict(cfg), choose_folder(job, cli.to_dict(cfg))
     with folder.occupy(run_dir, config, paper=job.paper.name), writing():
         print(f"{configure_jax(job.batch_size)}\noutput: {run_dir}", file=sys.stderr)
-        from runs.cells import Costs
+        from eval.paper.cells import Costs
 
         costs = Costs()
         with costs.of("setting up"):
@@ -101,9 +119,9 @@ def choose_folder(job: TableJob, config: dict[str, Any]) -> Path:
 
 def set_up(job: TableJob, source: Source, dataset: DatasetConfig, run_dir: Path, costs: "Costs") -> "Setup":
     """Load the network and the feature extractor."""
-    from runs.cells import counting, prepare
-    from runs.drawing import load_trained
-    from runs.measuring import open_measurement
+    from eval.metrics.measuring import open_measurement
+    from eval.paper.cells import counting, prepare
+    from models.sampling.draw import load_trained
 
     with checking():
         net = counting(load_trained(source.path, source.step), costs)
@@ -119,7 +137,7 @@ def measure_all(
     """The records of all cells. Those of an earlier start are read; a signal ends the run between two batches."""
     from tqdm import tqdm
 
-    from runs.cells import measure, read, warm_up
+    from eval.paper.cells import measure, read, warm_up
 
     records = {name: record for name in names if (record := read(setup.folder, name)) is not None}
     missing = {name: cell for name, cell in zip(names, planned, strict=True) if name not in records}
@@ -163,7 +181,7 @@ def write_results(paper: Paper, records: Sequence[Record], run_dir: Path) -> str
 
 def show_samples(setup: "Setup", planned: Sequence[Cell], names: Sequence[str], path: Path) -> None:
     """The first images of every cell in one picture, the same noise in each."""
-    from runs.cells import read, read_shown
+    from eval.paper.cells import read, read_shown
 
     first = [(cell, name) for cell, name in zip(planned, names, strict=True) if cell.repeat == 0]
     done = [(cell, name) for cell, name in first if read(setup.folder, name) is not None]
@@ -176,7 +194,7 @@ def show_samples(setup: "Setup", planned: Sequence[Cell], names: Sequence[str], 
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit code."""
     if len(arguments) != 1 or "=" in arguments[0] or arguments[0].startswith("-"):
-        cli.run(paper_table, "table")
+        cli.run(paper_table, "table", TableJob)
     try:
         print(write_table(Path(arguments[0])))
     except (ValueError, OSError) as error:

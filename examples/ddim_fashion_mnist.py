@@ -14,13 +14,13 @@ import numpy as np
 import deis
 from data import to_uint8
 from data.config import DatasetConfig
-from eval.config import ExtractorConfig
+from eval.features.config import ExtractorConfig
 from eval.figures import denoising_gif
-from eval.metrics import Choice, Measurement
+from eval.metrics.measurement import Choice, Measurement
+from eval.metrics.measuring import open_measurement
+from models.sampling.draw import Trained, load_trained
+from models.sampling.source import SHIPPED, find
 from models.score import eps_fn
-from runs.drawing import Trained, load_trained
-from runs.measuring import open_measurement
-from runs.source import SHIPPED, find
 
 SCHEDULERS = {  # of diffusers: options beside the network's alpha_bar
     "DDIMScheduler": {"clip_sample": False},

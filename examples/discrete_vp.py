@@ -13,9 +13,9 @@ import numpy as np
 import data
 import deis
 from eval.figures import image_grid, save_png
+from models.sampling.draw import load_trained
+from models.sampling.source import find
 from models.score import eps_fn
-from runs.drawing import load_trained
-from runs.source import find
 
 
 def main(checkpoint: str, picture: str = "discrete_vp.png") -> None:

@@ -1,13 +1,6 @@
-"""Options of the score network and of what it is trained for: two dataclasses and their checks.
-
-Nothing else is imported.
-"""
+"""The options of the score network, and their checks. Nothing else is imported."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from deis import SDE
 
 
 @dataclass
@@ -114,43 +107,3 @@ def _validate_sizes(cfg: UNetConfig) -> None:
     sizes = [cfg.image_size // (cfg.patch_size * 2**level) for level in range(len(cfg.multipliers))]
     if absent := set(cfg.attention_resolutions) - set(sizes):
         raise ValueError(f"model.attention_resolutions has {min(absent)}, but the levels' sizes are {sizes}")
-
-
-@dataclass
-class ObjectiveConfig:
-    """What training minimises; conf/objective/eps.yaml explains every option."""
-
-    weight: str = "eps"
-    snr_gamma: float = 5.0
-    times: str = "uniform"
-    num_times: int = 1000
-    log_sigma_mean: float = -1.2
-    log_sigma_std: float = 1.2
-    label_dropout: float = 0.0
-
-
-OBJECTIVE_CHOICES = {
-    "weight": ("eps", "likelihood", "min_snr", "edm", "output"),
-    "times": ("uniform", "importance", "discrete", "log_normal"),
-}
-
-
-def validate_objective(cfg: ObjectiveConfig, model: UNetConfig, sde: "SDE") -> None:
-    """Raise ValueError, naming the option and what is allowed, for what cannot be minimised by this network."""
-    for name, allowed in OBJECTIVE_CHOICES.items():
-        if getattr(cfg, name) not in allowed:
-            raise ValueError(f"objective.{name} must be one of {', '.join(allowed)}, got {getattr(cfg, name)!r}")
-    if cfg.snr_gamma <= 0 or cfg.log_sigma_std <= 0:
-        raise ValueError(
-            "objective.snr_gamma and objective.log_sigma_std must be positive, "
-            f"got {cfg.snr_gamma:g} and {cfg.log_sigma_std:g}"
-        )
-    if cfg.num_times < 2:
-        raise ValueError(f"objective.num_times must be at least 2, got {cfg.num_times}")
-    if not 0 <= cfg.label_dropout < 1:
-        raise ValueError(f"objective.label_dropout must be in [0, 1), got {cfg.label_dropout}")
-    if cfg.label_dropout and not model.null_class:
-        raise ValueError("objective.label_dropout puts the null class for labels: it needs model.null_class=true")
-    unbounded = "weight=likelihood" if cfg.weight == "likelihood" else "times=importance"
-    if (cfg.weight == "likelihood" or cfg.times == "importance") and not sde.rho(sde.t_0) > 0:
-        raise ValueError(f"objective.{unbounded} needs noise at the smallest time, got sigma = 0 there: raise sde.t_0")

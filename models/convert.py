@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from models import checkpoint, weights
+from models.checkpoints import checkpoint
 from models.config import UNetConfig
-from models.diffusers import read_diffusers
-from models.edm import read_edm
-from models.score_sde import PUBLISHED, read_score_sde
-from models.weights import Weights
+from models.published import weights
+from models.published.diffusers import read_diffusers
+from models.published.edm import read_edm
+from models.published.score_sde import PUBLISHED, read_score_sde
+from models.published.weights import Weights
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,8 +11,10 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -20,26 +22,27 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runs import config
 from runs.errors import ConfigError, RunError
 
 CONF = str(Path(__file__).parent.parent / "conf")
 
 
-def run(job: Callable[[DictConfig], None], config_name: str) -> None:
-    """Compose conf/<config_name>.yaml with the command line, run `job` on it, and leave with its exit code.
+def run(main: Callable[[DictConfig], None], config_name: str, job: type) -> None:
+    """Compose conf/<config_name>.yaml with the command line, run `main` on it, and leave with its exit code.
+
+    job: the dataclass of its options, whose types Hydra then checks.
 
     With HYDRA_FULL_ERROR=1 in the environment errors are shown as tracebacks.
     """
     debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on, to be worded and numbered here
-    config.register()
+    register(config_name, job)
     failures: list[RunError] = []
 
     def worded(cfg: DictConfig) -> None:
         _log_plainly()
         try:
-            job(cfg)
+            main(cfg)
         except RunError as error:
             print(f"error: {error}", file=sys.stderr)
             if debug or HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -60,6 +63,26 @@ def run(job: Callable[[DictConfig], None], config_name: str) -> None:
     sys.exit(failures[0].exit_code if failures else 0)
 
 
+def register(config_name: str, job: type) -> None:
+    """Make the dataclass known to Hydra as what conf/<config_name>.yaml starts from: `hydra/schema: <config_name>`.
+
+    The files of a group need no schema of their own: the type of the job's field is theirs.
+    """
+    ConfigStore.instance().store(group="hydra/schema", name=config_name, node=job, package="_global_")
+
+
+def to_object(cfg: DictConfig) -> Any:
+    """The composed configuration as the dataclass that was registered for it."""
+    return OmegaConf.to_object(cfg)
+
+
+def to_dict(cfg: DictConfig) -> dict[str, Any]:
+    """The composed configuration as plain values, for JSON and YAML files."""
+    container = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
 def _log_plainly() -> None:
     """Libraries' warnings and the rooms' messages to stderr, as they are."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
@@ -75,7 +98,7 @@ def _sentence(error: Exception, config_name: str) -> str:
         return _unknown(missing[1], _known_keys(config_name), "option")
     if choice := re.search(r"Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':((?:\n\t\S+)+)", text):
         options = [line.strip() for line in choice[3].splitlines() if line.strip()]
-        return _unknown(choice[2], [o for o in options if not o.endswith("_schema")], choice[1])
+        return _unknown(choice[2], options, choice[1])
     if wrong := re.search(r"Error merging override ([^\n]+)\n([^\n]+)", text):
         return f"{wrong[1]} is refused: {wrong[2]}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from formats.files import write_atomically
 from runs.errors import ConfigError, RunError
 
 # keys that say where and how to continue a run, not what it computes
@@ -93,13 +94,6 @@ def occupy(folder: Path, config: dict[str, Any], **facts: Any) -> Iterator[None]
         _write_status(folder, {"status": "done", "exit_code": 0, **about})
     finally:
         lock.release()
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(temporary, path)
 
 
 def _lock(folder: Path) -> FileLock:

@@ -4,10 +4,21 @@ import hashlib
 import json
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runs.config import LoggerConfig
+from omegaconf import MISSING
+
+
+@dataclass
+class LoggerConfig:
+    name: str = MISSING
+    project: str = "deis"
+    entity: str | None = None
+    group: str | None = None
+    mode: str = "auto"
+    init_timeout: int = 5
 
 
 class Log:

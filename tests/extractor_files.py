@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from eval.layers import kernel_shapes
-from eval.weights import Shapes, Tensors
+from eval.features.layers import kernel_shapes
+from eval.features.weights import Shapes, Tensors
 
 
 def random_inception(seed: int = 0) -> Tensors:
     """InceptionV3's tensors under pytorch-fid's names, in their order in the network."""
-    from eval.inception import SIZE, inception
+    from eval.features.inception import SIZE, inception
 
     return random_state(kernel_shapes(inception, SIZE), "{}.conv.weight", "{}.bn", "fc", (1008, 2048), seed)
 

@@ -3,22 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-import hydra
 import jax
 import numpy as np
-from commands import ROOT, TINY
+from commands import TINY
+from jobs import job
 
-from models import weights
 from models.config import UNetConfig
+from models.published import weights
 from models.unet import shapes
-from runs import config
 
 
-def options(*overrides: str) -> config.TrainJob:
+def options(*overrides: str) -> Any:
     """The options of train.py for the tests' small network on the embedded data set, 8x8 digits."""
-    config.register()
-    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return config.to_object(hydra.compose("train", [*TINY, *overrides]))
+    return job("train", *TINY, *overrides)
 
 
 def random_weights(model: UNetConfig) -> dict[str, Any]:
@@ -30,6 +27,6 @@ def random_weights(model: UNetConfig) -> dict[str, Any]:
 def write(folder: Path, *overrides: str) -> Path:
     """Save such a network into `folder`; returns it."""
     job = options("model.image_size=8", "model.image_channels=1", *overrides)
-    sde, dataset = vars(job.sde), vars(job.dataset)
+    sde, dataset = job.sde, vars(job.dataset)
     weights.save(folder, weights.Weights("unet", "random", job.model, sde, random_weights(job.model), dataset))
     return folder

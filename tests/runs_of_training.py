@@ -25,7 +25,7 @@ def train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def wait_until_step(folder: Path, step: int, process: subprocess.Popen[str], timeout: float = 240) -> None:
     """Until a checkpoint of `step` or later is there."""
-    from models import checkpoint
+    from models.checkpoints import checkpoint
 
     deadline = time.monotonic() + timeout
     while (checkpoint.latest_step(folder / "checkpoints") or 0) < step:
@@ -38,9 +38,9 @@ def arrays(run_dir: Path) -> dict[str, str]:
     """Checksum of every stored array of the newest checkpoint, by name."""
     import jax
 
-    from models import checkpoint
+    from models.checkpoints import checkpoint
     from models.config import UNetConfig
-    from models.training import init_state, make_optimizer
+    from models.training.step import init_state, make_optimizer
     from models.unet import init
 
     folder = run_dir / "checkpoints"

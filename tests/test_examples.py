@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from examples import continuous_vp, ddim_fashion_mnist, discrete_vp, pndm_mnist
-from runs.source import SHIPPED
+from models.sampling.source import SHIPPED
 
 
 def test_continuous_time_by_the_network_that_comes_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,7 +61,7 @@ def test_nothing_hides_the_builtin_eval():
     for path in [*REPO.glob("*.py"), *(path for room in (*ROOMS, "tests") for path in modules(room))]:
         statements = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import)]
         bound = {alias.name.split(".")[0] for node in statements for alias in node.names if not alias.asname}
-        assert "eval" not in bound, f"{path.relative_to(REPO)}: write `from eval.frechet import ...`"
+        assert "eval" not in bound, f"{path.relative_to(REPO)}: write `from eval.metrics.frechet import ...`"
 
 
 def test_the_arrows_are_seen(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Solvers as functions from (sde, nodes) to a `deis.table.Table`."""
 
+from bisect import bisect_left
 from collections.abc import Callable
 
 from deis.schedule import timesteps
@@ -33,6 +34,7 @@ __all__ = [
     "estimate_eps_norm",
     "euler",
     "f_pndm",
+    "fewest_steps",
     "ipndm",
     "log_rho_ab",
     "plms",
@@ -53,6 +55,15 @@ METHODS: dict[str, Callable[..., Table]] = {
     )
 }
 """The solvers by name: functions of (sde, nodes) and their own options."""
+
+
+def fewest_steps(table: Callable[[int], Table], nfe: int) -> int:
+    """The fewest steps whose table makes at least `nfe` network calls, or `nfe` steps if none does.
+
+    table: from a number of steps, of at least 1, to the solver's table; more steps must not make fewer calls.
+    """
+    return bisect_left(range(1, nfe), nfe, key=lambda num_step: table(num_step).nfe) + 1
+
 
 _WITH_ORDER = ("t_ab", "rho_ab", "log_rho_ab", "dpm_solver", "dpm_solver_pp", "unipc", "t_ab_sde")
 

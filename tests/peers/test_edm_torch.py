@@ -11,7 +11,7 @@ import pytest
 from edm_networks import EDMPrecond, VEPrecond, VPPrecond, save, torch
 
 import deis
-from models.edm import read_edm
+from models.published.edm import read_edm
 from models.score import predict_eps
 from models.unet import network_of
 

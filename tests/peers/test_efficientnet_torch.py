@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from eval.efficientnet import SIZE, outputs, read_efficientnet
-from eval.weights import efficientnet_file
+from eval.features.efficientnet import SIZE, outputs, read_efficientnet
+from eval.features.weights import efficientnet_file
 
 torch = pytest.importorskip("torch", reason="compares with torch; make test-peers installs it")
 peer = pytest.importorskip("efficientnet_lite_pytorch", reason="compares with it; make test-peers installs it")

@@ -6,9 +6,9 @@ import pytest
 
 import deis
 from examples import ddim_fashion_mnist
+from models.sampling.draw import load_trained
+from models.sampling.source import SHIPPED
 from models.score import eps_fn
-from runs.drawing import load_trained
-from runs.source import SHIPPED
 
 pytest.importorskip("diffusers", reason="compares with diffusers; make test-peers installs it")
 

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from extractor_files import random_inception
 
-from eval.inception import outputs, read_inception
-from eval.weights import Layers
+from eval.features.inception import outputs, read_inception
+from eval.features.weights import Layers
 
 torch = pytest.importorskip("torch", reason="compares with torch; make test-peers installs it")
 for package in ("pytorch_fid", "torch_fidelity"):

@@ -6,10 +6,10 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 
-from eval.frechet import feature_statistics, frechet_distance
-from eval.inception_score import inception_score
-from eval.kid import kernel_distance
-from eval.precision_recall import precision_recall
+from eval.metrics.frechet import feature_statistics, frechet_distance
+from eval.metrics.inception_score import inception_score
+from eval.metrics.kid import kernel_distance
+from eval.metrics.precision_recall import precision_recall
 
 torch = pytest.importorskip("torch", reason="compares with torch; make test-peers installs it")
 

@@ -16,8 +16,8 @@ import pytest
 
 import deis
 from deis import tables
-from models.diffusers import read_diffusers
-from models.diffusers_options import SCHEDULER, UNET
+from models.published.diffusers import read_diffusers
+from models.published.diffusers_options import SCHEDULER, UNET
 from models.score import eps_fn
 from models.unet import network_of, num_params
 
@@ -26,7 +26,7 @@ diffusers = pytest.importorskip("diffusers", reason="compares with diffusers; ma
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own, of NumPy and torch
 
-GOLDEN = Path(__file__).parent.parent / "data" / "unet2d"
+GOLDEN = Path(__file__).parent.parent / "fixtures" / "unet2d"
 BETAS = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "num_train_timesteps": 1000}
 
 # options of Ho et al.'s network, as those of google/ddpm-cifar10-32
@@ -107,7 +107,7 @@ def test_cifar10_has_as_many_parameters_as_published():
 
 
 def test_the_golden_case_is_what_diffusers_answers():
-    """tests/data/unet2d, from which tests/test_diffusers_import.py reads without torch."""
+    """tests/fixtures/unet2d, from which tests/test_diffusers_import.py reads without torch."""
     io = np.load(GOLDEN / "io.npz")
     x, t, label = (torch.from_numpy(io[name]) for name in ("x", "t", "label"))
     for changed in [name for name in io if name.startswith("{")]:

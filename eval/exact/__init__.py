@@ -1,0 +1,1 @@
+"""Discretisation error, on networks and on problems whose solution is known."""

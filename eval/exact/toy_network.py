@@ -1,0 +1,107 @@
+"""A small network fitted to a mixture whose exact eps is known: where a trained network is wrong.
+
+After the analysis of DEIS (arXiv 2204.13902, section 3.1): the fitting error is largest where training draws no points,
+and a solver that leaves the region of x where data are at its t suffers from it.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from deis import SDE
+from eval.exact.mixture import Mixture
+
+Params = list[tuple[Array, Array]]
+Row = dict[str, Any]
+
+WIDTHS = (128, 128, 128)
+BATCH_SIZE = 512
+PEAK_RATE = 3e-3
+FREQUENCIES = 2.0 ** np.arange(4)  # of log rho, in what the network is told of the time
+
+
+def predict(params: Params, sde: SDE, x: Float[Array, "b d"], t: Float[Array, " b"]) -> Float[Array, "b d"]:
+    """eps(x, t) of a multilayer perceptron, which sees x at unit scale and log rho in waves."""
+    s, sigma = sde.s(t)[:, None], sde.sigma(t)[:, None]
+    phase = 0.25 * jnp.log(sigma / s) * FREQUENCIES
+    hidden = jnp.concatenate([x * jax.lax.rsqrt(s**2 + sigma**2), jnp.sin(phase), jnp.cos(phase)], axis=1)
+    for weight, bias in params[:-1]:
+        hidden = jax.nn.silu(hidden @ weight + bias)
+    weight, bias = params[-1]
+    return hidden @ weight + bias
+
+
+def init(key: Array, dim: int) -> Params:
+    """He's initial weights for data [*, dim], with zero biases."""
+    sizes = (dim + 2 * len(FREQUENCIES), *WIDTHS, dim)
+    keys = jax.random.split(key, len(sizes) - 1)
+    return [
+        (jnp.sqrt(2 / rows) * jax.random.normal(key, (rows, columns)), jnp.zeros(columns))
+        for key, rows, columns in zip(keys, sizes[:-1], sizes[1:], strict=True)
+    ]
+
+
+@partial(jax.jit, static_argnames=("sde", "mixture", "steps"))
+def fit(sde: SDE, mixture: Mixture, key: Array, steps: int) -> Params:
+    """Parameters after `steps` steps of Adam on E |eps_theta(x_t, t) - z|^2, t uniform (arXiv 2006.11239, eq. 14)."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(PEAK_RATE, steps))
+    key_init, key = jax.random.split(key)
+    params = init(key_init, mixture.mean.shape[1])
+
+    def loss(params: Params, key: Array) -> Array:
+        keys = jax.random.split(key, 3)
+        t = jax.random.uniform(keys[0], (BATCH_SIZE,), minval=sde.t_0, maxval=sde.T)
+        x_0 = mixture.sample(keys[1], BATCH_SIZE)
+        z = jax.random.normal(keys[2], x_0.shape)
+        x = sde.s(t)[:, None] * x_0 + sde.sigma(t)[:, None] * z
+        return jnp.mean((predict(params, sde, x, t) - z) ** 2)
+
+    def step(state: tuple, key: Array) -> tuple[tuple, None]:
+        params, moments = state
+        updates, moments = optimizer.update(jax.grad(loss)(params, key), moments, params)
+        return (optax.apply_updates(params, updates), moments), None
+
+    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(key, steps))
+    return params
+
+
+@partial(jax.jit, static_argnames=("sde", "mixture"))
+def error_at(
+    params: Params, sde: SDE, mixture: Mixture, x: Float[Array, "b d"], t: Float[Array, " b"]
+) -> Float[Array, " b"]:
+    """|eps_theta - eps| / sqrt(d) at every (x, t)."""
+    exact = mixture.eps(x, sde.s(t), sde.sigma(t))
+    return jnp.sqrt(jnp.mean((predict(params, sde, x, t) - exact) ** 2, axis=1))
+
+
+def error_by_time(
+    params: Params, sde: SDE, mixture: Mixture, ts: Sequence[float] | np.ndarray, key: Array, batch: int = 4096
+) -> list[Row]:
+    """The root mean square error over x ~ p_t at the times ts, of eps and of the score, -eps / sigma."""
+    key_x, key_z = jax.random.split(key)
+    x_0 = mixture.sample(key_x, batch)
+    z = jax.random.normal(key_z, x_0.shape)
+    rows = []
+    for t in ts:
+        s, sigma = float(sde.s(np.array(t))), float(sde.sigma(np.array(t)))
+        error = error_at(params, sde, mixture, s * x_0 + sigma * z, jnp.full(batch, t))
+        eps_error = float(jnp.sqrt(jnp.mean(error**2)))
+        rows.append({"t": float(t), "eps_error": eps_error, "score_error": eps_error / sigma})
+    return rows
+
+
+def error_map(
+    params: Params, sde: SDE, mixture: Mixture, xs: Sequence[float] | np.ndarray, ts: Sequence[float] | np.ndarray
+) -> list[Row]:
+    """|eps_theta - eps| and log p_t at every (x, t) of a grid, for a mixture in one dimension."""
+    x, t = (jnp.asarray(grid.ravel(), jnp.float32) for grid in np.meshgrid(xs, ts))
+    error = error_at(params, sde, mixture, x[:, None], t)
+    log_p = mixture.log_density(x[:, None], sde.s(t), sde.sigma(t))
+    columns = {"t": t, "x": x, "eps_error": error, "log_density": log_p}
+    return [dict(zip(columns, map(float, values), strict=True)) for values in zip(*columns.values(), strict=True)]

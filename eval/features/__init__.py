@@ -1,0 +1,1 @@
+"""Feature extractors: images to the vectors that FID and its relatives compare."""

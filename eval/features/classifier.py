@@ -1,0 +1,175 @@
+"""A feature extractor learned from the data set itself: a small classifier's penultimate layer.
+
+It needs no download and no ImageNet, so it fits small images; its distances compare samplers on one data
+set and mean nothing across data sets.
+"""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, UInt8
+
+from eval.features.config import ExtractorConfig, validate_extractor
+from eval.features.extractor import Extractor, identity
+from formats.npz import read_npz, write_npz
+
+log = logging.getLogger(__name__)
+
+RECIPE = "2"  # part of the cache key: raise it when the network or its training changes
+EMBED_BATCH = 256
+
+
+class Classifier(nnx.Module):
+    """Convolutions that halve the image down to 4 or fewer pixels a side, then two dense layers."""
+
+    def __init__(self, shape: tuple[int, ...], classes: int, features: int, *, rngs: nnx.Rngs):
+        height, width, channels = shape
+        self.convs = nnx.List([nnx.Conv(channels, 16, (3, 3), rngs=rngs)])
+        out = 16
+        while max(height, width) > 4:
+            self.convs.append(nnx.Conv(out, min(2 * out, 64), (3, 3), strides=2, rngs=rngs))
+            height, width, out = -(-height // 2), -(-width // 2), min(2 * out, 64)
+        self.hidden = nnx.Linear(height * width * out, features, rngs=rngs)
+        self.head = nnx.Linear(features, classes, rngs=rngs)
+
+    def features(self, images: UInt8[Array, "batch h w c"]) -> Float[Array, "batch d"]:
+        x = images.astype(jnp.float32) / 127.5 - 1.0
+        for conv in self.convs:
+            x = nnx.silu(conv(x))
+        return nnx.silu(self.hidden(x.reshape(len(x), -1)))
+
+    def outputs(
+        self, images: UInt8[Array, "batch h w c"]
+    ) -> tuple[Float[Array, "batch d"], Float[Array, "batch classes"]]:
+        """(features, logits)."""
+        features = self.features(images)
+        return features, self.head(features)
+
+    def __call__(self, images: UInt8[Array, "batch h w c"]) -> Float[Array, "batch classes"]:
+        return self.outputs(images)[1]
+
+
+def classifier_extractor(
+    train_images: UInt8[np.ndarray, "n h w c"],
+    train_labels: Int[np.ndarray, "n"] | None,
+    test_images: UInt8[np.ndarray, "m h w c"],
+    test_labels: Int[np.ndarray, "m"] | None,
+    cfg: ExtractorConfig,
+    dataset_name: str,
+) -> Extractor:
+    """Train a classifier on the data set once and return its penultimate layer; later calls read the cache.
+
+    The cache file lies in `cfg.cache_dir` and its name holds a hash of data and settings. The same data,
+    settings and seed give the same weights.
+
+    Raises:
+        ValueError: no labels, fewer than two classes, no held-out images, bad settings, diverged training,
+            or a damaged file in the cache.
+    """
+    validate_extractor(cfg)
+    if train_labels is None or test_labels is None:
+        raise ValueError(
+            f"data set {dataset_name} has no labels, so no classifier can be trained on it; "
+            "use extractor=none or give labels"
+        )
+    classes = len(np.unique(train_labels))
+    if classes < 2 or len(test_images) == 0:
+        raise ValueError(
+            f"data set {dataset_name} has {classes} class(es) and {len(test_images)} held-out images; "
+            "the classifier needs at least 2 classes and 1 held-out image, or use extractor=none"
+        )
+    settings = f"{RECIPE} {cfg.steps} {cfg.batch_size} {cfg.learning_rate} {cfg.features} {cfg.seed}"
+    name = identity(dataset_name, settings, train_images, train_labels, test_images, test_labels)
+    path = Path(cfg.cache_dir) / f"classifier_{name}.npz"
+    shape = train_images.shape[1:]
+
+    if not path.is_file():
+        start = time.perf_counter()
+        network = Classifier(shape, int(np.max(train_labels)) + 1, cfg.features, rngs=nnx.Rngs(cfg.seed))
+        network = _train(network, train_images, train_labels, cfg)
+        _save(path, network, name=name, image_shape=shape, accuracy=_accuracy(network, test_images, test_labels))
+        log.info("Trained extractor %s in %.1f s and wrote %s", name, time.perf_counter() - start, path)
+    extractor = read_classifier(path)
+    log.info("Extractor %s has accuracy %.3f on %d held-out images", name, extractor.accuracy, len(test_images))
+    return extractor
+
+
+def read_classifier(path: Path) -> Extractor:
+    """The extractor that `classifier_extractor` keeps at `path`; it needs no images.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or holds something else.
+    """
+    arrays = read_npz(path)
+    try:
+        shape, features = tuple(map(int, arrays["image_shape"])), arrays["hidden.bias"].size
+        graphdef, template = nnx.split(
+            nnx.eval_shape(lambda: Classifier(shape, arrays["head.bias"].size, features, rngs=nnx.Rngs(0)))
+        )
+        params = jax.tree.map_with_path(lambda key, _: jnp.asarray(arrays[_array_name(key)]), template)
+        name, accuracy = str(arrays["name"]), float(arrays["accuracy"])
+    except KeyError as error:
+        raise ValueError(f"{path} is not a classifier: it has no {error}") from None
+    embed = jax.jit(lambda params, images: nnx.merge(graphdef, params).outputs(images))
+    return Extractor(
+        name=name,
+        distance="FID",
+        dim=features,
+        batch_size=EMBED_BATCH,
+        cache_dir=path.parent,
+        embed=lambda images: embed(params, images),
+        image_shape=shape,
+        accuracy=accuracy,
+    )
+
+
+def _train(network: Classifier, images: np.ndarray, labels: np.ndarray, cfg: ExtractorConfig) -> Classifier:
+    """Adam with cosine decay on batches drawn with replacement; cross-entropy loss."""
+    graphdef, params = nnx.split(network)
+    optimiser = optax.adam(optax.cosine_decay_schedule(cfg.learning_rate, cfg.steps))
+
+    def loss_fn(params: Any, images: Array, labels: Array) -> Array:
+        logits = nnx.merge(graphdef, params)(images)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    @jax.jit
+    def step(params: Any, state: Any, images: Array, labels: Array) -> tuple[Any, Any, Array]:
+        loss, grads = jax.value_and_grad(loss_fn)(params, images, labels)
+        updates, state = optimiser.update(grads, state)
+        return optax.apply_updates(params, updates), state, loss
+
+    state, rng = optimiser.init(params), np.random.default_rng(cfg.seed)
+    for _ in range(cfg.steps):
+        batch = rng.integers(len(images), size=cfg.batch_size)
+        params, state, loss = step(params, state, images[batch], labels[batch].astype(np.int32))
+    if not np.isfinite(loss):
+        raise ValueError(f"the classifier's loss became {loss}; lower extractor.learning_rate={cfg.learning_rate}")
+    return nnx.merge(graphdef, params)
+
+
+def _accuracy(network: Classifier, images: np.ndarray, labels: np.ndarray) -> float:
+    """Share of images whose largest logit is their label."""
+    predict = nnx.jit(lambda network, images: network(images).argmax(axis=-1))
+    right = [
+        predict(network, images[start : start + EMBED_BATCH]) == labels[start : start + EMBED_BATCH]
+        for start in range(0, len(images), EMBED_BATCH)
+    ]
+    return float(np.concatenate(right).mean())
+
+
+def _array_name(key: tuple[Any, ...]) -> str:
+    """Path of a parameter, such as "convs.0.kernel"; Flax versions differ in whether ".value" follows."""
+    return jax.tree_util.keystr(key, simple=True, separator=".").removesuffix(".value")
+
+
+def _save(path: Path, network: Classifier, **facts: Any) -> None:
+    leaves = {_array_name(key): leaf for key, leaf in jax.tree.leaves_with_path(nnx.state(network))}
+    write_npz(path, {name: np.asarray(value) for name, value in (leaves | facts).items()})

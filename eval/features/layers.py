@@ -1,0 +1,136 @@
+"""Layers of frozen convolutional networks, float32, images as [b, h, w, c].
+
+A network is a plain function of pixels and of `conv`, which stands for all its convolutions, each called by name. It is
+read twice: `kernel_shapes` learns from it which weights it needs, `with_layers` computes.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial, reduce
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Num, UInt8
+
+from eval.features.weights import Layer, Layers, Shapes
+
+# GPUs would otherwise round to TF32, which keeps 10 bits
+PRECISION = jax.lax.Precision.HIGHEST
+
+
+class Conv(Protocol):
+    """A convolution with bias.
+
+    padding: "SAME", with the odd pixel at the end as in TensorFlow, or "VALID".
+    depthwise: each feature from the one of the same number alone.
+    """
+
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        name: str,
+        features: int,
+        kernel: tuple[int, int] = (1, 1),
+        stride: int = 1,
+        padding: str = "SAME",
+        depthwise: bool = False,
+    ) -> Float[Array, "b h2 w2 features"]: ...
+
+
+Network = Callable[[Conv, Float[Array, "b h w c"]], Float[Array, "b d"]]
+
+
+def kernel_shapes(network: Network, size: int) -> Shapes:
+    """The shape of every convolution's kernel, by name. Computes nothing.
+
+    size: side of the RGB images that the network takes.
+    """
+    shapes: Shapes = {}
+
+    def conv(x, name, features, kernel=(1, 1), stride=1, padding="SAME", depthwise=False):
+        shapes[name] = (*kernel, 1 if depthwise else x.shape[-1], features)
+        return _convolve(x, Layer(jnp.zeros(shapes[name]), jnp.zeros(features)), stride, padding, depthwise)
+
+    jax.eval_shape(partial(network, conv), jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
+    return shapes
+
+
+def with_layers(layers: Layers) -> Conv:
+    """The convolutions with these weights."""
+
+    def conv(x, name, features, kernel=(1, 1), stride=1, padding="SAME", depthwise=False):
+        return _convolve(x, layers[name], stride, padding, depthwise)
+
+    return conv
+
+
+def _convolve(x: Array, layer: Layer, stride: int, padding: str, depthwise: bool) -> Array:
+    if depthwise:
+        return _depthwise(x, layer.kernel, stride, padding) + layer.bias
+    y = jax.lax.conv_general_dilated(
+        x, layer.kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=PRECISION
+    )
+    return y + layer.bias
+
+
+def _depthwise(x: Array, kernel: Array, stride: int, padding: str) -> Array:
+    """A sum over the kernel's pixels: ten times as fast on CPUs as XLA's convolution of so many groups."""
+    sides = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), padding)
+    x = jnp.pad(x, ((0, 0), *sides, (0, 0)))
+    rows, columns = (n - side + 1 for n, side in zip(x.shape[1:3], kernel.shape[:2], strict=True))
+    terms = [
+        x[:, i : i + rows : stride, j : j + columns : stride] * kernel[i, j, 0]
+        for i, j in np.ndindex(*kernel.shape[:2])
+    ]
+    return reduce(jnp.add, terms)
+
+
+def dense(x: Float[Array, "b d"], kernel: Float[Array, "d k"]) -> Float[Array, "b k"]:
+    return jnp.matmul(x, kernel, precision=PRECISION)
+
+
+def rgb(images: Num[Array, "b h w c"]) -> Float[Array, "b h w 3"]:
+    """Grey or RGB images as RGB, with the same values in float32."""
+    return jnp.broadcast_to(images.astype(jnp.float32), (*images.shape[:-1], 3))
+
+
+def on_devices(
+    outputs: Callable[[Layers, Array], tuple[Array, Array]], layers: Layers, batch_size: int
+) -> Callable[[UInt8[np.ndarray, "b h w c"]], tuple[Array, Array]]:
+    """`outputs(layers, images)`, compiled for batches laid over this process's devices, as many as divide the batch."""
+    devices = jax.local_devices()
+    mesh = Mesh(np.array(devices[: math.gcd(len(devices), batch_size)]), ("data",))
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    laid = jax.device_put(layers, NamedSharding(mesh, PartitionSpec()))
+    compiled = jax.jit(outputs)
+    return lambda images: compiled(laid, jax.device_put(images, rows))
+
+
+def max_pool(x: Float[Array, "b h w c"], stride: int = 1, padding: str = "SAME") -> Float[Array, "b h2 w2 c"]:
+    """Largest value of each 3x3 window: every one ("SAME", stride 1), or those inside the image ("VALID")."""
+    if padding == "SAME":
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    for axis in (1, 2):  # XLA's reduce_window takes eight times as long on CPUs
+        x = reduce(jnp.maximum, _thirds(x, axis, stride))
+    return x
+
+
+def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """Mean of each pixel's 3x3 neighbourhood, of which only what lies inside the image counts."""
+    return _sums(x) / _sums(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
+
+
+def _sums(x: Array) -> Array:
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    for axis in (1, 2):
+        x = reduce(jnp.add, _thirds(x, axis, 1))
+    return x
+
+
+def _thirds(x: Array, axis: int, stride: int) -> list[Array]:
+    """The first, second and third pixel of every window of three along an axis."""
+    count = x.shape[axis] - 2
+    return [jax.lax.slice_in_dim(x, i, i + count, stride, axis) for i in range(3)]

@@ -1,0 +1,30 @@
+"""Pixels themselves as features, for tests and tiny images."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from eval.features.config import ExtractorConfig, validate_extractor
+from eval.features.extractor import Extractor, identity
+
+BATCH = 256
+
+
+def pixels_extractor(image_shape: tuple[int, int, int], cfg: ExtractorConfig) -> Extractor:
+    """The h w c pixel values of an image in [0, 1], row by row. Raises ValueError for bad settings."""
+    validate_extractor(cfg)
+    return Extractor(
+        name=identity("pixels", str(image_shape)),
+        distance="FD",
+        dim=math.prod(image_shape),
+        batch_size=BATCH,
+        cache_dir=Path(cfg.cache_dir),
+        embed=lambda images: (_flat(images), None),
+        image_shape=image_shape,
+    )
+
+
+def _flat(images: UInt8[np.ndarray, "b h w c"]) -> Float[np.ndarray, "b d"]:
+    return images.reshape(len(images), -1).astype(np.float32) / 255.0

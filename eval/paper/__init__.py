@@ -1,0 +1,1 @@
+"""Tables of the paper: planned, computed cell by cell, and written."""

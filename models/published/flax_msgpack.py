@@ -1,0 +1,70 @@
+"""Reading of flax's own form of checkpoints, msgpack, with nothing in the file trusted.
+
+flax.serialization reads it too, but everything in it, of any dtype, and ends in any exception if a file is damaged.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import msgpack
+import numpy as np
+
+from models.published.weights import Tensors, flat
+
+_DTYPES = {np.dtype(kind).name: np.dtype(kind) for kind in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)}
+_MOST_DIMENSIONS = 32
+# what reading bytes that are not a checkpoint can end in
+_MALFORMED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, msgpack.UnpackException)
+
+
+def read_tensors(path: Path, entry: str) -> Tensors:
+    """The tensors below one entry of the map in the file, named by path: ResnetBlockDDPM_0.Conv_0.kernel.
+
+    The other entries are passed over and take no memory, but have to be there to their end.
+    Raises FileNotFoundError without the file; ValueError for one that is damaged, is no msgpack map, has no such entry
+    or has anything but floating-point tensors in it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    size, tensors = path.stat().st_size, None
+    try:
+        with path.open("rb") as file:
+            # only shapes are lists here: no memory is set aside for what claims to be a long one
+            unpacker = msgpack.Unpacker(
+                file, ext_hook=_array, object_hook=_whole, max_buffer_size=size, max_array_len=_MOST_DIMENSIONS
+            )
+            for _ in range(unpacker.read_map_header()):
+                if unpacker.unpack() == entry:
+                    tensors = flat(unpacker.unpack())
+                else:
+                    unpacker.skip()
+            if unpacker.tell() != size:
+                raise ValueError("more follows after its end")
+    except _MALFORMED as error:
+        said = str(error).rstrip(".") or type(error).__name__
+        raise ValueError(f"{path} is damaged or not a checkpoint of flax: {said}") from None
+    if tensors is None:
+        raise ValueError(f"{path} has no entry {entry}, which is where the weights should be")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES.values():
+            raise ValueError(f"{path}: {entry}.{name} must be a tensor of floating-point numbers")
+    return tensors
+
+
+def _array(code: int, data: bytes) -> np.ndarray:
+    """The array in flax's extension 1: its shape, the name of its dtype, and its bytes in C order, little-endian."""
+    if code != 1:
+        raise ValueError(f"extension {code} is not a tensor")
+    shape, dtype, content = msgpack.unpackb(data, max_array_len=_MOST_DIMENSIONS)
+    if dtype not in _DTYPES:
+        raise ValueError(f"a tensor has the dtype {dtype!r}, which is not one of {', '.join(_DTYPES)}")
+    return np.frombuffer(content, _DTYPES[dtype]).reshape(shape)
+
+
+def _whole(found: dict[str, Any]) -> dict[str, Any] | np.ndarray:
+    """A map as it is, or the array that it stands for: flax cuts those of more than 1 GiB into chunks."""
+    if "__msgpack_chunked_array__" not in found:
+        return found
+    chunks, shape = ([part[str(i)] for i in range(len(part))] for part in (found["chunks"], found["shape"]))
+    return np.concatenate(chunks).reshape(shape)

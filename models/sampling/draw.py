@@ -1,0 +1,103 @@
+"""From seeds to images: image i depends on its own seed only, whatever the batch it is drawn in."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+import deis
+from models.config import UNetConfig
+from models.sampling.build import build_sde
+from models.sampling.source import load
+from models.score import Network, Params, eps_fn
+from models.unet import network_of
+
+
+class Trained(NamedTuple):
+    """A trained network with its parameters, its SDE, and what its images are like."""
+
+    network: Network
+    params: Params
+    sde: deis.SDE
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+
+class Start(NamedTuple):
+    """Where images start from: noise, class (None without classes), and the key of a stochastic sampler's noise."""
+
+    x_T: Float[Array, "b h w c"]
+    label: Int[Array, " b"] | None
+    key: Array
+
+
+def trained(model: UNetConfig, sde: deis.SDE, params: Params) -> Trained:
+    """Parameters of the network that `model` describes, ready to draw with: on every device of this process."""
+    assert model.image_size is not None
+    assert model.image_channels is not None
+    shape = (model.image_size, model.image_size, model.image_channels)
+    return Trained(network_of(model), jax.device_put(params, _on_devices()), sde, shape, model.num_classes)
+
+
+@lru_cache(maxsize=1)
+def load_trained(path: Path, step: int | None) -> Trained:
+    """The network of a `models.sampling.source.Source`, with its EMA parameters.
+
+    Kept, so that the jobs of a sweep share it and what was compiled for it.
+    """
+    model, sde, params = load(path, step)
+    return trained(model, build_sde(sde), params)
+
+
+def starts(net: Trained, seeds: list[int], label: int | None = None) -> Start:
+    """The start of every seed's image. `label`: the class of all images; None draws each by its seed."""
+
+    def start(seed: Array) -> Start:
+        noise_key, label_key, key = jax.random.split(jax.random.key(seed), 3)
+        drawn = jax.random.randint(label_key, (), 0, max(net.num_classes, 1)) if label is None else jnp.array(label)
+        return Start(net.sde.prior_sample(noise_key, net.image_shape), drawn if net.num_classes else None, key)
+
+    return jax.vmap(start)(jnp.array(seeds, jnp.uint32))
+
+
+def draw(
+    net: Trained,
+    table: deis.Table,
+    seeds: list[int],
+    batch_size: int,
+    label: int | None = None,
+    guidance: float | None = None,
+) -> Iterator[Float[np.ndarray, "b h w c"]]:
+    """Samples of the seeds in order, in [-1, 1], up to `batch_size` at a time.
+
+    Batches are laid over this process's devices, if their number divides batch_size. The last one is filled up with
+    seed 0 and cut, so that all share a compilation.
+    """
+    for first in range(0, len(seeds), batch_size):
+        chunk = seeds[first : first + batch_size]
+        at = starts(net, chunk + [0] * (batch_size - len(chunk)), label)
+        if batch_size % jax.local_device_count() == 0:
+            at = jax.device_put(at, _on_devices("data"))
+        x_0 = deis.sample(table, eps_fn(net.network, net.sde, net.params, at.label, guidance), at.x_T, at.key)
+        yield np.asarray(x_0)[: len(chunk)]
+
+
+def _on_devices(*axes: str) -> NamedSharding:
+    """Laid over this process's devices: along the given axes, or whole on each."""
+    return NamedSharding(Mesh(np.array(jax.local_devices()), ("data",)), PartitionSpec(*axes))
+
+
+def draw_trajectory(
+    net: Trained, table: deis.Table, seeds: list[int], label: int | None = None, guidance: float | None = None
+) -> tuple[Float[np.ndarray, "steps b h w c"], Float[np.ndarray, "nfe b h w c"]]:
+    """(x_t at every network call and at the end, predicted x_0 at every network call) of the seeds' images."""
+    at = starts(net, seeds, label)
+    network = eps_fn(net.network, net.sde, net.params, at.label, guidance)
+    x_t, x_0 = deis.trajectory(table, network, at.x_T, at.key)
+    return np.asarray(x_t), np.asarray(x_0)

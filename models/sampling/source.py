@@ -1,0 +1,67 @@
+"""The networks that can be drawn from: a run's checkpoints, or a folder that `models.published.weights` wrote."""
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from models.checkpoints import checkpoint
+from models.config import UNetConfig
+from models.published import weights
+
+log = logging.getLogger(__name__)
+
+SHIPPED = Path(__file__).parents[2] / "checkpoints" / "fashion_mnist"  # comes with the repository
+
+
+class Source(NamedTuple):
+    """Where a network is. step: of a run's checkpoint, None for a published one. config: `model`, `sde` and `dataset`
+    (None where nobody knows what it was trained on)."""
+
+    path: Path
+    step: int | None
+    config: dict[str, Any]
+
+
+def find(folder: str | None, step: int | None, output_root: str) -> Source:
+    """The network in `folder`, or that of the newest run below `output_root`, or, where nothing was trained yet, the
+    one that comes with this repository. step: of a run; None for its latest.
+
+    Raises FileNotFoundError if there is none, ValueError if its configuration cannot be used.
+    """
+    if folder is not None:
+        path = Path(folder).expanduser()
+        if (path / "model.safetensors").is_file():
+            return _published(path, step)
+        checkpoints = path if path.name == "checkpoints" else path / "checkpoints"
+    else:
+        found = sorted(Path(output_root).glob("*/*/checkpoints"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            log.info("No network was trained below %s/ yet; taking the one in %s", output_root, SHIPPED)
+            return _published(SHIPPED, step)
+        checkpoints = found[-1]
+    step = step if step is not None else checkpoint.latest_step(checkpoints)
+    if step is None:
+        raise FileNotFoundError(
+            f"no checkpoint in {checkpoints}; give the folder of a training run, or of a network that "
+            "python -m models.convert wrote: checkpoint=FOLDER"
+        )
+    return Source(checkpoints, step, checkpoint.read_config(checkpoints, step))
+
+
+def _published(path: Path, step: int | None) -> Source:
+    if step is not None:
+        raise ValueError(f"{path} holds one network, not the steps of a run; leave out step={step}")
+    return Source(path, None, weights.read_config(path))
+
+
+def load(path: Path, step: int | None) -> tuple[UNetConfig, dict[str, Any], dict[str, Any]]:
+    """(network, its SDE's options, its EMA parameters) of a `Source`."""
+    from models.unet import shapes
+
+    if step is None:
+        published = weights.load(path)
+        return published.model, published.sde, published.params
+    config = checkpoint.read_config(path, step)
+    model = UNetConfig(**config["model"])
+    params = checkpoint.restore(path, step, {"ema": shapes(model)})["ema"]
+    return model, config["sde"], params

@@ -1,0 +1,1 @@
+"""Fitting a score network: the objective, the optimiser's step, and how both are laid over devices."""

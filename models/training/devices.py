@@ -1,0 +1,144 @@
+"""Processes and devices: how processes find each other, and how arrays are laid over all their devices.
+
+The devices of all processes form one row, the mesh axis "data". One device is a row of one: nothing here, and nothing
+in a caller, is different for it.
+"""
+
+import math
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental.multihost_utils import process_allgather
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+Tree = Any
+
+MODES = ("none", "auto", "slurm", "explicit")
+
+_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+_SMALL = 1024  # elements; gathering an array below this before each use costs more than keeping it whole
+
+
+def connect(
+    mode: str, coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Make this process one of several that train together. To be called before anything else that starts JAX.
+
+    mode:
+        "none": this process is alone.
+        "auto": whatever cluster JAX recognises by itself (Slurm, Open MPI, Kubernetes, Cloud TPU).
+        "slurm": a step of a Slurm job, with one process per GPU, as in `srun --ntasks-per-node=8 --gpus-per-node=8`.
+        "explicit": process `process_id` of `num_processes`, each using all devices it sees; `coordinator` is
+            "HOST:PORT" of process 0, which must be free there and reachable from all others.
+
+    Blocks until all processes have called it. JAX aborts a process whose others do not come within 5 minutes; when one
+    has died, or left early, the others wait for it and are aborted too, after 2 to 5 minutes. Raises ValueError for a
+    mode that this environment or the other arguments do not allow, RuntimeError if JAX has started already.
+    """
+    if mode not in MODES:
+        raise ValueError(f"distributed must be one of {', '.join(MODES)}, got {mode!r}")
+    if mode == "explicit":
+        _check_explicit(coordinator, num_processes, process_id)
+    elif (coordinator, num_processes, process_id) != (None, None, None):
+        raise ValueError(f"coordinator, num_processes and process_id are for distributed=explicit, not for {mode}")
+    # the service would catch SIGTERM in C++, so that it no longer ends the process, nor reaches Python
+    jax.config.update("jax_enable_preemption_service", False)
+    if mode == "auto":
+        try:
+            jax.distributed.initialize()
+        except ValueError as error:
+            raise ValueError("distributed=auto found no cluster here; use distributed=explicit or none") from error
+    elif mode == "slurm":
+        if absent := [name for name in _SLURM if name not in os.environ]:
+            raise ValueError(f"distributed=slurm needs {', '.join(absent)}, which srun sets; start the run with srun")
+        jax.distributed.initialize(cluster_detection_method="slurm")
+    elif mode == "explicit":
+        jax.distributed.initialize(coordinator, num_processes, process_id, cluster_detection_method="deactivate")
+
+
+def _check_explicit(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    if coordinator is None or num_processes is None or process_id is None:
+        raise ValueError(
+            "distributed=explicit needs coordinator, num_processes and process_id, "
+            f"got {coordinator}, {num_processes} and {process_id}"
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"coordinator must be HOST:PORT of process 0, such as node1:9876, got {coordinator!r}")
+    if not 0 <= process_id < num_processes:
+        raise ValueError(f"process_id must be 0 to num_processes - 1 = {num_processes - 1}, got {process_id}")
+
+
+def is_main() -> bool:
+    """Whether this is process 0, the one that writes logs and pictures. Starts JAX's devices."""
+    return jax.process_index() == 0
+
+
+def agree(value: int) -> int:
+    """The largest `value` that a process gives: the same answer in all of them, such as the signal that one received.
+
+    All processes must call it at the same step. Waits for the steps under way; costs nothing if this process is alone.
+    """
+    return int(np.max(process_allgather(np.int32(value))))
+
+
+def mesh() -> Mesh:
+    """All devices of all processes in one row, "data", those of process 0 first. Starts JAX's devices."""
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices), ("data",))
+
+
+def shardings(shapes: Tree, mesh: Mesh | AbstractMesh, fsdp: bool) -> Tree:
+    """How to lay a pytree over the mesh: a NamedSharding for every leaf (an array, or a shape of `jax.eval_shape`).
+
+    Without fsdp every device holds the whole of it. With fsdp ("fully sharded data parallel", arXiv 2304.11277) each
+    array whose first axis the number of devices divides is cut along it; small ones stay whole. Packed parameters,
+    their average and Adam's moments are such arrays. Nothing is computed or moved here.
+    """
+
+    def lay_out(leaf: Any) -> PartitionSpec:
+        large = leaf.ndim and leaf.shape[0] % mesh.size == 0 and math.prod(leaf.shape) >= _SMALL
+        return PartitionSpec("data") if fsdp and large else PartitionSpec()
+
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, lay_out(leaf)), shapes)
+
+
+def lay(tree: Tree, shardings: Tree) -> Tree:
+    """The arrays of `tree`, which every process holds whole and equal, as global arrays laid by `shardings`.
+
+    Every device is sent its own part: one copy of its bytes from the host, no communication.
+    """
+
+    def place(array: Any, sharding: NamedSharding) -> jax.Array:
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
+
+    # jax.device_put would first send the whole of every array to every process, to compare them
+    return jax.tree.map(place, tree, shardings)
+
+
+def lay_batch(tree: Tree, mesh: Mesh, batch_size: int) -> Tree:
+    """Host arrays [b, ...] as global arrays [batch_size, ...], each device holding an equal run of consecutive rows.
+
+    Every process gives either the whole batch (b = batch_size), the same in all, or its share: process p of P the
+    rows p batch_size/P to (p+1) batch_size/P. No communication. Raises ValueError if the rows cannot be shared
+    equally.
+    """
+    check_batch_size(batch_size, mesh)
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    return jax.tree.map(
+        lambda array: jax.make_array_from_process_local_data(rows, array, (batch_size, *array.shape[1:])), tree
+    )
+
+
+def check_batch_size(batch_size: int, mesh: Mesh | AbstractMesh, accumulate: int = 1) -> None:
+    """Raise ValueError, with the nearest size that works, unless the devices can share each of `accumulate` parts."""
+    unit = mesh.size * accumulate
+    if batch_size < 1 or batch_size % unit:
+        parts = f" times the {accumulate} parts of train.accumulate" if accumulate > 1 else ""
+        raise ValueError(
+            f"train.batch_size must be a multiple of the {mesh.size} devices{parts}, got {batch_size}; "
+            f"the nearest that works is {max(round(batch_size / unit), 1) * unit}"
+        )

@@ -1,0 +1,162 @@
+"""What training minimises: the error of the predicted noise at random times, weighted.
+
+    mean over t of w(t) |eps_theta(s(t) x_0 + sigma(t) eps, t) - eps|^2,    |.|^2 being a mean over the image's elements
+
+Every objective in use is a weight w and a way to draw t (Kingma & Gao, arXiv 2303.00848). What the network puts out is
+another matter: the weights below hold for every `Network.output`.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from deis import SDE
+from deis.timefn import derivative
+from models.score import Images, Labels, Network, Params, eps_weights, per_image, predict
+from models.training.config import ObjectiveConfig
+
+NUM_LEVELS = 8
+INVISIBLE = 1e-3  # a noise-to-signal ratio far below the step of 2/255 between two grey levels
+
+PerImage = Float[Array, " b"]
+
+
+class Examples(NamedTuple):
+    """A batch or a part of it.
+
+    images: [b, h, w, c]. label: [b], or None for a network without classes.
+    place: of every image in the whole batch, from 0. Its random numbers follow from it, so that they do not depend on
+        how the batch is cut into parts or laid over devices.
+    """
+
+    images: Images
+    label: Labels
+    place: Int[Array, " b"]
+
+
+def _log_rho_rate(sde: SDE, t: PerImage) -> PerImage:
+    """d log rho / dt, which is g^2 / (2 sigma^2) since g^2 = s^2 d(rho^2)/dt."""
+    return derivative(sde.rho)(t) / sde.rho(t)
+
+
+def _rho_range(sde: SDE) -> tuple[float, float]:
+    return float(sde.rho(sde.t_0)), float(sde.rho(sde.T))
+
+
+WEIGHTS: dict[str, Callable[[ObjectiveConfig, Network, SDE, PerImage], Any]] = {
+    "eps": lambda cfg, network, sde, t: 1.0,
+    "likelihood": lambda cfg, network, sde, t: 2 * _log_rho_rate(sde, t),
+    "min_snr": lambda cfg, network, sde, t: jnp.minimum(1.0, cfg.snr_gamma * sde.rho(t) ** 2),
+    "edm": lambda cfg, network, sde, t: 1 + (sde.rho(t) / network.sigma_data) ** 2,
+    "output": lambda cfg, network, sde, t: eps_weights(network, *sde.marginal(t))[1] ** -2,
+}
+"""w(t), the weight of the error of eps.
+
+eps: all noise levels alike, Ho et al., arXiv 2006.11239, eq. 14.
+likelihood: g^2 |error of the score|^2, twice the integrand of a bound on the negative log-likelihood (Song et al.,
+    arXiv 2101.09258, theorem 1).
+min_snr: min(SNR, gamma) |error of x_0|^2 with SNR = 1 / rho^2 (Hang et al., arXiv 2303.09556).
+edm: |error of F|^2, which is lambda(sigma) |error of x_0|^2 (Karras et al., arXiv 2206.00364, eq. 8 and table 1).
+output: |error of what the network puts out|^2, so of x_0 for x_0, of v for v.
+"""
+
+
+def _uniform(cfg: ObjectiveConfig, sde: SDE, u: PerImage) -> tuple[PerImage, Any]:
+    return sde.t_0 + (sde.T - sde.t_0) * u, 1.0
+
+
+def _importance(cfg: ObjectiveConfig, sde: SDE, u: PerImage) -> tuple[PerImage, Any]:
+    low, high = map(math.log, _rho_range(sde))
+    t = sde.t_of_rho(jnp.exp(low + (high - low) * u))
+    return t, (high - low) / (sde.T - sde.t_0) / _log_rho_rate(sde, t)
+
+
+def _discrete(cfg: ObjectiveConfig, sde: SDE, u: PerImage) -> tuple[PerImage, Any]:
+    last = cfg.num_times - 1
+    return sde.t_0 + jnp.minimum(jnp.floor(cfg.num_times * u), last) * ((sde.T - sde.t_0) / last), 1.0
+
+
+def _log_normal(cfg: ObjectiveConfig, sde: SDE, u: PerImage) -> tuple[PerImage, Any]:
+    rho = jnp.exp(cfg.log_sigma_mean + cfg.log_sigma_std * jax.scipy.special.ndtri(u))
+    return sde.t_of_rho(rho.clip(*_rho_range(sde))), 1.0
+
+
+TIMES: dict[str, Callable[[ObjectiveConfig, SDE, PerImage], tuple[PerImage, Any]]] = {
+    "uniform": _uniform,
+    "importance": _importance,
+    "discrete": _discrete,
+    "log_normal": _log_normal,
+}
+"""How t is drawn: the time below which a share u of all times lies, and what the weight is multiplied by.
+
+uniform: over [t_0, T] (score_sde, arXiv 2011.13456, eq. 7).
+importance: with the density of the likelihood weight g^2 / sigma^2 (Song et al., arXiv 2101.09258). That is
+    2 d log rho / dt, so log rho is uniform, whatever the SDE. The factor makes up for the density: for every weight the
+    loss estimates the one with uniform times.
+discrete: one of num_times evenly spaced times from t_0 to T, as in DDPM; the indices of a `DiscreteVPSDE` of as many.
+log_normal: ln rho ~ N(log_sigma_mean, log_sigma_std^2), cut off at the ends (arXiv 2206.00364, table 1). This density
+    is part of the objective.
+"""
+
+
+def weighted_loss(
+    network: Network,
+    sde: SDE,
+    cfg: ObjectiveConfig,
+    batch_size: int,
+    params: Params,
+    examples: Examples,
+    key: PRNGKeyArray,
+    train: bool = True,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """The loss of a batch of `batch_size`, or of a part of it, and the error of eps by noise level.
+
+    Times are stratified: image i of b has one of the i-th of b equal shares of all times, which lowers the variance.
+    examples.images: x_0 in [-1, 1]. train: with dropout, and with labels dropped by `cfg.label_dropout`.
+    level_loss, level_count [NUM_LEVELS]: |error of eps|^2 summed over the images whose noise lies between two
+    `level_edges`, and how many these are.
+    """
+    x_0, label, place = examples
+    draw_key, dropout_key = jax.random.split(key)
+    u, eps, chance = jax.vmap(partial(_draw, draw_key, batch_size, x_0.shape[1:]))(place)
+    if train and cfg.label_dropout:
+        assert label is not None
+        assert network.null_label is not None
+        label = jnp.where(chance < cfg.label_dropout, network.null_label, label)
+    t, correction = TIMES[cfg.times](cfg, sde, u)
+    x = per_image(sde.s(t)) * x_0 + per_image(sde.sigma(t)) * eps
+    dropout_keys = jax.vmap(partial(jax.random.fold_in, dropout_key))(place) if train else None
+    answer = predict(network, sde, params, x, t, label, dropout_keys)
+
+    # eps = a x + b answer: compared as answers, which are of unit size where errors of eps may be lost in rounding
+    a, b = eps_weights(network, per_image(sde.s(t)), per_image(sde.sigma(t)))
+    eps_error = jnp.mean(b**2 * (answer - (eps - a * x) / b) ** 2, axis=(1, 2, 3))
+    loss = jnp.mean(WEIGHTS[cfg.weight](cfg, network, sde, t) * correction * eps_error)
+    return loss, _by_level(sde, t, eps_error)
+
+
+def level_edges(sde: SDE) -> Float[np.ndarray, " levels+1"]:
+    """The noise-to-signal ratios rho between which the noise levels lie: evenly spaced in log rho, float64."""
+    low, high = _rho_range(sde)
+    return np.geomspace(low or INVISIBLE, high, NUM_LEVELS + 1)
+
+
+def _draw(
+    key: PRNGKeyArray, batch_size: int, shape: tuple[int, ...], place: Int[Array, ""]
+) -> tuple[Float[Array, ""], Float[Array, "h w c"], Float[Array, ""]]:
+    """The random numbers of one image: where it lies among all times, its noise, whether its label is dropped."""
+    u_key, eps_key, label_key = jax.random.split(jax.random.fold_in(key, place), 3)
+    u = (place + jax.random.uniform(u_key)) / batch_size
+    return u, jax.random.normal(eps_key, shape), jax.random.uniform(label_key)
+
+
+def _by_level(sde: SDE, t: PerImage, eps_error: PerImage) -> dict[str, Array]:
+    inner = jnp.asarray(level_edges(sde)[1:-1], t.dtype)
+    member = jax.nn.one_hot(jnp.searchsorted(inner, sde.rho(t), side="right"), NUM_LEVELS)
+    return {"level_loss": (eps_error[:, None] * member).sum(0), "level_count": member.sum(0)}

@@ -1,0 +1,104 @@
+"""Adaptive DOPRI5: accuracy, both forms of the ODE, both directions, and an exact count of network calls."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference.mixture import MIXTURE
+
+import deis
+from deis import adaptive
+
+SDES = {"vp_linear": deis.vp_linear(), "ve": deis.ve()}
+
+
+class Counted:
+    """The mixture's perfect network, which counts its calls as they are made on the device."""
+
+    def __init__(self, sde):
+        self.sde, self.calls = sde, 0
+
+    def __call__(self, x, t):
+        return MIXTURE.eps_fn(self.sde, jnp)(x, t) + jax.pure_callback(
+            self._count, jax.ShapeDtypeStruct((), x.dtype), t
+        )
+
+    def _count(self, t):
+        self.calls += 1
+        return np.zeros((), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("sde", "variable"), [(SDES["vp_linear"], "rho"), (SDES["vp_linear"], "t"), (SDES["ve"], "rho")]
+)
+def test_error_falls_with_the_tolerance_and_every_call_is_counted(sde, variable):
+    x_T = sde.prior_std * np.random.default_rng(0).normal(size=(8, 2))
+    exact = MIXTURE.flow(sde, x_T, np.array([sde.T, sde.t_0]))[-1]
+    eps_fn = Counted(sde)
+    errors, nfes = [], []
+    for tolerance in (1e-2, 1e-3, 1e-4, 1e-5):
+        eps_fn.calls = 0
+        x, nfe = adaptive.sample(sde, eps_fn, jnp.asarray(x_T, jnp.float32), variable, tolerance, tolerance)
+        assert nfe == eps_fn.calls
+        assert (nfe - 1) % 6 == 0
+        errors.append(np.max(np.abs(x - exact)))
+        nfes.append(nfe)
+    assert errors[-1] < 2e-4
+    assert errors[-1] < 0.02 * errors[0]
+    assert nfes[0] < nfes[-1] < 300
+
+
+def test_a_refused_first_step_is_counted_too():
+    """A slope that is small at the start and large later makes the first step far too long."""
+    sde, times = deis.edm(T=10.0), []
+
+    def see(t):
+        times.append(float(t))
+        return np.zeros((), np.float32)
+
+    def eps_fn(x, t):
+        seen = jax.pure_callback(see, jax.ShapeDtypeStruct((), x.dtype), t)
+        return 1e-3 * x + jnp.where(t < 9.9, 5 * jnp.sin(4 * t), 0.0) + seen
+
+    _, nfe = adaptive.sample(sde, eps_fn, jnp.full((1, 1), 10.0), "t", 1e-3, 1e-3)
+    assert nfe == len(times)
+    assert times[6] < times[12] < 10.0  # where the first two attempts end: the second is shorter
+
+
+@pytest.mark.parametrize(("sde", "variable"), [(SDES["vp_linear"], "t"), (SDES["ve"], "rho")])
+def test_encode_and_decode_are_inverse(sde, variable):
+    x_0 = jnp.asarray(MIXTURE.sample(np.random.default_rng(0), 8), jnp.float32)
+    eps_fn = MIXTURE.eps_fn(sde, jnp)
+    x_T, _ = adaptive.encode(sde, eps_fn, x_0, variable, 1e-6, 1e-6)
+    exact = MIXTURE.flow(sde, np.asarray(x_0, np.float64), np.array([sde.t_0, sde.T]))[-1]
+    np.testing.assert_allclose(x_T, exact, rtol=0, atol=1e-4 * sde.prior_std)
+    back, _ = adaptive.sample(sde, eps_fn, x_T, variable, 1e-6, 1e-6)
+    np.testing.assert_allclose(back, x_0, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("eps_fn", "options", "message"),
+    [
+        (lambda x, t: jnp.nan * x, {}, r"did not reach t=0\.001 from t=1 in 4096 steps .* NaN in the network's output"),
+        (lambda x, t: x, {"variable": "sigma"}, "variable must be one of rho, t, got 'sigma'"),
+    ],
+)
+def test_failure_is_one_sentence(eps_fn, options, message):
+    with pytest.raises(ValueError, match=message):
+        adaptive.sample(SDES["vp_linear"], eps_fn, jnp.ones((2, 2)), **options)
+
+
+def test_without_diffrax_the_error_says_what_to_install():
+    code = """
+import sys
+sys.modules["diffrax"] = None
+import jax.numpy as jnp, deis
+deis.adaptive.sample(deis.vp_linear(), lambda x, t: x, jnp.ones((1, 1)))
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert "ModuleNotFoundError: DOPRI5 needs diffrax: pip install 'deis-sampler[adaptive]'" in done.stderr

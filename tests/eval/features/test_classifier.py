@@ -1,0 +1,194 @@
+"""The classifier behind FID: accuracy, cache, determinism, and that its distances order bad images."""
+
+import dataclasses
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from eval.features import classifier
+from eval.features.classifier import classifier_extractor
+from eval.features.config import ExtractorConfig, validate_extractor
+from eval.metrics.frechet import feature_statistics, frechet_distance, metric_name
+from eval.metrics.reference import reference_statistics
+
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    bunch = load_digits()
+    order = np.random.default_rng(0).permutation(len(bunch.target))
+    return (bunch.images[order] * (255 / 16)).round().astype(np.uint8)[..., None], bunch.target[order]
+
+
+@pytest.fixture(scope="module")
+def trained(digits, tmp_path_factory):
+    images, labels = digits
+    cfg = ExtractorConfig(cache_dir=str(tmp_path_factory.mktemp("cache")))
+    start = time.perf_counter()
+    extractor = classifier_extractor(images[:1500], labels[:1500], images[1500:], labels[1500:], cfg, "digits")
+    print(f"trained in {time.perf_counter() - start:.1f} s, accuracy {extractor.accuracy:.4f}")
+    return cfg, extractor
+
+
+def few_images(shape=(8, 8, 1), n=40, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (n, *shape), np.uint8), np.arange(n) % 3
+
+
+def tiny(folder, **changes):
+    return dataclasses.replace(ExtractorConfig(steps=3, batch_size=16, features=8, cache_dir=str(folder)), **changes)
+
+
+def make(cfg, images, labels, name="few"):
+    return classifier_extractor(images, labels, images[:10], labels[:10], cfg, name)
+
+
+def test_digits_are_recognised(trained):
+    _, extractor = trained
+    assert extractor.accuracy >= 0.97
+    assert extractor.dim == 64
+
+
+def test_distance_is_small_between_halves_and_grows_with_damage(trained, digits):
+    _, extractor = trained
+    images, rng = digits[0], np.random.default_rng(1)
+    reference = reference_statistics(extractor, images[::2], "digits")
+
+    def distance(changed):
+        stats = feature_statistics([extractor.features(changed)], extractor.name, "changed")
+        return frechet_distance(stats, reference)
+
+    noise = rng.normal(size=images[1::2].shape)
+    damaged = [np.clip(images[1::2] + level * noise, 0, 255).astype(np.uint8) for level in (0, 30, 60, 120)]
+    distances = [distance(changed) for changed in damaged]
+    assert distances == sorted(distances)
+    assert distances[1] > 2 * distances[0]
+    assert distances[3] > 20 * distances[0]
+
+
+def test_features_do_not_depend_on_batching(trained, digits):
+    _, extractor = trained
+    images = digits[0]
+    whole = extractor.features(images)
+    assert whole.shape == (len(images), 64)
+    assert whole.dtype == np.float32
+    np.testing.assert_array_equal(extractor.features(images[300:307]), whole[300:307])
+    np.testing.assert_array_equal(extractor.features(images[::-1]), whole[::-1])
+
+
+def test_second_call_reads_the_cache(trained, digits, monkeypatch):
+    cfg, extractor = trained
+    images, labels = digits
+    monkeypatch.setattr(classifier, "_train", lambda *_: pytest.fail("trained again"))
+    again = classifier_extractor(images[:1500], labels[:1500], images[1500:], labels[1500:], cfg, "digits")
+    assert (again.name, again.accuracy) == (extractor.name, extractor.accuracy)
+    np.testing.assert_array_equal(again.features(images), extractor.features(images))
+
+
+def test_same_seed_same_weights_and_another_seed_others(tmp_path):
+    images, labels = few_images()
+    first, second, other = (
+        make(tiny(tmp_path / folder, seed=seed), images, labels) for folder, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert first.name == second.name != other.name
+    np.testing.assert_array_equal(first.features(images), second.features(images))
+    assert np.abs(first.features(images) - other.features(images)).max() > 1e-3
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Leave training out, for tests of what surrounds it."""
+    monkeypatch.setattr(classifier, "_train", lambda network, *_: network)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_identity_follows_data_labels_and_settings(tmp_path):
+    images, labels = few_images()
+    changed = images.copy()
+    changed[0, 0, 0] ^= 1
+    names = {
+        make(cfg, *data).name
+        for cfg, data in [
+            (tiny(tmp_path), (images, labels)),
+            (tiny(tmp_path), (changed, labels)),
+            (tiny(tmp_path), (images, (labels + 1) % 3)),
+            (tiny(tmp_path, steps=4), (images, labels)),
+        ]
+    }
+    assert len(names) == 4
+    assert all(name.startswith("few@") for name in names)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (64, 64, 3), (9, 5, 1)])
+def test_image_sizes(tmp_path, shape):
+    images, labels = few_images(shape)
+    features = make(tiny(tmp_path), images, labels).features(images)
+    assert features.shape == (40, 8)
+    assert features.std(axis=0).max() > 0
+
+
+@pytest.mark.usefixtures("untrained")
+def test_reference_statistics_are_cached_per_data_set(tmp_path):
+    images, labels = few_images()
+    extractor = make(tiny(tmp_path), images, labels, name="my/own images")
+    stats = reference_statistics(extractor, images, "my/own images")
+    assert metric_name(stats, "FID") == "FID-my-own-images-40"
+    other = reference_statistics(extractor, images[:20], "my/own images")
+    assert (stats.n, other.n) == (40, 20)
+    broken = dataclasses.replace(extractor, embed=lambda _: pytest.fail("computed again"))
+    np.testing.assert_array_equal(reference_statistics(broken, images, "my/own images").cov, stats.cov)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_damaged_cache_is_named_not_ignored(tmp_path):
+    images, labels = few_images()
+    make(tiny(tmp_path), images, labels)
+    (path,) = tmp_path.glob("classifier_*.npz")
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ValueError, match=r"classifier_few@.*delete it"):
+        make(tiny(tmp_path), images, labels)
+
+
+def test_unlabelled_data_is_refused(tmp_path):
+    images, labels = few_images()
+    with pytest.raises(ValueError, match=r"few has no labels.*extractor=none"):
+        classifier_extractor(images, None, images, labels, tiny(tmp_path), "few")
+    with pytest.raises(ValueError, match="1 class"):
+        make(tiny(tmp_path), images, np.zeros(40, int))
+
+
+def test_diverging_training_is_refused_and_leaves_no_cache(tmp_path):
+    images, labels = few_images()
+    with pytest.raises(ValueError, match=r"lower extractor\.learning_rate"):
+        make(tiny(tmp_path, learning_rate=1e30), images, labels)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_images_are_refused(trained):
+    _, extractor = trained
+    with pytest.raises(ValueError, match=r"\(8, 8, 1\).*\(28, 28, 1\)"):
+        extractor.features(np.zeros((2, 28, 28, 1), np.uint8))
+    with pytest.raises(ValueError, match="float32"):
+        extractor.features(np.zeros((2, 8, 8, 1), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("steps", 0), ("batch_size", -1), ("learning_rate", float("nan")), ("features", 0), ("seed", -1), ("name", "vgg")],
+)
+def test_bad_settings_are_refused_by_name(field, value):
+    with pytest.raises(ValueError, match=f"extractor.{field}={value}"):
+        validate_extractor(dataclasses.replace(ExtractorConfig(), **{field: value}))
+
+
+def test_options_and_tables_import_neither_jax_nor_matplotlib():
+    code = (
+        "import sys, eval.features.config, eval.table; print({'jax', 'flax', 'matplotlib', 'PIL'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"

@@ -1,0 +1,161 @@
+"""Measuring samples in batches, and the reference they are measured against."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.features.config import ExtractorConfig
+from eval.features.extractor import Extractor
+from eval.features.pixels import pixels_extractor
+from eval.metrics.frechet import feature_statistics, frechet_distance, save_statistics
+from eval.metrics.kid import kernel_distance
+from eval.metrics.measurement import METRICS, VALUES, Choice, Measurement, lines, validate_choice
+from eval.metrics.precision_recall import precision_recall
+from eval.metrics.reference import Reference, foreign_statistics, reference_features, reference_statistics
+
+SHAPE = (4, 4, 1)
+ALL = Choice(METRICS, kid_subsets=5, kid_subset_size=100)
+
+
+def images(n: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 200 + 10 * seed, (n, *SHAPE), np.uint8)
+
+
+def with_logits(folder: Path) -> Extractor:
+    """Pixels as features, in batches of 32, and the first 5 of them as logits."""
+    pixels = pixels_extractor(SHAPE, ExtractorConfig("pixels", cache_dir=str(folder)))
+
+    def embed(images):
+        features = pixels.embed(np.concatenate([images] * 8))[0][:32]
+        return features, 9 * features[:, :5]
+
+    return dataclasses.replace(pixels, batch_size=32, embed=embed)
+
+
+def reference_of(extractor: Extractor) -> Reference:
+    data = images(300, 1)
+    features = reference_features(extractor, data, "few-train")
+    return Reference("few-train", SHAPE, reference_statistics(extractor, data, "few-train", features), features)
+
+
+def measured(extractor: Extractor, choice: Choice, samples: np.ndarray, cut: int) -> dict:
+    measurement = Measurement(extractor, reference_of(extractor), choice)
+    for first in range(0, len(samples), cut):
+        measurement.add(samples[first : first + cut])
+    return measurement.result()
+
+
+def test_every_metric_is_that_of_all_features_however_the_samples_come(tmp_path):
+    extractor, samples = with_logits(tmp_path), images(1500, 2)
+    found = measured(extractor, ALL, samples, cut=1500)
+    mine, theirs = samples.reshape(1500, 16) / np.float32(255), images(300, 1).reshape(300, 16) / np.float32(255)
+    statistics = [feature_statistics([rows], "p@1", "rows") for rows in (mine, theirs)]
+    assert found["fid"] == pytest.approx(frechet_distance(*statistics), rel=1e-12)
+    assert (found["kid"], found["kid_std"]) == pytest.approx(kernel_distance(mine, theirs, 5, 100), rel=1e-12)
+    assert [found[name] for name in VALUES[3:]] == list(precision_recall(mine, theirs))
+    assert 1.0 < found["is"] < 5.0
+    for cut in (1, 70):
+        again = measured(extractor, ALL, samples, cut)
+        assert again.keys() == found.keys()
+        for name in VALUES:
+            assert again[name] == pytest.approx(found[name], rel=1e-9)
+    assert [line.split()[0] for line in lines(found)] == [
+        "FD-pixels-1.5k",
+        "KD-pixels-1.5k",
+        "IS-pixels-1.5k",
+        "PR-pixels-1.5k",
+    ]
+
+
+def test_a_number_says_what_it_was_measured_with_and_against(tmp_path):
+    extractor = with_logits(tmp_path)
+    found = measured(dataclasses.replace(extractor, distance="FID"), ALL, images(200, 2), 200)
+    assert (found["fid_name"], found["kid_name"]) == ("FID-pixels-200", "KID-pixels-200")
+    assert found["extractor"] == extractor.name
+    assert found["reference"].startswith("few-train@")
+    assert (found["reference_n"], found["kid_subsets"], found["kid_subset_size"]) == (300, 5, 100)
+
+
+def test_fid_alone_keeps_no_features_and_warns_of_too_few_samples(tmp_path, caplog):
+    extractor = with_logits(tmp_path)
+    reference = reference_of(extractor)._replace(features=None)
+    measurement = Measurement(extractor, reference, Choice())
+    measurement.add(images(16, 2))
+    assert measurement.result()["fid"] > 0
+    assert "FD-pixels-16 is unreliable below 17 images" in caplog.text
+    assert not measurement._features
+    assert not measurement._logits
+
+
+def test_what_cannot_be_measured_is_refused(tmp_path):
+    extractor = pixels_extractor(SHAPE, ExtractorConfig("pixels", cache_dir=str(tmp_path)))
+    reference = reference_of(extractor)
+    with pytest.raises(ValueError, match="metrics=is needs class scores, and extractor pixels@"):
+        measured(extractor, Choice(["is"]), images(2000, 2), 2000)
+    with pytest.raises(ValueError, match="kid_subset_size=301 is more than the 300 images of few-train"):
+        Measurement(extractor, reference, Choice(["kid"], kid_subset_size=301))
+    with pytest.raises(ValueError, match="mean and a covariance only"):
+        Measurement(extractor, reference._replace(features=None), Choice(["kid"]))
+    measurement = Measurement(extractor, reference, Choice())
+    for wrong in (
+        np.zeros((3, 8, 8, 1), np.uint8),
+        np.zeros((3, 4, 4, 3), np.uint8),
+        np.zeros((3, *SHAPE), np.float32),
+    ):
+        with pytest.raises(ValueError, match=r"samples are .*, but the images of few-train are uint8 \[4, 4, 1\]"):
+            measurement.add(wrong)
+    with pytest.raises(ValueError, match="needs at least 2 samples, got 0"):
+        measurement.result()
+
+
+@pytest.mark.parametrize(
+    ("choice", "num_samples", "said"),
+    [
+        (Choice(["fid", "FID"]), 100, "metrics must be some of fid, kid, is, pr, got FID"),
+        (Choice([]), 100, "got none"),
+        (Choice(["kid"]), 999, "metrics=kid needs at least 1000 samples, got 999"),
+        (Choice(["is"]), 9, "metrics=is needs at least 10"),
+        (Choice(["kid"], kid_subset_size=1), 999, "kid_subset_size at least 2"),
+        (Choice(["kid"], kid_subsets=0), None, "kid_subsets must be at least 1"),
+    ],
+)
+def test_choices_are_refused_before_anything_is_drawn(choice, num_samples, said):
+    with pytest.raises(ValueError, match=said):
+        validate_choice(choice, num_samples)
+
+
+def test_the_reference_is_computed_once(tmp_path):
+    extractor = with_logits(tmp_path)
+    first = reference_of(extractor)
+    once = dataclasses.replace(extractor, embed=lambda _: pytest.fail("computed again"))
+    again = reference_of(once)
+    np.testing.assert_array_equal(again.statistics.cov, first.statistics.cov)
+    np.testing.assert_array_equal(again.features, first.features)
+    assert isinstance(again.features, np.memmap)
+    with pytest.raises(pytest.fail.Exception):
+        reference_statistics(once, images(300, 2), "few-train")  # other images of the same name
+    assert len(list(tmp_path.iterdir())) == 2, "no unfinished file is left"
+
+
+def test_features_that_were_cut_short_are_not_used(tmp_path):
+    extractor = with_logits(tmp_path)
+    reference_of(extractor)
+    [path] = tmp_path.glob("features_*.npy")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="delete it"):
+        reference_of(extractor)
+
+
+def test_given_statistics_must_be_of_this_extractor(tmp_path):
+    extractor = with_logits(tmp_path)
+    stats = reference_of(extractor).statistics
+    save_statistics(tmp_path / "ours.npz", stats)
+    np.testing.assert_array_equal(foreign_statistics(tmp_path / "ours.npz", extractor).cov, stats.cov)
+    save_statistics(tmp_path / "others.npz", dataclasses.replace(stats, extractor="inception-tf1@12"))
+    with pytest.raises(ValueError, match=r"inception-tf1@12.*pixels@"):
+        foreign_statistics(tmp_path / "others.npz", extractor)
+    np.savez(tmp_path / "small.npz", mu=np.zeros(3), sigma=np.eye(3))
+    with pytest.raises(ValueError, match=r"has 3 features, but extractor pixels@.* has 16"):
+        foreign_statistics(tmp_path / "small.npz", extractor)

@@ -1,0 +1,259 @@
+"""A paper's table computed: one compilation, records that outlive any stop, results that batches do not change."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import published_network
+import pytest
+from commands import ROOT, environment, run
+
+import data
+import deis
+from deis import adaptive, tables
+from eval.features.config import ExtractorConfig
+from eval.features.pixels import pixels_extractor
+from eval.metrics.frechet import feature_statistics, frechet_distance
+from eval.metrics.measurement import Choice
+from eval.metrics.measuring import load_reference
+from eval.paper.cells import Costs, Setup, counting, eps_norm, measure, prepare, read, read_shown, samples, warm_up
+from eval.paper.plan import Adaptive, Analytic, Cell
+from models.sampling.build import build_sde
+from models.sampling.draw import Trained, draw, starts, trained
+from models.score import eps_fn
+
+SEEDS = range(3, 13)
+
+
+@pytest.fixture(scope="module")
+def network() -> tuple[Trained, dict, data.config.DatasetConfig]:
+    job = published_network.options("model.image_size=8", "model.image_channels=1")
+    options = vars(job.sde)
+    net = trained(job.model, build_sde(options), published_network.random_weights(job.model))
+    return net, options, job.dataset
+
+
+@pytest.fixture
+def costs() -> Costs:
+    return Costs()
+
+
+@pytest.fixture
+def setup(network, costs: Costs, tmp_path: Path) -> Setup:
+    net, options, dataset = network
+    extractor = pixels_extractor((8, 8, 1), ExtractorConfig(name="pixels", cache_dir=str(tmp_path / "features")))
+    reference = load_reference(extractor, dataset, Choice()).statistics
+    return prepare(counting(net, costs), options, extractor, reference, dataset, 4, "round", tmp_path / "cells")
+
+
+def cell(solver, nfe_asked: int | None = 5, seeds: range = SEEDS) -> Cell:
+    return Cell("row", "method", 0, seeds, solver, nfe_asked, {"sampler": "name"})
+
+
+def table(sde: deis.SDE, nfe: int, order: int = 2) -> deis.Table:
+    return tables.t_ab(sde, deis.timesteps(sde, nfe), order)
+
+
+def nothing(calls: int) -> None:
+    """For measure's progress."""
+
+
+def test_all_deterministic_solvers_share_one_compilation(setup: Setup, costs: Costs) -> None:
+    sde = setup.net.sde
+    solvers = [table(sde, 3), table(sde, 50, 3), tables.rho_rk(sde, deis.timesteps(sde, 4), "4rk")]
+    solvers.append(tables.unipc(sde, deis.timesteps(sde, 5, "log"), 3))
+    planned = [cell(solver, i) for i, solver in enumerate(solvers)]
+    warm_up(setup, planned, costs)
+    for i, each in enumerate(planned):
+        measure(setup, each, f"cell{i}", costs, nothing)
+    assert costs.compiled == ["deterministic samplers"]
+    noisy = [cell(tables.ddim_eta(sde, deis.timesteps(sde, nfe), eta=1.0)) for nfe in (2, 6)]
+    warm_up(setup, [*planned, *noisy], costs)
+    for i, each in enumerate(noisy):
+        measure(setup, each, f"noisy{i}", costs, nothing)
+    assert costs.compiled == ["deterministic samplers", "samplers that add noise"]
+    assert "network compiled 2 time(s): deterministic samplers, samplers that add noise" in str(costs)
+
+
+def test_a_record_says_what_drawing_and_measuring_by_hand_give(setup: Setup, costs: Costs) -> None:
+    solver = table(setup.net.sde, 5)
+    calls: list[int] = []
+    record = measure(setup, cell(solver), "one", costs, calls.append)
+    images = data.to_uint8(np.concatenate(list(draw(setup.net, solver, list(SEEDS), 10))), "round")
+    expected = feature_statistics([setup.extractor.features(images)], setup.extractor.name, "by hand")
+    assert record["fid"] == pytest.approx(frechet_distance(expected, setup.reference), rel=1e-4)
+    assert record["fid_name"] == "FD-pixels-10"
+    assert record["seeds"] == "3-12"
+    assert calls == [5, 5, 5], "ten images in batches of four"
+    assert read(setup.folder, "one") == json.loads(json.dumps(record))
+    assert np.abs(read_shown(setup.folder, "one").astype(int) - images[:4]).max() <= 1
+    assert record["network_s"] > 0 < record["features_s"]
+
+
+def test_a_cell_that_is_stopped_leaves_no_record(setup: Setup, costs: Costs) -> None:
+    def stop(calls: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(setup, cell(table(setup.net.sde, 3)), "one", costs, stop)
+    assert read(setup.folder, "one") is None
+
+
+def test_samples_that_are_not_finite_are_an_error_and_not_a_record(setup: Setup, costs: Costs) -> None:
+    broken = setup._replace(net=setup.net._replace(params=jax.tree.map(lambda leaf: leaf * np.nan, setup.net.params)))
+    record = measure(broken, cell(table(setup.net.sde, 3)), "one", costs, nothing)
+    assert "NaN or infinite samples at NFE 5" in record["error"]
+    assert "fid" not in record
+    assert read(setup.folder, "one") is None
+
+
+def test_adaptive_cells_are_dopri5_from_the_seeds_noise_and_count_its_calls(setup: Setup, costs: Costs) -> None:
+    sde, net = setup.net.sde, setup.net
+    loose, tight = Adaptive(sde, "rho", 1e-1), Adaptive(sde, "rho", 1e-3)
+    batches = list(samples(setup, cell(loose, None)))
+    assert [len(x_0) for x_0, _ in batches] == [4, 4, 2]
+    at = starts(net, [7, 8, 9, 10])
+    x_0, calls = adaptive.sample(sde, eps_fn(net.network, sde, net.params), at.x_T, "rho", 1e-1, 1e-1)
+    np.testing.assert_allclose(batches[1][0], x_0, rtol=1e-4, atol=1e-4)
+    assert batches[1][1] == calls
+    assert next(samples(setup, cell(tight, None)))[1] > batches[0][1]
+    record = measure(setup, cell(loose, None), "one", costs, nothing)
+    assert (record["tolerance"], record["nfe_asked"]) == (0.1, None)
+    assert record["nfe"] == round(np.mean([calls for _, calls in batches]))
+    assert costs.compiled == [""], "the tolerance is an argument"
+
+
+def test_analytic_ddims_statistic_is_that_of_the_network_and_estimated_once(setup: Setup, costs: Costs) -> None:
+    sde = setup.net.sde
+    solver = Analytic(sde, deis.timesteps(sde, 3), 0.0, False)
+    norm = eps_norm(setup, solver)
+    x_0 = data.to_float(data.load(setup.dataset, "train").images[:512])
+    at = starts(setup.net, list(range(512)))
+    network = jax.jit(eps_fn(setup.net.network, sde, setup.net.params, at.label))
+    noise = np.asarray(at.x_T)
+    t = solver.ts[1]
+    e = np.asarray(network(float(sde.s(t)) * x_0 + float(sde.sigma(t)) * noise, np.float32(t)))
+    assert norm.shape == (4,)
+    assert norm[1] == pytest.approx(float((e**2).mean()), rel=0.05), "other noise, the same expectation"
+    costs.now = "again"
+    np.testing.assert_array_equal(eps_norm(setup, solver), norm)
+    assert "again" not in costs.compiled
+    moved = setup._replace(identity=setup.identity | {"weights": "others"})
+    eps_norm(moved, solver)
+    assert "again" in costs.compiled, "other weights, another statistic"
+    assert measure(setup, cell(solver), "one", costs, nothing)["fid"] > 0
+
+
+def test_identity_follows_weights_diffusion_images_and_features(setup: Setup, network, costs: Costs) -> None:
+    net, options, dataset = network
+
+    def identity(net=net, options=options, rounding="round"):
+        setup_of_8 = prepare(net, options, setup.extractor, setup.reference, dataset, 8, rounding, setup.folder)
+        return setup_of_8.identity
+
+    assert identity() == setup.identity
+    others = [
+        identity(net._replace(params=jax.tree.map(lambda leaf: leaf * 1.0001, net.params))),
+        identity(options=options | {"beta_1": 19.0}),
+        identity(rounding="floor"),
+    ]
+    assert all(other != setup.identity for other in others)
+
+
+ARGUMENTS = [
+    "checkpoint=network", "extractor=pixels", "logger=none", "batch_size=64", "num_samples=512", "run_dir=table",
+    "paper.nfe=[5,10]",
+]  # fmt: skip
+
+
+def start(cwd: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "eval.table", "paper=cifar10_vp", *ARGUMENTS]
+    env = environment() | {"JAX_COMPILATION_CACHE_DIR": str(cwd / "jax")}
+    return subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(folder: Path) -> dict[str, int]:
+    """When each finished cell was written."""
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "table" / "cells").glob("*.json")}
+
+
+def wait_for_cells(folder: Path, number: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 240
+    while len(finished(folder)) < number:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_stopped_and_killed_and_started_again_no_finished_cell_is_repeated(tmp_path: Path) -> None:
+    published_network.write(tmp_path / "network")
+    process = start(tmp_path)
+    wait_for_cells(tmp_path, 2, process)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "the same command goes on from there" in said
+    first = finished(tmp_path)
+    assert 2 <= len(first) < 20
+    assert json.loads((tmp_path / "table" / "status.json").read_text())["status"] == "stopped"
+
+    process = start(tmp_path)
+    wait_for_cells(tmp_path, len(first) + 2, process)
+    process.kill()
+    process.communicate()
+    second = finished(tmp_path)
+    assert len(second) < 20
+
+    process = start(tmp_path)
+    output, said = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    third = finished(tmp_path)
+    assert len(third) == 20
+    assert first.items() <= second.items() <= third.items()
+    assert f"{len(second)} of 20 cells are done" in said
+    assert "network compiled 1 time(s): deterministic samplers" in output
+    check_outputs(tmp_path / "table", output)
+
+
+def check_outputs(folder: Path, output: str) -> None:
+    records = [json.loads(path.read_text()) for path in (folder / "cells").glob("*.json")]
+    text = (folder / "table.md").read_text()
+    assert all(f"{record['fid']:.2f}" in text for record in records)
+    assert "| tAB3 | **15.37** | **4.17** |" in text.split("## Published")[1]
+    assert "against the training images of digits" in text
+    assert len((folder / "results.csv").read_text().splitlines()) == 21
+    for name in ("fid_vs_nfe.png", "fid_vs_nfe.svg", "grid.png", "table.tex"):
+        assert (folder / name).stat().st_size > 1000
+    seconds = [float(word.split()[-2]) for word in output.splitlines()[-3].split(";")[0].split("(")[0].split(", ")]
+    network, features, rest = seconds
+    assert rest < 0.1 * (network + features), output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["paper=cifar11"], "unknown paper 'cifar11'; did you mean cifar10_v"),
+        (["paper=seeds", "extractor=none"], "choose another extractor"),
+        (["paper=seeds", "num_samples=1"], "num_samples must be at least 2"),
+        (["paper=seeds", "paper.methods.DDIM=['sampler=ddim','sampler.order=3']"], "row DDIM of the paper"),
+    ],
+)
+def test_refusals_are_one_sentence_and_leave_nothing(arguments: list[str], said: str, tmp_path: Path) -> None:
+    network = published_network.write(tmp_path / "network")
+    result = run("eval.table", *arguments, f"checkpoint={network}", "logger=none", "output_root=out", cwd=tmp_path)
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_is_quick_and_names_every_paper(tmp_path: Path) -> None:
+    result = run("eval.table", "--help", cwd=tmp_path, timeout=30)
+    assert result.returncode == 0
+    for path in (ROOT / "conf" / "paper").glob("*.yaml"):
+        assert path.stem in result.stdout

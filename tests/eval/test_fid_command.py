@@ -1,0 +1,181 @@
+"""python -m eval.fid as a user types it, and the samples on disk that it takes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import run
+from PIL import Image
+
+from eval.metrics.samples import open_samples
+
+
+def pictures(n: int, seed: int, shape: tuple[int, ...] = (6, 6, 3)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, *shape), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set, and samples in every form."""
+    path = tmp_path_factory.mktemp("fid")
+    np.savez(path / "data.npz", images=pictures(400, 0))
+    samples = pictures(200, 1)
+    np.savez_compressed(path / "samples.npz", images=samples, rounding=np.array("floor"))
+    (path / "png" / "deep").mkdir(parents=True)
+    for i, image in enumerate(samples):
+        Image.fromarray(image).save(path / "png" / ("deep" if i > 150 else ".") / f"{i:05d}.png")
+    return path
+
+
+def fid(folder: Path, *words: str):
+    data = ["dataset=images", "dataset.path=data.npz", "extractor=pixels"]
+    # threads that wait for each other are slow where other tests keep the cores busy
+    return run("eval.fid", *words, *data, cwd=folder, env={"OPENBLAS_NUM_THREADS": "1"})
+
+
+def test_a_folder_and_a_file_of_the_same_samples_give_the_same_numbers(folder: Path) -> None:
+    metrics = ["metrics=[fid,kid,pr]", "kid_subset_size=150"]
+    for name, source in (("a", "samples.npz"), ("b", "png")):
+        done = fid(folder, "calc", source, *metrics, f"dest={name}.json")
+        assert done.returncode == 0, done.stderr
+        assert [line.split()[0] for line in done.stdout.splitlines()] == [
+            "FD-pixels-200",
+            "KD-pixels-200",
+            "PR-pixels-200",
+        ]
+    a, b = (json.loads((folder / f"{name}.json").read_text()) for name in "ab")
+    assert (a.pop("rounding"), b.pop("rounding")) == ("floor", None)
+    assert (a.pop("samples"), b.pop("samples")) == ("samples.npz", "png")
+    assert a == b
+    assert a["num_samples"] == 200
+    assert a["reference"].startswith("images-train@")
+
+
+def test_a_reference_is_written_and_measured_against(folder: Path) -> None:
+    made = fid(folder, "ref", "dest=ref.npz")
+    assert made.returncode == 0, made.stderr
+    assert "360 images of images-train@" in made.stdout
+    with np.load(folder / "ref.npz") as file:
+        np.savez(folder / "foreign.npz", mu=file["mu"], sigma=file["sigma"])
+        np.savez(folder / "other.npz", mu=np.zeros(7), sigma=np.eye(7))
+    said = []
+    for words in ([], ["reference=ref.npz"], ["reference=foreign.npz", "dest=foreign.json"]):
+        done = fid(folder, "calc", "samples.npz", *words)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert said[0] == said[1] == said[2]
+    record = json.loads((folder / "foreign.json").read_text())
+    assert (record["reference"], record["reference_extractor"]) == ("foreign.npz", "unknown")
+    refused = fid(folder, "calc", "samples.npz", "reference=other.npz")
+    assert refused.returncode == 2
+    assert "has 7 features" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["calc"], "say what to do first"),
+        (["clac", "samples.npz"], "say what to do first"),
+        (["calc", "nowhere"], "nowhere does not exist"),
+        (["calc", "samples.npz", "metrics=[fid,kid]"], "metrics=kid needs at least 1000 samples, got 200"),
+        (["calc", "samples.npz", "num_samples=300"], "samples.npz holds 200 image(s), but 300 are needed"),
+        (
+            ["calc", "samples.npz", "dataset.image_size=4"],
+            "samples are uint8 [6, 6, 3], but the images of images-train",
+        ),
+        (["calc", "samples.npz", "dest=."], "dest=. must be the name of a file"),
+        (["ref", "reference=ref.npz"], "give it to: python -m eval.fid calc SAMPLES"),
+    ],
+)
+def test_refusals_are_one_sentence(words: list[str], said: str, folder: Path) -> None:
+    def files() -> set[Path]:
+        return {path for path in folder.rglob("*") if path.is_file() and "extractors" not in path.parts}
+
+    before = files()
+    done = fid(folder, *words)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
+    assert files() == before
+
+
+def test_a_damaged_cache_is_noticed(folder: Path) -> None:
+    assert fid(folder, "ref", "extractor.cache_dir=cache").returncode == 0
+    [path] = (folder / "cache").iterdir()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    done = fid(folder, "calc", "samples.npz", "extractor.cache_dir=cache")
+    assert done.returncode == 2
+    assert "delete it" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"images": np.full((5, 4, 4, 1), np.nan, np.float32)}, "5 of its 5 float32 images hold NaN"),
+        ({"images": np.linspace(-1, 1, 80, dtype=np.float32).reshape(5, 4, 4, 1)}, r"to_uint8\(images"),
+        ({"images": np.linspace(0, 255, 80, dtype=np.float32).reshape(5, 4, 4, 1)}, "from 0 to 255; write uint8"),
+        ({"images": np.full((5, 4, 4, 1), 300)}, "they are int64 from 300 to 300"),
+        ({"images": np.zeros((5, 4), np.uint8)}, r"must be \[n, h, w, c\] .* they are \[5, 4\]"),
+        ({"images": np.zeros((5, 3, 4, 4), np.uint8)}, r"c 1 or 3.*\[5, 3, 4, 4\]"),
+        ({"images": np.zeros((1, 4, 4, 3), np.uint8)}, r"holds 1 image\(s\), but at least 2"),
+        ({"pictures": np.zeros((5, 4, 4, 3), np.uint8)}, "no array `images`; it has: pictures"),
+        ({"images": np.array(["a", None], dtype=object)}, "not an .npz file of plain arrays"),
+    ],
+)
+def test_files_without_samples_are_refused(arrays: dict[str, np.ndarray], said: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "samples.npz", **arrays)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=said):
+        open_samples(tmp_path / "samples.npz")
+
+
+def test_a_damaged_compressed_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "samples.npz"
+    np.savez_compressed(path, images=pictures(50, 0))
+    whole = path.read_bytes()
+    for content in (whole[:-100], whole[: len(whole) // 2], b"", whole[:2000] + bytes(64) + whole[2064:]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="is damaged, or not an"):
+            open_samples(path)
+
+
+def test_folders_without_samples_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"holds no images"):
+        open_samples(tmp_path)
+    (tmp_path / "result.json").write_text("{}")
+    Image.fromarray(pictures(1, 0)[0]).save(tmp_path / "grid.png")
+    with pytest.raises(FileNotFoundError, match="keep_samples=true"):
+        open_samples(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        (
+            Image.fromarray(pictures(1, 0, (5, 6, 3))[0]),
+            r"differ in shape: .*0\.png is \[6, 6, 3\], .*1\.png is \[5, 6",
+        ),
+        (Image.fromarray(np.zeros((6, 6, 4), np.uint8)), "Pillow mode is RGBA"),
+        (Image.fromarray(np.zeros((6, 6), np.uint16)), "Pillow mode is I;16"),
+        (None, "cannot be read as an image"),
+    ],
+)
+def test_image_files_that_do_not_fit_are_named(second: Image.Image | None, said: str, tmp_path: Path) -> None:
+    Image.fromarray(pictures(1, 0)[0]).save(tmp_path / "0.png")
+    if second is None:
+        (tmp_path / "1.png").write_bytes(b"no picture")
+    else:
+        second.save(tmp_path / "1.png")
+    with pytest.raises(ValueError, match=said):
+        list(open_samples(tmp_path).batches)
+
+
+def test_the_first_samples_are_taken_and_grey_has_one_channel(tmp_path: Path) -> None:
+    images = pictures(1100, 3, (3, 3))
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{i:04d}.png")
+    batches = list(open_samples(tmp_path, 700).batches)
+    assert [len(batch) for batch in batches] == [512, 188]
+    np.testing.assert_array_equal(np.concatenate(batches)[..., 0], images[:700])

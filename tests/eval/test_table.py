@@ -1,0 +1,158 @@
+"""The table of sampling runs: cells, order, honesty about budgets and failures, and the command."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from eval.paper.sweep import arrange, gather, markdown
+from eval.table import main
+
+RESULT = {
+    "sampler": "tAB3",
+    "method": "t_ab",
+    "order": 3,
+    "nfe": 10,
+    "nfe_asked": 10,
+    "fid": 4.17,
+    "fid_name": "FID-digits-1.8k",
+    "num_samples": 1797,
+    "images_per_s": 123.4,
+    "seconds": 3.2,
+    "seeds": "0-1796",
+    "checkpoint": "outputs/digits/run",
+    "step": 800,
+    "dataset": "digits",
+    "extractor": "digits@0123",
+    "overrides": ["sampler=tab3", "sampler.nfe=10"],
+}
+
+
+def write_run(folder, status="done", error=None, result=True, **fields):
+    fields = RESULT | fields
+    folder.mkdir(parents=True)
+    facts = {"sampler": fields["sampler"], "nfe_asked": fields["nfe_asked"]}
+    (folder / "status.json").write_text(json.dumps({"status": status, "error": error, **facts}))
+    if result and status == "done":
+        (folder / "result.json").write_text(json.dumps(fields))
+    return folder
+
+
+def cells(folder):
+    """The Markdown table as {row: {column: cell}}."""
+    lines = [line for line in markdown(arrange(gather(folder))).splitlines() if line.startswith("| ")]
+    header, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows}
+
+
+@pytest.fixture
+def paper(tmp_path):
+    """A corner of the paper's CIFAR-10 table, with a failed and an unfinished run."""
+    write_run(tmp_path / "0", sampler="tAB3", nfe=5, nfe_asked=5, fid=15.37, images_per_s=200.0)
+    write_run(tmp_path / "1", sampler="tAB3", fid=4.17)
+    write_run(tmp_path / "2", sampler="DDIM", method="ddim", order=0, nfe=5, nfe_asked=5, fid=26.91)
+    write_run(tmp_path / "3", sampler="DDIM", nfe_asked=10, status="failed", error="eps is not finite at call 3")
+    write_run(tmp_path / "4", sampler="rho3Kutta", method="rho_rk", order=0, nfe=6, nfe_asked=5, fid=1.5)
+    write_run(tmp_path / "5", sampler="rho3Kutta", nfe_asked=10, status="running")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "status.json").write_text('{"status": "done", "name": "digits"}')
+    return tmp_path
+
+
+def test_cells_follow_the_papers_conventions(paper):
+    assert cells(paper) == {
+        "DDIM": {"NFE 5": "26.91", "NFE 10": "ERR", "images/s at 10": "-"},
+        "rho3Kutta": {"NFE 5": "1.50 <sup>+1</sup>", "NFE 10": "-", "images/s at 10": "-"},
+        "tAB3": {"NFE 5": "**15.37**", "NFE 10": "**4.17**", "images/s at 10": "123.4"},
+    }
+
+
+def test_text_names_metric_checkpoint_and_every_error(paper):
+    text = markdown(arrange(gather(paper)))
+    assert "FID-digits-1.8k on digits, checkpoint outputs/digits/run at step 800" in text
+    assert "ERR: DDIM at NFE 10: eps is not finite at call 3" in text
+
+
+def test_rows_are_in_the_papers_order(tmp_path):
+    for i, (sampler, method, order) in enumerate(
+        [("iPNDM4", "ipndm", 4), ("tAB3", "t_ab", 3), ("tAB1", "t_ab", 1), ("Euler", "euler", 0), ("DDIM", "ddim", 0)]
+    ):
+        write_run(tmp_path / str(i), sampler=sampler, method=method, order=order)
+    assert list(cells(tmp_path)) == ["DDIM", "tAB1", "tAB3", "iPNDM4", "Euler"]
+
+
+def test_newest_finished_run_of_a_cell_is_shown(tmp_path):
+    older, newer = write_run(tmp_path / "b", fid=7.0), write_run(tmp_path / "a", fid=6.0)
+    failed = write_run(tmp_path / "c", status="failed", error="stopped")
+    for time, folder in enumerate((older, newer, failed)):
+        for path in folder.iterdir():
+            os.utime(path, (time, time))
+    assert cells(tmp_path)["tAB3"]["NFE 10"] == "**6.00**"
+
+
+def test_a_result_of_an_earlier_run_in_a_folder_that_failed_since_does_not_count(tmp_path):
+    write_run(tmp_path / "0", sampler="DDIM", method="ddim", fid=9.0)
+    folder = write_run(tmp_path / "1")
+    (folder / "status.json").write_text('{"status": "failed", "error": "full", "sampler": "tAB3", "nfe_asked": 10}')
+    table = cells(tmp_path)
+    assert table["tAB3"] == {"NFE 10": "ERR", "images/s at 10": "-"}
+    assert table["DDIM"]["NFE 10"] == "**9.00**"
+
+
+def test_runs_that_differ_in_an_option_get_rows_that_name_it(tmp_path):
+    for i, (nfe, order) in enumerate([(5, 1), (5, 2), (10, 1), (10, 2)]):
+        overrides = ["sampler=tab3", f"sampler.nfe={nfe}", f"sampler.ts_order={order}", f"run_dir=out/{i}"]
+        write_run(tmp_path / str(i), nfe=nfe, nfe_asked=nfe, fid=nfe + order, overrides=overrides)
+    table = cells(tmp_path)
+    assert list(table) == ["tAB3 (sampler.ts_order=1)", "tAB3 (sampler.ts_order=2)"]
+    assert table["tAB3 (sampler.ts_order=2)"]["NFE 10"] == "12.00"
+
+
+@pytest.mark.parametrize(("key", "value"), [("fid_name", "FID-digits-64"), ("step", 400), ("dataset", "mnist")])
+def test_runs_that_cannot_be_compared_are_refused(tmp_path, key, value):
+    write_run(tmp_path / "0")
+    write_run(tmp_path / "1", nfe=5, nfe_asked=5, **{key: value})
+    with pytest.raises(ValueError, match=f"different {key} .*{value}"):
+        gather(tmp_path)
+
+
+def test_command_writes_markdown_csv_and_plot(paper, capsys):
+    assert main([str(paper)]) == 0
+    assert capsys.readouterr().out.strip() == (paper / "table.md").read_text().strip()
+    with (paper / "table.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 6
+    best = next(line for line in lines if line["fid"] == "4.17")
+    assert {key: best[key] for key in ("seeds", "step", "overrides", "folder")} == {
+        "seeds": "0-1796",
+        "step": "800",
+        "overrides": "sampler=tab3 sampler.nfe=10",
+        "folder": str(paper / "1"),
+    }
+    assert next(line for line in lines if line["status"] == "failed")["error"] == "eps is not finite at call 3"
+    assert Image.open(paper / "fid_vs_nfe.png").format == "PNG"
+
+
+def test_runs_without_fid_make_a_table_and_no_plot(tmp_path):
+    write_run(tmp_path / "0", fid=None, fid_name=None, extractor=None)
+    assert main([str(tmp_path)]) == 0
+    assert "| tAB3 | no FID | 123.4 |" in (tmp_path / "table.md").read_text()
+    assert not (tmp_path / "fid_vs_nfe.png").exists()
+
+
+def test_a_folder_without_results_gives_one_sentence(tmp_path):
+    command = [sys.executable, "-m", "eval.table", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr == f"error: {tmp_path} holds no results; run sample.py first\n"
+    assert main([str(tmp_path / "none")]) == 2
+
+
+def test_a_damaged_result_is_named(tmp_path, capsys):
+    (write_run(tmp_path / "0") / "result.json").write_text('{"sampler": "tA')
+    assert main([str(tmp_path)]) == 2
+    assert "result.json is not JSON" in capsys.readouterr().err

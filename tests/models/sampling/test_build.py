@@ -1,0 +1,76 @@
+"""Every sampler and SDE that the command line offers is built, with the number of network calls that is asked for."""
+
+from typing import Any
+
+import pytest
+from jobs import CONF
+from jobs import job as job_of
+
+from deis import tables
+from models.sampling.build import SDES, build_sde, build_table
+
+SAMPLERS = sorted({path.stem for path in (CONF / "sampler").glob("*.yaml")} - {"base"})
+SDE_NAMES = sorted(path.stem for path in (CONF / "sde").glob("*.yaml"))
+
+
+def job(*overrides: str) -> Any:
+    return job_of("train", *overrides)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_makes_its_default_nfe(name: str) -> None:
+    options = job(f"sampler={name}")
+    table = build_table(options.sampler, build_sde(options.sde))
+    assert table.nfe == options.sampler["nfe"] or options.sampler["round_nfe"]
+
+
+def test_every_method_has_a_file_and_every_sde_too() -> None:
+    assert set(tables.METHODS) <= set(SAMPLERS)
+    assert set(SDES) == set(SDE_NAMES)
+
+
+@pytest.mark.parametrize("name", SDE_NAMES)
+def test_every_sde_is_built_with_its_options(name: str) -> None:
+    option, attribute, value = ("num_times", "T", 49) if name == "discrete_vp" else ("t_0", "t_0", 0.02)
+    given = 50 if name == "discrete_vp" else value
+    assert getattr(build_sde(job(f"sde={name}", f"sde.{option}={given}").sde), attribute) == value
+
+
+@pytest.mark.parametrize(
+    ("overrides", "nfe"),
+    [
+        (["sampler=tab3", "sampler.nfe=1"], 1),
+        (["sampler=t_ab", "sampler.denoise=true", "sampler.nfe=10"], 10),
+        (["sampler=rho2heun", "sampler.nfe=5"], 6),
+        (["sampler=rho4rk", "sampler.nfe=1"], 4),
+        (["sampler=edm_heun", "sampler.nfe=35"], 35),
+        (["sampler=f_pndm", "sampler.nfe=50"], 50),
+        (["sampler=dpm_solver", "sampler.order=3", "sampler.nfe=9"], 9),
+    ],
+)
+def test_nfe_is_exact_or_rounded_up(overrides: list[str], nfe: int) -> None:
+    options = job(*overrides)
+    assert build_table(options.sampler, build_sde(options.sde)).nfe == nfe
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["sampler=rho_rk", "sampler.nfe=10"], "sampler.nfe=9 or 12"),
+        (["sampler=rho_rk", "sampler.nfe=1"], "sampler.nfe=3,"),
+        (["sampler=edm_heun", "sampler.nfe=10"], "sampler.nfe=9 or 11"),
+        (["sampler=f_pndm", "sampler.nfe=10"], "sampler.nfe=8 or 12"),
+        (["sampler=unipc", "sampler.order=9"], "order"),
+        (["sampler=ipndm", "sampler.order=0"], "order"),
+        (["sampler=t_ab", "sampler.method=magic"], "sampler.method must be one of"),
+    ],
+)
+def test_refusals(overrides: list[str], said: str) -> None:
+    options = job(*overrides)
+    with pytest.raises(ValueError, match=said):
+        build_table(options.sampler, build_sde(options.sde))
+
+
+def test_another_end_time() -> None:
+    options = job("sampler=t_ab", "sampler.t_0=0.05")
+    assert build_table(options.sampler, build_sde(options.sde)).t[-1] == 0.05

@@ -1,0 +1,209 @@
+"""Devices and processes: the same training on one device, on eight, and on two processes; how arrays are laid."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from models.training import devices
+
+ROOT = Path(__file__).parents[3]
+EIGHT = AbstractMesh((8,), ("data",))
+
+# Trains twice, with the data on the devices and the state whole, and with the data streamed and the state in pieces.
+TRAINING = """
+import json, sys
+import jax, numpy as np
+from models.training import devices, programs
+
+options = json.loads(sys.argv[1])
+jax.config.update("jax_num_cpu_devices", options.pop("num_devices"))
+devices.connect(**options)
+
+import deis
+from data import batch_indices, stream
+from models.config import UNetConfig
+from models.training.config import ObjectiveConfig
+from models.training.packing import pack, packed
+from models.training.step import init_state, make_optimizer, make_train_step
+from models.unet import init, network_of, shapes
+
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
+)
+N, BATCH, STEPS = 96, 16, 20
+rng = np.random.default_rng(0)
+images = (rng.integers(0, 256, (N, 1, 1, 3)) // 2 + rng.integers(0, 128, (N, 8, 8, 3))).astype(np.uint8)
+labels = rng.integers(0, 3, N, dtype=np.int32)
+model = UNetConfig(16, [1], image_size=8, image_channels=3, num_classes=3, null_class=True, dropout=0.1)
+optimizer = make_optimizer(1e-3, 2, 100, False, 0.9, 0.999, 1.0)
+objective = ObjectiveConfig(label_dropout=0.1)
+mesh = devices.mesh()
+
+params, network = jax.jit(lambda: init(model, jax.random.key(0)))(), packed(network_of(model), shapes(model))
+first = init_state(pack(params, mesh.size), optimizer, jax.random.key(1))
+assert compiled, "compiling is heard of"
+
+def train(fsdp, batches):
+    layout = devices.shardings(first, mesh, fsdp)
+    state = devices.lay(first, layout)
+    step = make_train_step(network, deis.vp_linear(), objective, optimizer, 0.99, True, 1, layout)
+    step, found = programs.kept(step, {}), []
+    for batch in batches:
+        state, metrics = step(state, *batch)
+        if not found:
+            compiled.clear()
+        found.append([float(metrics["loss"]), float(metrics["grad_norm"]), float(metrics["param_norm"])])
+    kept = jax.tree.map(lambda leaf, sharding: leaf.sharding == sharding, state, layout)
+    held = sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(state))
+    return {
+        "metrics": found,
+        "compiled_again": len(compiled),
+        "kept": all(jax.tree.leaves(kept)),
+        "held": held / sum(leaf.size for leaf in jax.tree.leaves(state)),
+    }
+
+whole = devices.lay((images, labels), devices.shardings((images, labels), mesh, fsdp=False))
+indices = (batch_indices(N, BATCH, 0, step).astype(np.int32) for step in range(STEPS))
+resident = train(False, ((*whole, devices.lay_batch(index, mesh, BATCH)) for index in indices))
+share = stream(images, labels, BATCH, 0, 0, STEPS, jax.process_index(), jax.process_count())
+streamed = train(True, ((*devices.lay_batch(batch, mesh, BATCH), None) for batch in share))
+agreed = devices.agree(10 + jax.process_index())
+if devices.is_main():
+    print(json.dumps({"devices": mesh.size, "agreed": agreed, "resident": resident, "streamed": streamed}))
+"""
+
+
+def run(
+    code: str, arguments: list[dict[str, Any]], env: dict[str, str] | None = None, returncode: int = 0
+) -> list[str]:
+    """The lines printed by processes that run side by side, one for each of the `arguments`."""
+    dropped = ("SLURM", "KUBERNETES", "XLA_FLAGS")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    environment |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiles in half the time
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, json.dumps(argument)],
+            cwd=ROOT,
+            env=environment | (env or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for argument in arguments
+    ]
+    try:
+        outputs = [process.communicate(timeout=600) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, (_, errors) in zip(processes, outputs, strict=True):
+        assert process.returncode == returncode, errors
+    return [line for printed, _ in outputs for line in printed.splitlines()]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def test_one_device_eight_devices_and_two_processes_train_alike():
+    """20 steps, with labels and flips, noise and dropout at random: the same loss, gradients and parameters."""
+    alone = [{"mode": "none", "num_devices": count} for count in (1, 8)]
+    pair = {"mode": "explicit", "coordinator": f"localhost:{free_port()}", "num_processes": 2, "num_devices": 1}
+    lines = run(TRAINING, [*alone, pair | {"process_id": 0}, pair | {"process_id": 1}])
+    one, eight, two = (json.loads(line) for line in lines if line.startswith("{"))  # Gloo prints lines of its own
+    assert [(found["devices"], found["agreed"]) for found in (one, eight, two)] == [(1, 10), (8, 10), (2, 11)]
+
+    expected = one["resident"]["metrics"]
+    loss, grad_norm, _ = np.transpose(expected)
+    assert np.mean(loss[-5:]) < 0.98 * np.mean(loss[:5])
+    assert min(np.std(loss), np.std(grad_norm)) > 0.01, "flat curves cannot tell one training from another"
+    for found in (one, eight, two):
+        for way in ("resident", "streamed"):
+            name = f"{found['devices']} devices, {way}"
+            np.testing.assert_allclose(found[way]["metrics"], expected, rtol=1e-5, err_msg=name)
+            assert found[way]["kept"], f"{name}: the step lays the state otherwise than it was given"
+            assert found[way]["compiled_again"] == 0, name
+        assert found["resident"]["held"] == 1
+        assert found["streamed"]["held"] < 0.001 + 1 / found["devices"]  # all but a few numbers are in shares
+
+
+@pytest.mark.parametrize("mode", ["slurm", "auto"])
+def test_a_slurm_step_is_recognised_and_can_be_terminated(mode):
+    code = """
+import json, os, signal, sys, time
+from models.training import devices
+devices.connect(**json.loads(sys.argv[1]))
+import jax
+print(jax.distributed.is_initialized(), jax.process_count(), flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(60)
+"""
+    slurm = {"JOB_ID": "7", "STEP_NODELIST": "localhost", "NTASKS": "1", "PROCID": "0", "LOCALID": "0"}
+    env = {f"SLURM_{name}": value for name, value in slurm.items()} | {"JAX_COORDINATOR_PORT": str(free_port())}
+    assert run(code, [{"mode": mode}], env=env, returncode=-signal.SIGTERM) == ["True 1"]
+
+
+def test_no_cluster_is_found_where_there_is_none():
+    code = """
+from models.training import devices
+try:
+    devices.connect("auto")
+except ValueError as error:
+    print(error)
+"""
+    assert run(code, [{}]) == ["distributed=auto found no cluster here; use distributed=explicit or none"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("mpi",), "must be one of none, auto, slurm, explicit, got 'mpi'"),
+        (("none", None, 2, 0), "process_id are for distributed=explicit, not for none"),
+        (("explicit",), "needs coordinator, num_processes and process_id, got None, None and None"),
+        (("explicit", "node1:99", 2), "got node1:99, 2 and None"),
+        (("explicit", "node1", 2, 0), "must be HOST:PORT"),
+        (("explicit", "node1:99", 2, 2), "process_id must be 0 to num_processes - 1 = 1, got 2"),
+        (("slurm",), "needs SLURM_JOB_ID, SLURM_STEP_NODELIST, .* start the run with srun"),
+    ],
+)
+def test_impossible_connections_are_refused(arguments, message, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("SLURM")]:
+        monkeypatch.delenv(name)
+    with pytest.raises(ValueError, match=message):
+        devices.connect(*arguments)
+
+
+def test_where_arrays_are_cut():
+    """Along their first axis, if 8 devices divide it and the array is not small."""
+    shapes: dict[str, tuple[int, ...]] = {"vector": (4000,), "odd": (4001,), "rows": (64, 33), "small": (512,)}
+    tree = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()} | {"step": jnp.zeros(())}
+    whole = devices.shardings(tree, EIGHT, fsdp=False)
+    assert {name: sharding.spec for name, sharding in whole.items()} == dict.fromkeys(tree, PartitionSpec())
+    found = {name: sharding.spec for name, sharding in devices.shardings(tree, EIGHT, fsdp=True).items()}
+    cut = {name for name, spec in found.items() if spec == PartitionSpec("data")}
+    assert cut == {"vector", "rows"}
+    assert {found[name] for name in found.keys() - cut} == {PartitionSpec()}
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "nearest"), [(30, 1, 32), (3, 1, 8), (0, 1, 8), (67, 1, 64), (24, 2, 32), (40, 4, 32)]
+)
+def test_a_batch_must_be_shared_equally(batch_size, accumulate, nearest):
+    with pytest.raises(ValueError, match=f"multiple of the 8 devices.*, got {batch_size}; .* is {nearest}$"):
+        devices.check_batch_size(batch_size, EIGHT, accumulate)
+    devices.check_batch_size(nearest, EIGHT, accumulate)

@@ -1,0 +1,78 @@
+"""The objectives of conf/objective by their names, and what is refused."""
+
+import pytest
+from jobs import CONF, job
+
+import deis
+from models.config import UNetConfig, validate
+from models.training.config import OBJECTIVE_CHOICES, ObjectiveConfig, validate_objective
+from models.training.objective import TIMES, WEIGHTS
+from models.unet import network_of, shapes
+
+VP = deis.vp_linear()
+
+
+def composed(*overrides: str) -> ObjectiveConfig:
+    """A group of conf/objective, beside the sde that it may ask."""
+    found = job("train", *overrides).objective
+    assert isinstance(found, ObjectiveConfig)
+    return found
+
+
+def test_every_objective_by_its_name() -> None:
+    names = {path.stem for path in (CONF / "objective").iterdir()}
+    chosen = {name: composed("sde=vp_linear", f"objective={name}") for name in names}
+    assert {name: (cfg.weight, cfg.times) for name, cfg in chosen.items()} == {
+        "eps": ("eps", "uniform"),
+        "ddpm": ("eps", "discrete"),
+        "likelihood": ("likelihood", "importance"),
+        "min_snr": ("min_snr", "discrete"),
+        "edm": ("edm", "log_normal"),
+        "output": ("output", "uniform"),
+    }
+    assert chosen["eps"] == ObjectiveConfig()
+    for cfg in chosen.values():
+        validate_objective(cfg, UNetConfig(), VP)
+
+
+def test_discrete_times_are_those_of_the_sde() -> None:
+    assert composed("sde=vp_linear", "objective=ddpm").num_times == 1000
+    assert composed("sde=discrete_vp", "sde.num_times=77", "objective=ddpm").num_times == 77
+
+
+def test_choices_are_what_is_built() -> None:
+    assert {"weight": tuple(WEIGHTS), "times": tuple(TIMES)} == OBJECTIVE_CHOICES
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"weight": "simple"}, "objective.weight must be one of eps, likelihood, .* got 'simple'"),
+        ({"times": "continuous"}, "objective.times must be one of uniform, .* got 'continuous'"),
+        ({"snr_gamma": 0.0}, "objective.snr_gamma"),
+        ({"log_sigma_std": -1.0}, "objective.log_sigma_std"),
+        ({"num_times": 1}, "objective.num_times must be at least 2"),
+        ({"label_dropout": 1.0}, r"objective.label_dropout must be in \[0, 1\)"),
+        ({"label_dropout": 0.1}, "model.null_class=true"),
+    ],
+)
+def test_impossible_objectives_are_refused(options: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        validate_objective(ObjectiveConfig(**options), UNetConfig(num_classes=10), VP)
+
+
+@pytest.mark.parametrize("cfg", [ObjectiveConfig("likelihood"), ObjectiveConfig(times="importance")])
+def test_what_grows_without_bound_without_noise_is_refused(cfg: ObjectiveConfig) -> None:
+    validate_objective(cfg, UNetConfig(), VP)
+    with pytest.raises(ValueError, match=r"raise sde\.t_0"):
+        validate_objective(cfg, UNetConfig(), deis.vp_linear(t_0=0.0))
+
+
+def test_the_null_class_is_one_more_label() -> None:
+    cfg = UNetConfig(channels=8, multipliers=[1], num_classes=3, null_class=True, image_size=8, image_channels=1)
+    validate(cfg)
+    validate_objective(ObjectiveConfig(label_dropout=0.1), cfg, VP)
+    assert network_of(cfg).null_label == 3
+    assert shapes(cfg)["embed_label"]["embedding"].shape == (4, 32)
+    with pytest.raises(ValueError, match=r"model\.null_class adds a label"):
+        validate(UNetConfig(null_class=True, image_size=8, image_channels=1))

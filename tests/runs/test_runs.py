@@ -1,0 +1,110 @@
+"""What holds a run together: seeds, folders, locks, metrics, signals."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from models.sampling.seeds import parse_seeds
+from runs import folder
+from runs.errors import ConfigError, NonFiniteError, Stopped
+from runs.log import LoggerConfig, open_log, read_metrics, truncate_metrics
+from runs.signals import stop_requests
+
+CONFIG = {"name": "a", "seed": 0, "sde": {"beta_1": 20.0}, "resume": True}
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [("0-3", [0, 1, 2, 3]), ("5", [5]), ("7+2", [7, 2]), ("3,8-9", [3, 8, 9]), ("4294967295", [2**32 - 1])],
+)
+def test_seeds(text: str, seeds: list[int]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "1-", "-1", "1+1", "0-4+4", "4294967296", "1.5"])
+def test_seeds_that_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="seeds must"):
+        parse_seeds(text)
+
+
+def status(path: Path) -> dict:
+    return json.loads((path / "status.json").read_text())
+
+
+def test_status_tells_how_a_run_ended(tmp_path: Path) -> None:
+    with folder.occupy(tmp_path / "done", CONFIG, sampler="tAB3"):
+        assert status(tmp_path / "done")["status"] == "running"
+    assert status(tmp_path / "done") | {"status": "done", "exit_code": 0, "sampler": "tAB3"} == status(
+        tmp_path / "done"
+    )
+    for error, word, code in (
+        (NonFiniteError("step 3: loss nan"), "failed", 3),
+        (Stopped(signal.SIGTERM, "stopped"), "stopped", 143),
+        (ZeroDivisionError("by zero"), "failed", 1),
+    ):
+        with pytest.raises(type(error)), folder.occupy(tmp_path / word, CONFIG):
+            raise error
+        ended = status(tmp_path / word)
+        assert (ended["status"], ended["exit_code"], ended["error"]) == (word, code, str(error))
+
+
+def test_one_process_a_folder(tmp_path: Path) -> None:
+    with folder.occupy(tmp_path, CONFIG):
+        with pytest.raises(ConfigError, match=f"in use by process {os.getpid()}"), folder.occupy(tmp_path, CONFIG):
+            pass
+        assert status(tmp_path)["status"] == "running", "the refused one leaves the owner's status alone"
+
+
+def test_the_newest_unfinished_run_of_the_same_configuration(tmp_path: Path) -> None:
+    def make(name: str, config: dict, ended: str) -> Path:
+        path = tmp_path / "a" / name
+        path.mkdir(parents=True)
+        (path / "config.yaml").write_text(json.dumps(config))
+        (path / "status.json").write_text(json.dumps({"status": ended}))
+        return path
+
+    assert folder.unfinished(str(tmp_path), "a", CONFIG) is None
+    make("2026-01-01", CONFIG, "stopped")
+    newest = make("2026-01-02", CONFIG | {"resume": False}, "running")
+    make("2026-01-03", CONFIG | {"seed": 1}, "running")
+    make("2026-01-04", CONFIG, "done")
+    assert folder.unfinished(str(tmp_path), "a", CONFIG) == newest
+
+
+def test_fresh_folders_do_not_collide(tmp_path: Path) -> None:
+    first = folder.fresh(str(tmp_path), "a")
+    first.mkdir(parents=True)
+    assert folder.fresh(str(tmp_path), "a") != first
+
+
+def test_differences_name_the_option() -> None:
+    assert folder.differences(CONFIG, CONFIG | {"sde": {"beta_1": 10.0}}, ("sde",)) == ["sde.beta_1: 20.0 -> 10.0"]
+
+
+def test_metrics_after_a_kill(tmp_path: Path) -> None:
+    """Lines after the restored step go, and so does one that was cut off in writing."""
+    with open_log(_no_logger(), tmp_path, "train", {}) as log:
+        for step in (1, 2, 3):
+            log.metrics(step, {"loss": 1.0 / step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    truncate_metrics(tmp_path, 2)
+    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+def test_a_first_signal_is_noted_and_a_second_acts() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with stop_requests() as stop_signal:
+        assert stop_signal() == 0
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop_signal() == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def _no_logger():
+    return LoggerConfig(name="none")
