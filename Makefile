@@ -2,8 +2,9 @@
 # make paper  the paper's main table, ablation and analysis with the network in checkpoints/: docs/results.md
 #             (half an hour on two cores; make paper-long, over an hour: the main table with 10,000 images)
 # make test   run the tests, the linter and the type checker
-# Both set up .venv first; a second run does not install again.
+# They set up .venv first; a second run does not install again.
 #
+# make test-fast    the tests that start no processes, in two minutes
 # make test-peers   compare with diffusers and run the torch tests, in an environment of their own, .venv-peers
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PEERS_READY := .venv-peers/.ready
 
-.PHONY: demo paper paper-long test test-peers check clean
+.PHONY: demo paper paper-long test test-fast test-peers check clean
 
 demo: $(READY)
 	$(BIN)/python train.py experiment=demo
@@ -35,6 +36,9 @@ paper-long: $(READY)
 
 test: check
 	$(BIN)/python -m pytest -n 2
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -n 2 --fast
 
 test-peers: $(PEERS_READY)
 	.venv-peers/bin/python -m pytest tests/peers tests/deis/test_torch.py tests/test_docs.py
