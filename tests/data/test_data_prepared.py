@@ -38,7 +38,7 @@ def config(name: str, data_dir: Path, **options: object) -> DatasetConfig:
     """The data set as conf/dataset/NAME.yaml has it, with types checked."""
     recipe = OmegaConf.load(CONF / f"{name}.yaml")
     assert isinstance(recipe, DictConfig)
-    del recipe["defaults"]
+    recipe.pop("defaults", None)
     options["data_dir"] = str(data_dir)
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DatasetConfig), recipe, options))  # type: ignore[return-value]
 
