@@ -96,7 +96,7 @@ def _closest(key: str, known: list[str]) -> list[str]:
 
     within = best(name for name in known if group and name.startswith(f"{group}."))
     anywhere = best(known)
-    similar_group = [name for name in anywhere if group and _likeness(group, name.rpartition(".")[0]) >= 0.6]
+    similar_group = [name for name in anywhere if _likeness(group, name.rpartition(".")[0]) >= 0.6]
     whole = [name for name in known if SequenceMatcher(None, key, name).ratio() >= 0.9]
     return within or similar_group or anywhere or whole[:1]
 
