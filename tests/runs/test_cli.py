@@ -41,6 +41,9 @@ def only_line(printed: str) -> str:
 def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., str]:
     """What a command answers to options that it refuses, in this process, as no command starts JAX before that."""
     root = logging.getLogger()
+    monkeypatch.setattr(
+        logging, "shutdown", lambda _: None
+    )  # by which Hydra closes every handler, and so pytest's files
     monkeypatch.setattr(root, "handlers", [])  # the command sets its own
     monkeypatch.setattr(root, "level", root.level)
     monkeypatch.chdir(tmp_path)
