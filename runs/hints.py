@@ -42,7 +42,7 @@ def reworded(text: str) -> str:
     """A message of Hydra or OmegaConf in one sentence, without the names of their classes."""
     for pattern, words in REWORDED.items():
         if found := re.search(pattern, text):
-            text = words.format(*found.groups(), *found.groups())
+            return " ".join(words.format(*found.groups(), *found.groups()).split())
     return " ".join(text.split())
 
 
@@ -50,7 +50,7 @@ def unknown_option(key: str, config_name: str, job: type) -> str:
     """An option that is not there: which choices of its group have it, or else the likeliest that was meant."""
     group, _, word = key.rpartition(".")
     if having := [choice for choice in _choices(group) if word in _options(group, choice)]:
-        chosen = _chosen(config_name).get(group, "").split(",")
+        chosen = (_chosen(config_name).get(group) or "").split(",")
         lacking = next((choice for choice in chosen if choice not in having), "this one")
         return f"{lacking} has no {word}; {', '.join(having)} {'have' if len(having) > 1 else 'has'}"
     known = _known_options(config_name, job)
