@@ -38,16 +38,16 @@ class SampleJob:
 
     name: str = MISSING
     output_root: str = MISSING
-    run_dir: str | None = None
-    checkpoint: str | None = None
-    step: int | None = None
+    run_dir: str | None = MISSING
+    checkpoint: str | None = MISSING
+    step: int | None = MISSING
     dataset: DatasetConfig | None = None
     sampler: Any = MISSING
     num_samples: int = MISSING
-    seeds: str | None = None
+    seeds: str | None = MISSING
     batch_size: int = MISSING
-    label: int | None = None
-    guidance: float | None = None
+    label: int | None = MISSING
+    guidance: float | None = MISSING
     rounding: str = MISSING
     keep_samples: bool = MISSING
     metrics: list[str] = MISSING

@@ -36,7 +36,7 @@ class TrainJob:
     name: str = MISSING
     seed: int = MISSING
     output_root: str = MISSING
-    run_dir: str | None = None
+    run_dir: str | None = MISSING
     resume: bool = MISSING
     allow_changes: bool = MISSING
     dataset: DatasetConfig = MISSING

@@ -29,10 +29,10 @@ class AnalysisJob:
 
     name: str = MISSING
     output_root: str = MISSING
-    run_dir: str | None = None
+    run_dir: str | None = MISSING
     problem: str = MISSING
-    checkpoint: str | None = None
-    step: int | None = None
+    checkpoint: str | None = MISSING
+    step: int | None = MISSING
     nfe: list[int] = MISSING
     ts_phase: str = MISSING
     ts_order: float = MISSING

@@ -35,17 +35,17 @@ class LikelihoodJob:
 
     name: str = MISSING
     output_root: str = MISSING
-    run_dir: str | None = None
-    checkpoint: str | None = None
-    step: int | None = None
+    run_dir: str | None = MISSING
+    checkpoint: str | None = MISSING
+    step: int | None = MISSING
     dataset: DatasetConfig | None = None
     methods: list[str] = MISSING
     sampler: Any = MISSING
-    nfe: list[int] | None = None
+    nfe: list[int] | None = MISSING
     tolerance: float = MISSING
     trace: str = MISSING
     num_probes: int = MISSING
-    num_images: int | None = None
+    num_images: int | None = MISSING
     batch_size: int = MISSING
     seed: int = MISSING
 

@@ -39,9 +39,9 @@ class TableJob:
 
     name: str = MISSING
     output_root: str = MISSING
-    run_dir: str | None = None
-    checkpoint: str | None = None
-    step: int | None = None
+    run_dir: str | None = MISSING
+    checkpoint: str | None = MISSING
+    step: int | None = MISSING
     dataset: DatasetConfig | None = None
     paper: Paper = MISSING
     num_samples: int = MISSING
