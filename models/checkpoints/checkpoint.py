@@ -169,7 +169,7 @@ def _read(path: Path, like: State) -> State:
 
 
 def _misfit(saved: dict[str, Any], expected: dict[str, Any]) -> str | None:
-    """How saved arrays differ from the expected ones; None if they match. Saved entries that are not expected may be."""
+    """How saved arrays differ from the expected ones; None if they match. Entries beside the expected do not count."""
     import jax
 
     def described(tree: Any) -> dict[str, str]:  # {"params/down/bias": "float32[5]"}

@@ -1,5 +1,6 @@
 """Saving checkpoints in the background with Orbax, from a state that may be sharded over several processes."""
 
+import errno
 import math
 import os
 import re
@@ -15,6 +16,7 @@ from jax.experimental import multihost_utils
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import State
 
+_SMALL_FILES = 200_000  # bytes of a checkpoint beside its arrays, and to spare
 _UNNAMED = ocp.utils.TMP_DIR_SUFFIX  # a step has it in its name while Orbax writes it
 _TRASH = ".partial-old"  # old steps lose their name in one move, before their files are deleted
 
@@ -42,8 +44,12 @@ class Saver:
         self.wait()
         entries = jax.tree.map(_host_array, checkpoint.entries(state))
         if jax.process_index() == 0:
-            self._what = f"checkpoint {step}, about {sum(leaf.nbytes for leaf in jax.tree.leaves(entries)) / 1e6:.1f} MB,"
+            size = sum(leaf.nbytes for leaf in jax.tree.leaves(entries))
+            self._what = f"checkpoint {step}, about {size / 1e6:.1f} MB,"
             try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                if shutil.disk_usage(self._folder).free < size + _SMALL_FILES:  # each thread of Orbax would complain
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 self._writing = self._begin(step, entries, config, score)
             except (OSError, ValueError) as error:
                 self._writing = error
@@ -93,7 +99,6 @@ class Saver:
             async_options=ocp.options.AsyncOptions(post_finalization_callback=seal),
             multiprocessing_options=alone,
         )
-        self._folder.mkdir(parents=True, exist_ok=True)
         manager = ocp.CheckpointManager(self._folder, options=options, handler_registry=registry)
         manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(entries)), force=True)
         return manager

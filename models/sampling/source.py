@@ -16,7 +16,7 @@ SHIPPED = Path(__file__).parents[2] / "checkpoints" / "fashion_mnist"  # comes w
 class Source(NamedTuple):
     """Where a network is.
 
-    path: the folder of a run's checkpoints, or of a published network. step: the checkpoint's; None for a published one.
+    path: the folder of a run's checkpoints, or of a published network. step: the checkpoint's; None if published.
     config: the options `model`, `sde` and `dataset` (None where nobody knows what it was trained on).
     """
 
