@@ -114,7 +114,7 @@ class Saver:
         except (OSError, ValueError) as error:  # TensorStore raises ValueError for whatever the disk says
             writing = error
         for leftover in (*self._folder.glob(".partial-*"), *self._folder.glob(f"*{_UNNAMED}*")):
-            shutil.rmtree(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)  # threads of a failed write may still be at it; then next time
         if not isinstance(writing, Exception):
             return None
         free = f"{shutil.disk_usage(self._folder).free / 1e6:.1f} MB are free there"

@@ -159,7 +159,7 @@ def test_killed_while_deleting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """A step that is being deleted is no step any more, even if the deletion never ends."""
     save(tmp_path, 1, {"w": jnp.zeros(2)})
 
-    def killed(path: Path) -> None:
+    def killed(path: Path, ignore_errors: bool) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(saver.shutil, "rmtree", killed)

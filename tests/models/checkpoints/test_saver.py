@@ -121,7 +121,7 @@ def test_a_failed_write_is_told_at_the_next_call_or_at_the_end(tmp_path: Path) -
     assert lines[3:7] == ["3 [1]", "4 [1]", "4 [4]", "Traceback (most recent call last):"]
     assert lines[-1].startswith("OSError: " + said.format(5))
     assert lines[-1].endswith("; earlier checkpoints are kept")
-    assert [path.name for path in tmp_path.iterdir()] == ["00000004"]
+    assert checkpoint.steps(tmp_path) == [4]
 
 
 SAVE_FOREVER = """
