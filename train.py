@@ -203,7 +203,7 @@ def take_steps(
     interval = 0.5 if sys.stderr.isatty() else 10
     bar = tqdm(total=train.steps, initial=start, unit="step", mininterval=interval, disable=not main)
     written = partial(unpack_state, like=shapes(watch.model))
-    saver = Saver(run_dir / "checkpoints", train.keep_checkpoints, train.keep_best, written)
+    saver = Saver(run_dir / "checkpoints", train.keep_checkpoints, train.keep_best)
     batches = feed(watch.train, train.placement, train.batch_size, job.seed, start, train.steps, watch.mesh)
     progress = Progress(train.batch_size, step_flops(watch.model, train.batch_size))
 
@@ -237,7 +237,7 @@ def take_steps(
                     score = min(found.values())
                     log.metrics(step, found)
                 if due(train.checkpoint_every) or stopped:
-                    saver.save(step, state, config, score)
+                    saver.save(step, written(state), config, score)
             if stopped:
                 saver.wait()
                 raise Stopped(stopped, f"stopped at step {step} and saved; the same command goes on from there")
