@@ -10,7 +10,7 @@ import ml_dtypes
 import msgpack
 import numpy as np
 
-from models.published.weights import Tensors, flat
+from models.published.translate import Tensors, flat
 
 _DTYPES = {np.dtype(kind).name: np.dtype(kind) for kind in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)}
 _MOST_DIMENSIONS = 32

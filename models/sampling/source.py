@@ -1,4 +1,4 @@
-"""The networks that can be drawn from: a run's checkpoints, or a folder that `models.published.weights` wrote."""
+"""The networks that can be drawn from: a run's checkpoints, or a folder that `models.published.network` wrote."""
 
 import logging
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from models.checkpoints import checkpoint
 from models.config import UNetConfig
-from models.published import weights
+from models.published.network import read_published, read_published_config
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def find(folder: str | None, step: int | None, output_root: str) -> Source:
 def _published(path: Path, step: int | None) -> Source:
     if step is not None:
         raise ValueError(f"{path} holds one network, not the steps of a run; leave out step={step}")
-    return Source(path, None, weights.read_config(path))
+    return Source(path, None, read_published_config(path))
 
 
 def load(path: Path, step: int | None) -> tuple[UNetConfig, dict[str, Any], dict[str, Any]]:
@@ -59,7 +59,7 @@ def load(path: Path, step: int | None) -> tuple[UNetConfig, dict[str, Any], dict
     from models.unet import shapes
 
     if step is None:
-        published = weights.load(path)
+        published = read_published(path)
         return published.model, published.sde, published.params
     config = checkpoint.read_config(path, step)
     model = UNetConfig(**config["model"])

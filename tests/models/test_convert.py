@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from commands import TINY, run
 
-from models.published import weights
+from models.published.network import read_published, write_published
 from models.sampling.build import build_sde
 from models.score import predict_eps
 from models.unet import network_of
@@ -36,7 +36,7 @@ def test_score_sde_checkpoints_answer_as_in_their_own_code(name: str, tmp_path: 
     count = json.loads((FIXTURES / f"{name}.json").read_text())["parameters_here"]
     assert f"parameters  {count:,}, 16x16x3 images" in out
 
-    io, found = np.load(FIXTURES / f"{name}_io.npz"), weights.load(tmp_path / "net")
+    io, found = np.load(FIXTURES / f"{name}_io.npz"), read_published(tmp_path / "net")
     sde = build_sde(found.sde)
     t = io["labels"] / 999 if name != "ncsnpp" else sde.t_of_rho(io["labels"].astype(np.float64))
     eps = predict_eps(network_of(found.model), sde, found.params, io["x"], jnp.asarray(t, jnp.float32))
@@ -119,8 +119,8 @@ def test_a_folder_that_holds_something_is_not_written_to(tmp_path: Path) -> None
 
 def test_arrays_survive_the_published_form_bit_for_bit(tmp_path: Path) -> None:
     assert convert(GOLDEN, "net", cwd=tmp_path)[0] == 0
-    found = weights.load(tmp_path / "net")
-    weights.save(tmp_path / "again", found)
-    again = weights.load(tmp_path / "again")
+    found = read_published(tmp_path / "net")
+    write_published(tmp_path / "again", found)
+    again = read_published(tmp_path / "again")
     assert again._replace(params={}) == found._replace(params={})
     assert jax.tree.all(jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), found.params, again.params))
