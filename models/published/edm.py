@@ -222,7 +222,7 @@ def _attention(ours: str, theirs: str) -> list[Rule]:
 
 
 def _thirds(tensor: np.ndarray) -> np.ndarray:
-    """Reorder outputs to all q, all k, all v; EDM's go q, k, v for the first channel, q, k, v for the second, ..."""
+    """Return outputs ordered as all q, all k, all v. EDM's are q, k, v of channel 0, then q, k, v of channel 1, ..."""
     return np.concatenate([tensor[i::3] for i in range(3)])
 
 
