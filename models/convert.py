@@ -86,16 +86,13 @@ def described(network: PublishedNetwork) -> str:
     sde = ", ".join(f"{key} {value}" for key, value in network.sde.items() if key != "name")
     shape = f"{model.image_size}x{model.image_size}x{model.image_channels}"
     classes = f"{model.num_classes} classes" if model.num_classes else "no classes"
-    return "\n".join(
-        [
-            f"family      {network.family}, from {network.source}",
-            f"parameters  {count:,}, {shape} images, {classes}",
-            f"SDE         {network.sde['name']}: {sde}",
-            f"time        {model.time}, {model.embedding} embedding",
-            f"input       {model.input}",
-            f"output      {model.output}",
-        ]
-    )
+    return f"""\
+family      {network.family}, from {network.source}
+parameters  {count:,}, {shape} images, {classes}
+SDE         {network.sde["name"]}: {sde}
+time        {model.time}, {model.embedding} embedding
+input       {model.input}
+output      {model.output}"""
 
 
 def _score_sde_config(source: Path, config: str | None) -> dict[str, Any] | str:

@@ -60,18 +60,16 @@ def _rules(model: UNetConfig, tensors: Tensors, flip_sin_to_cos: bool) -> list[R
     ]
     if model.num_classes:
         rules.append(Rule("embed_label.embedding", ("class_embedding.weight",)))
+    names = ["norm1", "conv1", "time_emb_proj", "norm2", "conv2", "conv_shortcut"]
     for stage in stages(model):
         home, number = _place(stage, model)
         if stage.kind == "block":
-            rules += block(stage, f"{home}.resnets.{number}", _BLOCK, torch_layer, torch_norm)
+            rules += block(stage, f"{home}.resnets.{number}", names, torch_layer, torch_norm)
         else:
             rules += torch_layer(f"stages.{stage.name}.conv", f"{home}.{stage.kind}rs.{number}.conv")
         if stage.attention:
             rules += _attention(f"stages.{stage.name}.attention", f"{home}.attentions.{number}", tensors)
     return rules
-
-
-_BLOCK = ["norm1", "conv1", "time_emb_proj", "norm2", "conv2", "conv_shortcut"]
 
 
 def _place(stage: Stage, model: UNetConfig) -> tuple[str, int]:
