@@ -1,4 +1,4 @@
-"""Networks to sample from: those in a run's checkpoints, and published ones (`models.published.weights`)."""
+"""Networks to sample from: those in a run's checkpoints, and published ones (`models.published.network`)."""
 
 import logging
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from models.checkpoints import checkpoint
 from models.config import UNetConfig
-from models.published import weights
+from models.published.network import read_published, read_published_config
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def find(folder: str | None, step: int | None, output_root: str) -> Source:
 def _published(path: Path, step: int | None) -> Source:
     if step is not None:
         raise ValueError(f"{path} holds one network, not the steps of a run; leave out step={step}")
-    return Source(path, None, weights.read_config(path))
+    return Source(path, None, read_published_config(path))
 
 
 def load_network(path: Path, step: int | None) -> tuple[UNetConfig, dict[str, Any], dict[str, Any]]:
@@ -63,7 +63,7 @@ def load_network(path: Path, step: int | None) -> tuple[UNetConfig, dict[str, An
     from models.unet import shapes
 
     if step is None:
-        published = weights.load(path)
+        published = read_published(path)
         return published.model, published.sde, published.params
     config = checkpoint.read_config(path, step)
     model = UNetConfig(**config["model"])

@@ -16,36 +16,37 @@ from safetensors.numpy import load_file, save_file
 
 from formats.files import sha256
 from models.config import UNetConfig
-from models.published.weights import Rule, Weights, flat, load, nested, read_config, save, translate
+from models.published.network import PublishedNetwork, read_published, read_published_config, write_published
+from models.published.translate import Rule, flat, nested, translate
 from models.unet import shapes
 
 ROOT = Path(__file__).parents[3]
 MODEL = UNetConfig(channels=8, multipliers=[1, 2], attention_resolutions=[4], image_size=8, image_channels=1)
 
 
-def make_weights() -> Weights:
+def make_weights() -> PublishedNetwork:
     """The floats include -0, the smallest subnormal and the largest number."""
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes(MODEL))
     params["conv_in"]["bias"][:4] = [-0.0, 1e-45, np.finfo(np.float32).max, 1 / 3]
     sde = {"name": "ve", "sigma_min": 0.1, "sigma_max": 1 / 3 * 300, "t_0": 1e-5, "T": 1.0}
-    return Weights("score_sde", "there/checkpoint_8", MODEL, sde, params, {"name": "digits"})
+    return PublishedNetwork("score_sde", "there/checkpoint_8", MODEL, sde, params, {"name": "digits"})
 
 
 @pytest.fixture(scope="module")
-def weights() -> Weights:
+def weights() -> PublishedNetwork:
     return make_weights()
 
 
 @pytest.fixture
-def folder(weights: Weights, tmp_path: Path) -> Path:
-    save(tmp_path / "net", weights)
+def folder(weights: PublishedNetwork, tmp_path: Path) -> Path:
+    write_published(tmp_path / "net", weights)
     return tmp_path / "net"
 
 
 def refused(folder: Path) -> str:
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        load(folder)
+        read_published(folder)
     said = str(caught.value)
     assert said.startswith(str(folder))
     assert "\n" not in said
@@ -64,8 +65,8 @@ def reconfigure(folder: Path, **change: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
 
 
-def test_what_is_loaded_is_what_was_saved_bit_for_bit(folder: Path, weights: Weights) -> None:
-    found = load(folder)
+def test_what_is_loaded_is_what_was_saved_bit_for_bit(folder: Path, weights: PublishedNetwork) -> None:
+    found = read_published(folder)
     assert found._replace(params={}) == weights._replace(params={})
     ours, theirs = flat(weights.params), flat(found.params)
     assert ours.keys() == theirs.keys()
@@ -74,62 +75,65 @@ def test_what_is_loaded_is_what_was_saved_bit_for_bit(folder: Path, weights: Wei
         assert theirs[name].tobytes() == ours[name].tobytes()
     assert jax.tree.all(jax.tree.map(np.array_equal, found.params, weights.params))
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
-    assert read_config(folder)["model"] == dataclasses.asdict(MODEL)
+    assert read_published_config(folder)["model"] == dataclasses.asdict(MODEL)
 
 
-def test_arrays_of_jax_and_views_are_saved_as_they_look(weights: Weights, tmp_path: Path) -> None:
+def test_arrays_of_jax_and_views_are_saved_as_they_look(weights: PublishedNetwork, tmp_path: Path) -> None:
     kernel = np.asfortranarray(weights.params["embed_in"]["kernel"])
     params = weights.params | {"embed_in": {"kernel": kernel, "bias": jax.numpy.ones(32)}}
-    save(tmp_path / "net", weights._replace(params=params))
-    found = load(tmp_path / "net").params["embed_in"]
+    write_published(tmp_path / "net", weights._replace(params=params))
+    found = read_published(tmp_path / "net").params["embed_in"]
     np.testing.assert_array_equal(found["kernel"], kernel)
     np.testing.assert_array_equal(found["bias"], np.ones(32))
 
 
-def test_an_empty_folder_is_filled_and_another_is_left_alone(weights: Weights, tmp_path: Path) -> None:
+def test_an_empty_folder_is_filled_and_another_is_left_alone(weights: PublishedNetwork, tmp_path: Path) -> None:
     (tmp_path / "net").mkdir()
-    save(tmp_path / "net", weights)
+    write_published(tmp_path / "net", weights)
     before = {path.name: sha256(path) for path in (tmp_path / "net").iterdir()}
     with pytest.raises(FileExistsError, match="net is not empty; choose another folder"):
-        save(tmp_path / "net", weights._replace(source="another"))
+        write_published(tmp_path / "net", weights._replace(source="another"))
     assert {path.name: sha256(path) for path in (tmp_path / "net").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
 
-def test_nothing_is_left_of_what_could_not_be_written(weights: Weights, tmp_path: Path) -> None:
+def test_nothing_is_left_of_what_could_not_be_written(weights: PublishedNetwork, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
-        save(tmp_path / "net", weights._replace(sde={"name": object()}))
+        write_published(tmp_path / "net", weights._replace(sde={"name": object()}))
     (tmp_path / "file").write_text("mine")
     for dest in (tmp_path / "file", tmp_path / "file" / "net"):
         with pytest.raises(OSError, match="file"):
-            save(dest, weights)
+            write_published(dest, weights)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize("moment", ["write_bytes", "write_text"])
-def test_killed_while_saving_it_leaves_nothing_under_the_name(moment: str, weights: Weights, tmp_path: Path) -> None:
+def test_killed_while_saving_it_leaves_nothing_under_the_name(
+    moment: str, weights: PublishedNetwork, tmp_path: Path
+) -> None:
     """Killed when half of a file is written; the next attempt is not in the way of what is left of it."""
     code = f"""
 import os, signal, sys
 from pathlib import Path
 import numpy as np
 from models.config import UNetConfig
-from models.published.weights import Weights, save
+from models.published.network import PublishedNetwork, write_published
 write = Path.{moment}
 def write_half_and_die(path, content):
     write(path, content[: len(content) // 2])
     os.kill(os.getpid(), signal.SIGKILL)
 Path.{moment} = write_half_and_die
-save(Path(sys.argv[1]), Weights("f", "s", UNetConfig(), {{"name": "ve"}}, {{"a": np.ones(1000, np.float32)}}))
+params = {{"a": np.ones(1000, np.float32)}}
+write_published(Path(sys.argv[1]), PublishedNetwork("f", "s", UNetConfig(), {{"name": "ve"}}, params))
 """
     dest = tmp_path / "net"
     done = subprocess.run([sys.executable, "-c", code, dest], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not dest.exists()
     assert "does not exist" in refused(dest)
-    save(dest, weights)
-    assert flat(load(dest).params).keys() == flat(weights.params).keys()
+    write_published(dest, weights)
+    assert flat(read_published(dest).params).keys() == flat(weights.params).keys()
     assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
 
@@ -202,7 +206,7 @@ def test_a_tensor_that_does_not_fit_is_named(change: dict, said: str, folder: Pa
     assert said in refused(folder)
 
 
-def test_translate_converts_and_passes_over_what_has_no_part_in_sampling(weights: Weights) -> None:
+def test_translate_converts_and_passes_over_what_has_no_part_in_sampling(weights: PublishedNetwork) -> None:
     tensors = {name: -tensor for name, tensor in flat(weights.params).items() if name != "conv_out.bias"}
     tensors |= {"left": np.array([1.0]), "right": np.array([2.0]), "step": np.array(7)}
     rules = [Rule(name, (name,), np.negative) for name in tensors.keys() - {"left", "right", "step"}]

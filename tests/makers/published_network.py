@@ -9,7 +9,7 @@ from commands import TINY
 from jobs import job
 
 from models.config import UNetConfig
-from models.published import weights
+from models.published.network import PublishedNetwork, write_published
 from models.unet import shapes
 
 
@@ -27,6 +27,6 @@ def random_weights(model: UNetConfig) -> dict[str, Any]:
 def write(folder: Path, *overrides: str) -> Path:
     """Save such a network into `folder`; returns it."""
     job = options("model.image_size=8", "model.image_channels=1", *overrides)
-    sde, dataset = job.sde, vars(job.dataset)
-    weights.save(folder, weights.Weights("unet", "random", job.model, sde, random_weights(job.model), dataset))
+    params, dataset = random_weights(job.model), vars(job.dataset)
+    write_published(folder, PublishedNetwork("unet", "random", job.model, job.sde, params, dataset))
     return folder

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from reference import ablation, pndm, problem
+from reference import loop, pndm, problem
 from reference.mixture import MIXTURE, Mixture
 
 import deis
@@ -80,9 +80,9 @@ def test_ablation_equals_the_papers_formulas(num_step):
         return np.exp(log_s(t_next) - log_s(t))
 
     eps_fn = MIXTURE.eps_fn(sde)
-    expected = ablation.euler_vp(beta, sde.sigma, eps_fn, x_T, ts)
+    expected = loop.euler_vp(beta, sde.sigma, eps_fn, x_T, ts)
     np.testing.assert_allclose(problem.run(tables.euler(sde, ts), eps_fn, x_T), expected, rtol=1e-10, atol=1e-10)
-    expected = ablation.ei_score_vp(beta, psi, sde.sigma, eps_fn, x_T, ts)
+    expected = loop.ei_score_vp(beta, psi, sde.sigma, eps_fn, x_T, ts)
     np.testing.assert_allclose(problem.run(tables.ei_score(sde, ts), eps_fn, x_T), expected, rtol=1e-10, atol=1e-10)
     assert tables.euler(sde, ts).nfe == tables.ei_score(sde, ts).nfe == num_step
 

@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 import deis.torch  # noqa: E402
 
 SDE = deis.vp_linear()
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 NODES = deis.timesteps(SDE, 12)
