@@ -154,7 +154,7 @@ def test_nodes_outside_of_the_sde_are_refused(method, ts):
 
 
 def test_nodes_from_float32_are_taken():
-    ts = np.float32(deis.timesteps(deis.vp_linear(), 10)).astype(np.float64)
+    ts = np.asarray(deis.timesteps(deis.vp_linear(), 10), np.float32).astype(np.float64)
     assert deis.tables.t_ab(deis.vp_linear(), ts).nfe == 10
     assert deis.tables.t_ab(replace(deis.vp_linear(), t_0=1e-4), np.array([1.0, 0.1, 1e-4])).nfe == 2
 

@@ -72,7 +72,9 @@ def test_remat_keeps_no_activations() -> None:
 
     def memory(remat) -> int:
         compiled = jax.jit(jax.grad(partial(total, remat))).lower(v, jnp.zeros((batch, 2))).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        analysis = compiled.memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
 
     one_call = 4 * batch * width
     assert memory(False) > 30 * one_call

@@ -2,95 +2,22 @@
 
 import hashlib
 import json
-import logging
 import math
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import orbax.checkpoint as ocp
 import pytest
 from commands import ROOT, environment
+from saved_states import CONFIG, State, assert_same_bits, biggest_file, cut_short, flip_a_bit, make_state, save
 
 from formats.files import sha256
 from models.checkpoints import checkpoint, saver
-from models.checkpoints.saver import Saver
-
-CONFIG = {"model": {"channels": 8, "multipliers": [1, 2]}, "seed": 3}
-
-
-class State(NamedTuple):
-    step: jax.Array
-    params: dict
-    ema: dict
-    opt_state: optax.OptState
-    key: jax.Array
-
-
-def make_state(seed: int = 0, width: int = 5) -> State:
-    """Every kind of leaf a run keeps; the floats include -0, subnormals, infinity and NaN."""
-    rng = np.random.default_rng(seed)
-    kernel = rng.standard_normal((3, width), np.float32)
-    kernel[0, :4] = [-0.0, 1e-42, np.inf, np.nan]
-    params = {"down": {"00": {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(width)}}, "scale": jnp.float32(0.1)}
-    opt_state = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3)).init(params)
-    key = jax.random.key_data(jax.random.key(seed))
-    return State(jnp.array(7, jnp.int32), params, jax.tree.map(jnp.copy, params), opt_state, key)
-
-
-def save(
-    folder: Path, step: int, state: object, *, keep: int = 1, keep_best: bool = False, score: float | None = None
-) -> None:
-    with Saver(folder, keep, keep_best) as writer:
-        writer.save(step, state, CONFIG, score)
-
-
-def assert_same_bits(a: object, b: object) -> None:
-    named_a, named_b = jax.tree.leaves_with_path(a), jax.tree.leaves_with_path(b)
-    assert [path for path, _ in named_a] == [path for path, _ in named_b]
-    for (_, one), (_, other) in zip(named_a, named_b, strict=True):
-        assert (one.dtype, one.shape) == (other.dtype, other.shape)
-        assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("written")
-    save(folder, 7, make_state())
-    return folder
-
-
-@pytest.fixture
-def folder(written: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
-    subprocess.run(["cp", "-r", written, tmp_path / "run"], check=True)
-    return tmp_path / "run"
-
-
-def biggest_file(folder: Path) -> Path:
-    return max((folder / "00000007" / "state").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
-
-
-def flip_a_bit(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-
-
-def cut_short(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-5])
-
-
-def empty(file: Path) -> None:
-    file.write_bytes(b"")
 
 
 def test_restored_bit_for_bit(written: Path) -> None:
@@ -227,102 +154,3 @@ def test_a_run_of_the_former_layout_goes_on(folder: Path) -> None:
     assert checkpoint.steps(folder) == [3, 5]
     save(folder, 6, make_state(6), keep_best=True, score=0.1)
     assert checkpoint.steps(folder) == [6]
-
-
-def restore_latest(folder: Path) -> tuple[int, State]:
-    found = checkpoint.restore_latest(folder, make_state())
-    assert found is not None
-    return found
-
-
-@pytest.fixture
-def two_steps(folder: Path) -> Path:
-    """Steps 6 and 7 of one run; 6 is good."""
-    shutil.copytree(folder / "00000007", folder / "00000006")
-    return folder
-
-
-@pytest.mark.parametrize("harm", [flip_a_bit, cut_short, empty, Path.unlink])
-def test_goes_on_from_the_one_before(
-    two_steps: Path, harm: Callable[[Path], None], caplog: pytest.LogCaptureFixture
-) -> None:
-    """Whichever file of the newest is harmed, the one before is restored, and a line names both steps.
-
-    Orbax's notes of the time of writing, which nobody reads, may be harmed.
-    """
-    newest, aside = two_steps / "00000007", two_steps / "00000007.damaged"
-    names = sorted(path.relative_to(newest) for path in newest.rglob("*") if path.is_file())
-    unread = {Path("_CHECKPOINT_METADATA"), Path("commit_success.txt")}
-    assert len(names) > 7
-    assert unread < {*names}
-    for name in names:
-        harm(newest / name)
-        caplog.clear()
-        step, state = restore_latest(two_steps)
-        assert_same_bits(state, make_state())
-        assert step == (7 if name in unread else 6)
-        if name in unread:
-            assert not caplog.records
-            shutil.rmtree(newest)
-        else:
-            (record,) = caplog.records
-            assert (record.name, record.levelno) == ("models.checkpoints.checkpoint", logging.WARNING)
-            assert record.getMessage().startswith(f"checkpoint 7 is damaged ({name} ")
-            assert record.getMessage().endswith("); going on from 6")
-            assert aside.is_dir()
-        shutil.copytree(two_steps / "00000006", newest)
-
-
-def test_a_damaged_step_can_be_saved_again(two_steps: Path) -> None:
-    for seed in (1, 2):
-        flip_a_bit(biggest_file(two_steps))
-        assert restore_latest(two_steps)[0] == 6
-        save(two_steps, 7, make_state(seed), keep=2)
-        step, state = restore_latest(two_steps)
-        assert step == 7
-        assert_same_bits(state, make_state(seed))
-    assert sorted(path.name for path in two_steps.iterdir()) == ["00000006", "00000007", "00000007.damaged"]
-
-
-def test_all_damaged_is_an_error_that_stays(two_steps: Path) -> None:
-    """Nothing is renamed, or the next start would find no checkpoint and begin at step 0."""
-    for step in ("00000006", "00000007"):
-        cut_short(two_steps / step / "config.json")
-    for _ in range(2):
-        with pytest.raises(ValueError, match=r"every checkpoint in .* is damaged: 7 \(config.json .*\), 6 \(config"):
-            checkpoint.restore_latest(two_steps, make_state())
-    assert checkpoint.steps(two_steps) == [6, 7]
-
-
-def test_no_checkpoint_at_all(tmp_path: Path) -> None:
-    assert checkpoint.restore_latest(tmp_path, make_state()) is None
-    assert checkpoint.restore_latest(tmp_path / "absent", make_state()) is None
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
-
-
-def test_full_disk(small_disk: Path) -> None:
-    """The error says what is needed and free, what was there stays, and with room again saving goes on."""
-    folder, state = small_disk / "checkpoints", {"w": np.random.default_rng(0).standard_normal(250_000, np.float32)}
-    save(folder, 1, state)
-    (small_disk / "other").write_bytes(bytes(1_200_000))
-    with pytest.raises(OSError, match="checkpoint 2") as full:
-        save(folder, 2, state)
-    assert str(full.value) == (
-        f"checkpoint 2, about 1.0 MB, cannot be written to {folder}: No space left on device; 0.9 MB are free there; "
-        "earlier checkpoints are kept"
-    )
-    assert [path.name for path in folder.iterdir()] == ["00000001"]
-    assert_same_bits(checkpoint.restore(folder, 1, state), state)
-    os.truncate(small_disk / "other", 0)
-    save(folder, 2, state)
-    assert checkpoint.steps(folder) == [2]
