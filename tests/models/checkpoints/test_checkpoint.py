@@ -20,6 +20,20 @@ from formats.files import sha256
 from models.checkpoints import checkpoint, saver
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("written")
+    save(folder, 7, make_state())
+    return folder
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    subprocess.run(["cp", "-r", written, tmp_path / "run"], check=True)
+    return tmp_path / "run"
+
+
 def test_restored_bit_for_bit(written: Path) -> None:
     restored = checkpoint.restore(written, 7, like=jax.eval_shape(make_state))
     assert isinstance(restored, State)
@@ -146,7 +160,9 @@ def test_a_run_of_the_former_layout_goes_on(folder: Path) -> None:
     (old / "manifest.json").write_text(json.dumps(content | {"sha256": digest}))
 
     shutil.rmtree(folder / "00000007")
-    step, state = restore_latest(folder)
+    found = checkpoint.restore_latest(folder, make_state())
+    assert found is not None
+    step, state = found
     assert (step, checkpoint.read_config(folder, 3)) == (3, CONFIG)
     assert_same_bits(state, make_state(3))
     for step in (4, 5):

@@ -14,6 +14,20 @@ from saved_states import State, assert_same_bits, biggest_file, cut_short, empty
 from models.checkpoints import checkpoint
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("written")
+    save(folder, 7, make_state())
+    return folder
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    subprocess.run(["cp", "-r", written, tmp_path / "run"], check=True)
+    return tmp_path / "run"
+
+
 def restore_latest(folder: Path) -> tuple[int, State]:
     found = checkpoint.restore_latest(folder, make_state())
     assert found is not None
