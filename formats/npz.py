@@ -1,23 +1,19 @@
 """Arrays on disk: .npz files that appear whole or not at all, and are read without pickle."""
 
-import os
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from formats.files import replacing
+
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write `arrays` to `path`, through a temporary file and one rename, so that a reader never sees half."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

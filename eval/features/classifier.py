@@ -16,7 +16,9 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
-from eval.features.config import ExtractorConfig, validate_extractor
+import data
+from data.config import DatasetConfig
+from eval.features.config import ExtractorConfig
 from eval.features.extractor import Extractor, identity
 from formats.npz import read_npz, write_npz
 
@@ -56,6 +58,14 @@ class Classifier(nnx.Module):
         return self.outputs(images)[1]
 
 
+def extractor(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
+    """The classifier in the file `cfg.weights`, else the one trained on the data set's labels."""
+    if cfg.weights is not None:
+        return read_classifier(Path(cfg.weights).expanduser())
+    train, test = data.load(dataset, "train"), data.load(dataset, "test")
+    return classifier_extractor(train.images, train.labels, test.images, test.labels, cfg, dataset.name)
+
+
 def classifier_extractor(
     train_images: UInt8[np.ndarray, "n h w c"],
     train_labels: Int[np.ndarray, "n"] | None,
@@ -70,10 +80,9 @@ def classifier_extractor(
     settings and seed give the same weights.
 
     Raises:
-        ValueError: no labels, fewer than two classes, no held-out images, bad settings, diverged training,
-            or a damaged file in the cache.
+        ValueError: no labels, fewer than two classes, no held-out images, diverged training, or a
+            damaged file in the cache.
     """
-    validate_extractor(cfg)
     if train_labels is None or test_labels is None:
         raise ValueError(
             f"data set {dataset_name} has no labels, so no classifier can be trained on it; "
@@ -96,9 +105,9 @@ def classifier_extractor(
         network = _train(network, train_images, train_labels, cfg)
         _save(path, network, name=name, image_shape=shape, accuracy=_accuracy(network, test_images, test_labels))
         log.info("Trained extractor %s in %.1f s and wrote %s", name, time.perf_counter() - start, path)
-    extractor = read_classifier(path)
-    log.info("Extractor %s has accuracy %.3f on %d held-out images", name, extractor.accuracy, len(test_images))
-    return extractor
+    found = read_classifier(path)
+    log.info("Extractor %s has accuracy %.3f on %d held-out images", name, found.accuracy, len(test_images))
+    return found
 
 
 def read_classifier(path: Path) -> Extractor:
@@ -156,7 +165,7 @@ def _train(network: Classifier, images: np.ndarray, labels: np.ndarray, cfg: Ext
 
 
 def _accuracy(network: Classifier, images: np.ndarray, labels: np.ndarray) -> float:
-    """Share of images whose largest logit is their label."""
+    """The share of images whose largest logit is their label."""
     predict = nnx.jit(lambda network, images: network(images).argmax(axis=-1))
     right = [
         predict(network, images[start : start + EMBED_BATCH]) == labels[start : start + EMBED_BATCH]
@@ -166,7 +175,7 @@ def _accuracy(network: Classifier, images: np.ndarray, labels: np.ndarray) -> fl
 
 
 def _array_name(key: tuple[Any, ...]) -> str:
-    """Path of a parameter, such as "convs.0.kernel"; Flax versions differ in whether ".value" follows."""
+    """The path of a parameter, such as "convs.0.kernel"; Flax versions differ in whether ".value" follows."""
     return jax.tree_util.keystr(key, simple=True, separator=".").removesuffix(".value")
 
 

@@ -29,8 +29,8 @@ class Statistics:
     data: str
 
 
-def no_statistics(extractor: str, data: str) -> Statistics:
-    """Of no image yet: merged with other statistics it gives those."""
+def empty_statistics(extractor: str, data: str) -> Statistics:
+    """Statistics of an empty set, the identity of `merge`."""
     return Statistics(np.zeros(()), np.zeros(()), 0, extractor, data)
 
 
@@ -79,7 +79,7 @@ def feature_statistics(batches: Iterable[Float[np.ndarray, "batch d"]], extracto
     Raises:
         ValueError: fewer than two rows, or a feature that is not finite.
     """
-    stats = no_statistics(extractor, data)
+    stats = empty_statistics(extractor, data)
     for batch in batches:
         stats = extend(stats, batch)
     if stats.n < 2:
@@ -118,7 +118,7 @@ def _require_one_extractor(a: Statistics, b: Statistics) -> None:
 
 
 def metric_name(stats: Statistics, metric: str) -> str:
-    """Name of a metric of a sample set, with extractor and size: 1,797 samples give "FID-digits-1.8k".
+    """The name of a metric of a sample set, with extractor and size: 1,797 samples give "FID-digits-1.8k".
 
     metric: the word that the name begins with; for a Fréchet distance the `distance` of its extractor.
     """

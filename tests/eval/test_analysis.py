@@ -14,7 +14,8 @@ import deis
 from eval.exact import figures
 from eval.exact import toy_network as toy
 from eval.exact.mixture import IN_1D
-from eval.exact.records import markdown, write_csv
+from eval.exact.study import means_table
+from formats.tables import write_csv
 
 SDE = deis.vp_linear()
 NAMES = ("relative_change", "holding", "extrapolation", "pixel_difference")
@@ -71,10 +72,10 @@ def test_records(tmp_path):
         {"sampler": "DDIM", "nfe": 10, "error": 0.25},
         {"sampler": "tAB3", "nfe": 10, "error": 0.0125},
     ]
-    assert markdown(rows, "sampler", "nfe", "error") == (
+    assert means_table(rows, "sampler", "nfe", "error") == (
         "| sampler | nfe 5 | nfe 10 |\n|---|---:|---:|\n| DDIM | 0.6 | 0.25 |\n| tAB3 | - | 0.0125 |\n"
     )
-    assert markdown([{"t": 0.123456, "held": "eps", "e": 1.0}], "t", "held", "e").splitlines()[2] == "| 0.1235 | 1 |"
+    assert means_table([{"t": 0.123456, "held": "eps", "e": 1.0}], "t", "held", "e").splitlines()[2] == "| 0.1235 | 1 |"
     write_csv(tmp_path / "rows.csv", rows)
     assert read(tmp_path / "rows.csv")[3] == {"sampler": "tAB3", "nfe": "10", "error": "0.0125"}
     with pytest.raises(ValueError, match="there are no rows to write"):
