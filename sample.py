@@ -172,8 +172,8 @@ def draw_images(
 def summary(result: dict[str, Any]) -> str:
     """One line for people: the solver, its network calls, the metrics and the speed."""
     asked = f" ({result['nfe_asked']} asked)" if result["nfe"] != result["nfe_asked"] else ""
-    told = [*lines(result), f"{result['images_per_s']:.0f} images/s"]
-    return f"{result['sampler']}, {result['nfe']} NFE{asked}: {', '.join(told)}"
+    parts = [*lines(result), f"{result['images_per_s']:.0f} images/s"]
+    return f"{result['sampler']}, {result['nfe']} NFE{asked}: {', '.join(parts)}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the commands that use a trained network share: options, checks, and what is written down of the network."""
+"""The options and checks that the commands with a trained network share."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -79,9 +79,8 @@ def classifier_extractor(
     The cache file lies in `cfg.cache_dir` and its name holds a hash of data and settings. The same data,
     settings and seed give the same weights.
 
-    Raises:
-        ValueError: no labels, fewer than two classes, no held-out images, diverged training, or a
-            damaged file in the cache.
+    Raises ValueError for no labels, fewer than two classes, no held-out images, diverged training, or a damaged file in
+    the cache.
     """
     if train_labels is None or test_labels is None:
         raise ValueError(
@@ -113,9 +112,7 @@ def classifier_extractor(
 def read_classifier(path: Path) -> Extractor:
     """The extractor that `classifier_extractor` keeps at `path`; it needs no images.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or holds something else.
+    Raises FileNotFoundError if there is no such file; ValueError if it is damaged, or holds something else.
     """
     arrays = read_npz(path)
     try:

@@ -37,9 +37,7 @@ class ExtractorConfig:
 def validate_extractor(cfg: ExtractorConfig) -> None:
     """Refuse values that no extractor can work with, before anything expensive.
 
-    Raises:
-        ValueError: naming the value and what is allowed.
-        FileNotFoundError: the extractor's weights are not there; says where to get them.
+    Raises ValueError naming the value and what is allowed, and FileNotFoundError saying where to get missing weights.
     """
     if cfg.name not in (known := sorted(path.stem for path in CONF.glob("*.yaml"))):
         raise ValueError(f"extractor.name={cfg.name} is unknown; use {', '.join(known)}")

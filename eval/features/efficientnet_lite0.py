@@ -40,9 +40,8 @@ NORMS = {
 def extractor(cfg: ExtractorConfig, dataset: DatasetConfig | None = None) -> Extractor:
     """Pool features and the logits of ImageNet's 1000 classes.
 
-    Raises:
-        ValueError: a file of weights that is damaged or of another network.
-        FileNotFoundError: the package with the weights is not installed, or the file named is not there.
+    Raises ValueError for a file of weights that is damaged or of another network; FileNotFoundError if the package with
+    the weights is not installed, or the file named is not there.
     """
     layers = read_efficientnet(efficientnet_file(cfg.weights))
     return Extractor(

@@ -37,9 +37,7 @@ def extractor(cfg: ExtractorConfig, dataset: DatasetConfig | None = None, batch_
 
     batch_size: images at a time, 30 MB each; changes speed and memory only.
 
-    Raises:
-        ValueError: a file of weights that is damaged or of another network.
-        FileNotFoundError: no file of weights.
+    Raises ValueError for a file of weights that is damaged or of another network; FileNotFoundError if it is not there.
     """
     layers = read_inception(inception_file(cfg.weights))
     return Extractor(

@@ -7,7 +7,6 @@ read twice: `kernel_shapes` learns from it which weights it needs, `with_layers`
 import math
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,24 +20,12 @@ from eval.features.weights import Layer, Layers, Shapes
 PRECISION = jax.lax.Precision.HIGHEST
 
 
-class Conv(Protocol):
-    """A convolution with bias.
+Conv = Callable[..., Array]
+"""A convolution with bias: conv(x, name, features, kernel=(1, 1), stride=1, padding="SAME", depthwise=False).
 
-    padding: "SAME", with the odd pixel at the end as in TensorFlow, or "VALID".
-    depthwise: each output feature depends on the input feature of the same number alone.
-    """
-
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        name: str,
-        features: int,
-        kernel: tuple[int, int] = (1, 1),
-        stride: int = 1,
-        padding: str = "SAME",
-        depthwise: bool = False,
-    ) -> Float[Array, "b h2 w2 features"]: ...
-
+padding: "SAME", with the odd pixel at the end as in TensorFlow, or "VALID". depthwise: each output feature depends on
+the input feature of the same number alone.
+"""
 
 ConvNet = Callable[[Conv, Float[Array, "b h w c"]], Float[Array, "b d"]]
 

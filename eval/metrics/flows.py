@@ -88,7 +88,7 @@ def measure_bits(
 
 
 def paired_difference(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """How the first method's bits/dim differ from the second's on the same images, noise and probes."""
+    """The difference of the first method's bits/dim from the second's, on the same images, noise and probes."""
     difference = first - second
     return {
         "mean": float(np.mean(difference)),

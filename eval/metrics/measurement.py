@@ -50,8 +50,7 @@ class Measurement:
 
     That is a mean and a covariance for fid; the features of all samples for kid and pr; their logits for is.
 
-    Raises:
-        ValueError: a metric needs what the extractor or the reference does not have.
+    Raises ValueError if a metric needs what the extractor or the reference does not have.
     """
 
     def __init__(self, extractor: Extractor, reference: Reference, config: MetricConfig):
@@ -77,8 +76,7 @@ class Measurement:
     def add(self, images: UInt8[np.ndarray, "b h w c"]) -> None:
         """Take more samples; they go through the extractor as soon as there is a `chunk_size` of them.
 
-        Raises:
-            ValueError: the images are not uint8, or not of the reference's shape.
+        Raises ValueError if the images are not uint8, or not of the reference's shape.
         """
         if images.dtype != np.uint8 or images.shape[1:] != self.reference.image_shape:
             raise ValueError(
@@ -93,8 +91,7 @@ class Measurement:
     def result(self) -> dict[str, Any]:
         """Every metric with the name it goes by, and what it was measured with and against.
 
-        Raises:
-            ValueError: too few samples.
+        Raises ValueError for too few samples.
         """
         self._extract(self._waiting)
         self._waiting = self._waiting[:0]
@@ -192,8 +189,7 @@ VALUES = tuple(value for metric in METRICS.values() for value in metric.values)
 def validate_metrics(config: MetricConfig, num_samples: int | None) -> None:
     """Refuse what cannot be computed, before anything is drawn. num_samples: how many there will be, None if unknown.
 
-    Raises:
-        ValueError: an unknown metric, or too few samples for one.
+    Raises ValueError for an unknown metric, or too few samples for one.
     """
     unknown = [name for name in config.names if name not in METRICS]
     if unknown or not config.names:

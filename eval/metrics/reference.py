@@ -48,8 +48,7 @@ def reference_statistics(
     `data` of the result is data_name@HASH.
     features: the features of these very images, if they are at hand.
 
-    Raises:
-        ValueError: wrong kind of images, fewer than two, or a damaged file in the cache.
+    Raises ValueError for the wrong kind of images, fewer than two, or a damaged file in the cache.
     """
     data = identity(data_name, images)
     path = statistics_path(extractor, data)
@@ -64,8 +63,7 @@ def reference_features(
 ) -> Float32[np.ndarray, "n d"]:
     """Features of a data set's images, a read-only memory map of an .npy file in the cache.
 
-    Raises:
-        ValueError: wrong kind of images, or a damaged file in the cache.
+    Raises ValueError for the wrong kind of images, or a damaged file in the cache.
     """
     path = extractor.cache_dir / f"features_{extractor.name}_{identity(data_name, images)}.npy"
     shape = (len(images), extractor.dim)
@@ -90,9 +88,8 @@ def reference_features(
 def foreign_statistics(path: Path, extractor: Extractor) -> Statistics:
     """Statistics from a file that somebody gives, such as the published ones of pytorch-fid (mu and sigma only).
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or of another extractor as far as it says.
+    Raises FileNotFoundError if there is no such file; ValueError if it is damaged, or of another extractor as far as it
+    says.
     """
     stats = load_statistics(path)
     if stats.extractor not in (extractor.name, UNKNOWN):

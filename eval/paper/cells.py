@@ -94,7 +94,7 @@ def read_images(folder: Path, name: str) -> UInt8[np.ndarray, "n h w c"]:
 def measure_cell(setup: Setup, cell: Cell, name: str, costs: Costs, progress: Callable[[int], None]) -> Record:
     """Draw the cell's images, measure them batch by batch, and write its record, last and at once.
 
-    progress: told the network calls of every batch; may end the run by an exception, which leaves no record.
+    progress: called with the network calls of every batch; may end the run by an exception, which leaves no record.
     A cell whose samples are not finite has an "error" instead of a FID, and no file.
     """
     costs.now = str(cell)

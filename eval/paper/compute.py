@@ -62,8 +62,8 @@ def measure_cells(setup: Setup, cells: Mapping[str, Cell], costs: Costs, log: Lo
 
             records[name] = record = measure_cell(setup, cell, name, costs, progress)
             if "error" not in record:
-                told = {f"{cell}/{key}": record[key] for key in ("fid", "nfe", "images_per_s")}
-                log.metrics(list(cells).index(name), told)
+                logged = {f"{cell}/{key}": record[key] for key in ("fid", "nfe", "images_per_s")}
+                log.metrics(list(cells).index(name), logged)
     return [records[name] for name in cells]
 
 

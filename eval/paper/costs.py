@@ -1,4 +1,4 @@
-"""Where the time of a table goes, and what the network was compiled for."""
+"""The time that a table takes, by what it is spent on, and the compilations of the network."""
 
 import time
 from collections import defaultdict

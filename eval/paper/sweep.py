@@ -1,4 +1,4 @@
-"""The table of a folder of sampling runs: gathered, laid out in rows and columns, and written."""
+"""The table of a folder of sampling runs: gathered, arranged in rows and columns, and written."""
 
 import json
 from collections.abc import Sequence
@@ -30,9 +30,8 @@ def gather(folder: Path) -> list[Run]:
 
     A run is a folder whose result.json or status.json names a sampler; training runs do not.
 
-    Raises:
-        FileNotFoundError: the folder does not exist or holds no run.
-        ValueError: a file is not JSON, or the runs cannot be compared in one table.
+    Raises FileNotFoundError if the folder does not exist or holds no run; ValueError if a file is not JSON, or the runs
+    cannot be compared in one table.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; give the folder that sample.py wrote its runs into")
@@ -65,7 +64,7 @@ def _position(run: Run) -> tuple:
 
 
 def arrange(runs: Sequence[Run]) -> Rows:
-    """Lay runs out in rows; runs of one sampler that differ in an override get rows that name it.
+    """Arrange runs in rows; runs of one sampler that differ in an override get rows that name it.
 
     Of several runs of a cell the newest finished one is shown. A run that does not know its overrides, having failed
     early, stands in the row of the bare sampler.
@@ -124,8 +123,8 @@ def write_table(folder: Path) -> str:
     rows = arrange(runs)
     text = sweep_page(rows)
     (folder / "table.md").write_text(text)
-    told = [run | {"overrides": " ".join(run.get("overrides", ()))} for run in runs]
-    write_csv(folder / "table.csv", told, COLUMNS)
+    lines = [run | {"overrides": " ".join(run.get("overrides", ()))} for run in runs]
+    write_csv(folder / "table.csv", lines, COLUMNS)
     measured = [run | {"sampler": name} for name, cells in rows.items() for run in cells.values()]
     if any(run.get("fid") is not None for run in measured):
         fid_vs_nfe_plot(folder / "fid_vs_nfe.png", measured)

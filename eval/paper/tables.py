@@ -33,7 +33,7 @@ def paper_page(paper: Paper, records: Sequence[Record]) -> str:
 
 
 def about(paper: Paper, records: Sequence[Record]) -> str:
-    """What the measured numbers are: metric, images, network, seeds and grid, in a few sentences."""
+    """A few sentences on the measured numbers: metric, images, network, seeds and grid."""
     one = next((record for record in records if "fid_name" in record), records[0])
     first, last = paper.first_seed, paper.first_seed + paper.repeats * one["num_samples"] - 1
     spread = f", mean and standard deviation of {paper.repeats} sets of seeds" if paper.repeats > 1 else ""

@@ -9,12 +9,14 @@ import numpy as np
 import published_network
 import pytest
 from commands import run
+from matplotlib.colors import to_rgb
 
 import deis
 from eval.exact import figures
 from eval.exact import toy_network as toy
 from eval.exact.mixture import IN_1D
 from eval.exact.study import means_table
+from eval.figures import BASELINE_COLOUR, FAMILY_COLOUR
 from formats.tables import write_csv
 
 SDE = deis.vp_linear()
@@ -93,7 +95,8 @@ def test_figures_draw_their_rows():
     drawn = {line.get_label(): line for line in axes.lines}
     assert list(drawn) == ["DDIM", "tAB1", "tAB3"]
     np.testing.assert_allclose(np.array(drawn["tAB1"].get_data()).T, [[5, 0.1], [10, 0.05]])
-    assert drawn["tAB1"].get_color() == drawn["tAB3"].get_color() != drawn["DDIM"].get_color()
+    assert drawn["tAB3"].get_color() == pytest.approx(to_rgb(FAMILY_COLOUR["t_ab"]))
+    assert drawn["DDIM"].get_color() == pytest.approx(to_rgb(BASELINE_COLOUR))
 
     rows = [
         {"nfe": nfe, "order": order, "t": t, "eps_error": t / nfe ** (order + 1)}

@@ -182,7 +182,7 @@ def test_two_parts_merged_equal_the_whole(cut):
 
 
 def feature_statistics_of(rows):
-    """Of any number of rows, one included."""
+    """Statistics of any number of rows, one included."""
     return extend(empty_statistics("digits@1", "rows"), rows)
 
 

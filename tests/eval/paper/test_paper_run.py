@@ -42,7 +42,7 @@ SEEDS = range(3, 13)
 @pytest.fixture(scope="module")
 def network() -> tuple[Trained, dict, data.config.DatasetConfig]:
     job = published_network.options("model.image_size=8", "model.image_channels=1")
-    options = vars(job.sde)
+    options = dict(job.sde)
     net = trained(job.model, build_sde(options), published_network.random_weights(job.model))
     return net, options, job.dataset
 
