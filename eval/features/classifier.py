@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 
 import data
 from data.config import DatasetConfig
@@ -62,50 +62,42 @@ def extractor(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
     """The classifier in the file `cfg.weights`, else the one trained on the data set's labels."""
     if cfg.weights is not None:
         return read_classifier(Path(cfg.weights).expanduser())
-    train, test = data.load(dataset, "train"), data.load(dataset, "test")
-    return classifier_extractor(train.images, train.labels, test.images, test.labels, cfg, dataset.name)
+    return classifier_extractor(data.load(dataset, "train"), data.load(dataset, "test"), cfg, dataset.name)
 
 
-def classifier_extractor(
-    train_images: UInt8[np.ndarray, "n h w c"],
-    train_labels: Int[np.ndarray, "n"] | None,
-    test_images: UInt8[np.ndarray, "m h w c"],
-    test_labels: Int[np.ndarray, "m"] | None,
-    cfg: ExtractorConfig,
-    dataset_name: str,
-) -> Extractor:
+def classifier_extractor(train: data.Split, test: data.Split, cfg: ExtractorConfig, dataset_name: str) -> Extractor:
     """Train a classifier on the data set once and return its penultimate layer; later calls read the cache.
 
-    The cache file lies in `cfg.cache_dir` and its name holds a hash of data and settings. The same data,
-    settings and seed give the same weights.
+    The cache file lies in `cfg.cache_dir` and its name holds a hash of data and settings. The same data, settings and
+    seed give the same weights.
 
     Raises ValueError for no labels, fewer than two classes, no held-out images, diverged training, or a damaged file in
     the cache.
     """
-    if train_labels is None or test_labels is None:
+    if train.labels is None or test.labels is None:
         raise ValueError(
             f"data set {dataset_name} has no labels, so no classifier can be trained on it; "
             "use extractor=none or give labels"
         )
-    classes = len(np.unique(train_labels))
-    if classes < 2 or len(test_images) == 0:
+    classes = len(np.unique(train.labels))
+    if classes < 2 or len(test.images) == 0:
         raise ValueError(
-            f"data set {dataset_name} has {classes} class(es) and {len(test_images)} held-out images; "
+            f"data set {dataset_name} has {classes} class(es) and {len(test.images)} held-out images; "
             "the classifier needs at least 2 classes and 1 held-out image, or use extractor=none"
         )
     settings = f"{RECIPE} {cfg.steps} {cfg.batch_size} {cfg.learning_rate} {cfg.features} {cfg.seed}"
-    name = identity(dataset_name, settings, train_images, train_labels, test_images, test_labels)
+    name = identity(dataset_name, settings, train.images, train.labels, test.images, test.labels)
     path = Path(cfg.cache_dir) / f"classifier_{name}.npz"
-    shape = train_images.shape[1:]
+    shape = train.images.shape[1:]
 
     if not path.is_file():
         start = time.perf_counter()
-        network = Classifier(shape, int(np.max(train_labels)) + 1, cfg.features, rngs=nnx.Rngs(cfg.seed))
-        network = _train(network, train_images, train_labels, cfg)
-        _save(path, network, name=name, image_shape=shape, accuracy=_accuracy(network, test_images, test_labels))
+        network = Classifier(shape, int(np.max(train.labels)) + 1, cfg.features, rngs=nnx.Rngs(cfg.seed))
+        network = _train(network, train.images, train.labels, cfg)
+        _save(path, network, name=name, image_shape=shape, accuracy=_accuracy(network, test.images, test.labels))
         log.info("Trained extractor %s in %.1f s and wrote %s", name, time.perf_counter() - start, path)
     found = read_classifier(path)
-    log.info("Extractor %s has accuracy %.3f on %d held-out images", name, found.accuracy, len(test_images))
+    log.info("Extractor %s has accuracy %.3f on %d held-out images", name, found.accuracy, len(test.images))
     return found
 
 

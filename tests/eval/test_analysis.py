@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import published_network
 import pytest
-from commands import run
+from commands import run, run_here
 from matplotlib.colors import to_rgb
 
 import deis
@@ -132,7 +132,7 @@ def test_the_command_on_the_mixture(tmp_path):
 
 def test_the_command_on_a_network(tmp_path):
     published_network.write(tmp_path / "net")
-    result = run("eval.analysis", "checkpoint=net", "num_samples=2", "nfe=[6]", "run_dir=found", cwd=tmp_path)
+    result = run_here("eval.analysis", "checkpoint=net", "num_samples=2", "nfe=[6]", "run_dir=found", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert {path.stem for path in (tmp_path / "found").glob("*.png")} == set(NAMES)
     assert len(read(tmp_path / "found" / "pixel_difference.csv")) == 13
@@ -149,7 +149,7 @@ def test_the_command_on_a_network(tmp_path):
     ],
 )
 def test_refusals(arguments, said, tmp_path):
-    result = run("eval.analysis", *arguments, cwd=tmp_path)
+    result = run_here("eval.analysis", *arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert said in result.stderr
     assert len(result.stderr.splitlines()) <= 2

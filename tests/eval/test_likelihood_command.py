@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import published_network
 import pytest
-from commands import run
+from commands import run, run_here
 from scipy.stats import norm
 from sklearn.datasets import load_digits
 
@@ -180,7 +180,7 @@ def test_the_command(network: Path) -> None:
 
 def test_a_table_of_network_calls(network: Path) -> None:
     few = ["checkpoint=net", "num_images=5", "methods=[table]", "nfe=[3,12]", "run_dir=table"]
-    result = run("eval.likelihood", *few, cwd=network)
+    result = run_here("eval.likelihood", *few, cwd=network)
     assert result.returncode == 0, result.stderr
     found = json.loads((network / "table" / "result.json").read_text())
     assert [(row["solver"], row["nfe"]) for row in found["rows"]] == [("rho3Kutta", 3), ("rho3Kutta", 12)]
@@ -202,7 +202,7 @@ def test_a_table_of_network_calls(network: Path) -> None:
     ],
 )
 def test_refusals(argument: str, said: str, network: Path) -> None:
-    result = run("eval.likelihood", "checkpoint=net", "dataset=digits", argument, "run_dir=refused", cwd=network)
+    result = run_here("eval.likelihood", "checkpoint=net", "dataset=digits", argument, "run_dir=refused", cwd=network)
     assert result.returncode == 2
     assert said in result.stderr
     assert len(result.stderr.splitlines()) <= 2

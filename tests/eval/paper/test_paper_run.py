@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import published_network
 import pytest
-from commands import ROOT, environment, run
+from commands import ROOT, environment, run, run_here
 
 import data
 import deis
@@ -254,7 +254,7 @@ def check_outputs(folder: Path, output: str) -> None:
 )
 def test_refusals_are_one_sentence_and_leave_nothing(arguments: list[str], said: str, tmp_path: Path) -> None:
     network = published_network.write(tmp_path / "network")
-    result = run("eval.table", *arguments, f"checkpoint={network}", "logger=none", "output_root=out", cwd=tmp_path)
+    result = run_here("eval.table", *arguments, f"checkpoint={network}", "logger=none", "output_root=out", cwd=tmp_path)
     assert result.returncode == 2
     assert said in result.stderr
     assert len(result.stderr.strip().splitlines()) <= 2
