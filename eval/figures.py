@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Num, UInt8
+from PIL import Image, ImageDraw, ImageFont
 
 GAP = 2  # pixels between tiles
 MARKERS = ("o", "s", "^", "D")  # the first, second ... sampler of a family
@@ -47,8 +48,6 @@ def image_grid(
 
 def _enlarged(image: UInt8[np.ndarray, "h w c"], scale: int) -> UInt8[np.ndarray, "scaled_h scaled_w c"]:
     """The image at `scale` times its size, bicubic."""
-    from PIL import Image
-
     height, width, channels = image.shape
     planes = [
         np.asarray(Image.fromarray(image[..., c]).resize((width * scale, height * scale), Image.Resampling.BICUBIC))
@@ -59,8 +58,6 @@ def _enlarged(image: UInt8[np.ndarray, "h w c"], scale: int) -> UInt8[np.ndarray
 
 def save_png(path: Path, array: UInt8[np.ndarray, "height width c"]) -> None:
     """Write a grey (c = 1) or RGB (c = 3) picture."""
-    from PIL import Image
-
     Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(path)
 
 
@@ -86,7 +83,6 @@ def denoising_gif(
     Raises ValueError if the numbers of states, predictions and labels do not fit together.
     """
     from matplotlib import get_data_path
-    from PIL import Image, ImageDraw, ImageFont
 
     calls = len(x_0)
     states, predictions = [_to_uint8(x) for x in x_t], [_to_uint8(x) for x in x_0]

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import os
 import runpy
 import subprocess
@@ -48,6 +49,8 @@ def run_here(script: str, *arguments: str, cwd: Path = ROOT) -> subprocess.Compl
     load_trained.cache_clear()  # its keys may be relative paths
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (
+        patch.object(logging.getLogger(), "handlers", []),  # a command closes the handlers that it finds,
+        patch.object(logging, "_handlerList", []),  # and with absl's the standard error of the tests
         contextlib.chdir(cwd),
         patch.dict(os.environ, environment(), clear=True),
         patch.object(sys, "argv", [script, *arguments]),

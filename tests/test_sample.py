@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import TINY, run, run_here
+from commands import AS_USERS_DO, TINY, run, run_here
 
 FEW = ["logger=none", "extractor=none", "sampler.nfe=3"]
 
@@ -24,14 +24,8 @@ def images(folder: Path) -> np.ndarray:
 
 
 def test_an_image_depends_on_its_own_seed_only(trained: Path) -> None:
-    arguments = [
-        "-m",
-        "seeds=0-9,7+2",
-        "batch_size=10,3",
-        "hydra.sweep.dir=seeds",
-        "hydra.sweep.subdir=${seeds}x${batch_size}",
-    ]
-    result = run("sample.py", *FEW, *arguments, cwd=trained)
+    sweep = ["seeds=0-9,7+2", "batch_size=10,3", "hydra.sweep.dir=seeds", "hydra.sweep.subdir=${seeds}x${batch_size}"]
+    result = run("sample.py", "-m", *FEW, *sweep, cwd=trained, env=AS_USERS_DO)
     assert result.returncode == 0, result.stderr
     whole, *others = (images(trained / "seeds" / name).astype(int) for name in ("0-9x10", "0-9x3", "7+2x10", "7+2x3"))
     assert np.ptp(whole) > 0
