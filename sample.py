@@ -42,10 +42,10 @@ class SampleJob(NetworkJob):
     dataset: DatasetConfig | None = None
     sampler: Any = MISSING
     num_samples: int = MISSING
-    seeds: str | None = None
+    seeds: str | None = MISSING
     batch_size: int = MISSING
-    label: int | None = None
-    guidance: float | None = None
+    label: int | None = MISSING
+    guidance: float | None = MISSING
     rounding: str = MISSING
     keep_samples: bool = MISSING
     metrics: list[str] = MISSING

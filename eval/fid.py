@@ -34,17 +34,17 @@ SHARED_BATCH = 32  # divides the batches of all extractors
 class FidJob:
     """The options of this command; conf/fid.yaml explains them."""
 
-    action: str | None = None
-    samples: str | None = None
+    action: str | None = MISSING
+    samples: str | None = MISSING
     dataset: DatasetConfig | None = None
     split: str = MISSING
-    reference: str | None = None
+    reference: str | None = MISSING
     extractor: ExtractorConfig = MISSING
     metrics: list[str] = MISSING
-    num_samples: int | None = None
+    num_samples: int | None = MISSING
     kid_subsets: int = MISSING
     kid_subset_size: int = MISSING
-    dest: str | None = None
+    dest: str | None = MISSING
 
 
 def main(cfg: DictConfig) -> None:

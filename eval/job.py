@@ -15,9 +15,9 @@ class NetworkJob:
 
     name: str = MISSING
     output_root: str = MISSING
-    run_dir: str | None = None
-    checkpoint: str | None = None
-    step: int | None = None
+    run_dir: str | None = MISSING
+    checkpoint: str | None = MISSING
+    step: int | None = MISSING
 
 
 def require_positive(job: Any, *keys: str) -> None:

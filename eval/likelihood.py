@@ -27,11 +27,11 @@ class LikelihoodJob(NetworkJob):
     dataset: DatasetConfig | None = None
     methods: list[str] = MISSING
     sampler: Any = MISSING
-    nfe: list[int] | None = None
+    nfe: list[int] | None = MISSING
     tolerance: float = MISSING
     trace: str = MISSING
     num_probes: int = MISSING
-    num_images: int | None = None
+    num_images: int | None = MISSING
     batch_size: int = MISSING
     seed: int = MISSING
 

@@ -1,4 +1,4 @@
-"""Arrays on disk: .npz files that appear whole or not at all, and are read without pickle."""
+"""Arrays in .npz files, which are written atomically and read without pickle."""
 
 import zipfile
 import zlib
@@ -6,18 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from formats.files import replacing
+from formats.files import atomic_path
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write `arrays` to `path`, through a temporary file and one rename, so that a reader never sees half."""
+    """Write `arrays` to `path` so that a reader never sees a part of them; missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial, partial.open("wb") as file:
+    with atomic_path(path) as partial, partial.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Read every array of `path`; zip's checksums catch damaged bytes.
+    """Read every array of `path`; the checksums in a zip archive reveal damaged bytes.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from eval.features.extractor import Extractor, identity
 from eval.metrics.frechet import UNKNOWN, Statistics, feature_statistics, load_statistics, save_statistics
-from formats.files import replacing
+from formats.files import atomic_path
 
 CHUNK = 1024
 
@@ -69,7 +69,7 @@ def reference_features(
     shape = (len(images), extractor.dim)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
+        with atomic_path(path) as partial:
             found = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
             first = 0
             for batch in _batches(extractor, images, data_name):
