@@ -37,7 +37,7 @@ NORMS = {
 }
 
 
-def extractor(cfg: ExtractorConfig, dataset: DatasetConfig | None = None) -> Extractor:
+def extractor(cfg: ExtractorConfig, dataset: DatasetConfig | None = None, batch_size: int = BATCH) -> Extractor:
     """Pool features and the logits of ImageNet's 1000 classes.
 
     Raises ValueError for a file of weights that is damaged or of another network; FileNotFoundError if the package with
@@ -48,9 +48,9 @@ def extractor(cfg: ExtractorConfig, dataset: DatasetConfig | None = None) -> Ext
         name=identity("efficientnet_lite0", *(array for name in sorted(layers) for array in layers[name])),
         distance="FD",
         dim=WIDTH,
-        batch_size=BATCH,
+        batch_size=batch_size,
         cache_dir=Path(cfg.cache_dir),
-        embed=on_devices(outputs, layers, BATCH),
+        embed=on_devices(outputs, layers, batch_size),
     )
 
 

@@ -18,7 +18,7 @@ DAISY = 985  # ImageNet's class
 
 @pytest.fixture(scope="module")
 def extractor():
-    return efficientnet_lite0.extractor(ExtractorConfig(name="efficientnet_lite0"))
+    return efficientnet_lite0.extractor(ExtractorConfig(name="efficientnet_lite0"), batch_size=2)
 
 
 def test_the_torch_model(extractor):
