@@ -142,7 +142,7 @@ def test_encoding_tables_have_the_calls_of_the_sampler(cfg, calls):
     table = encoding_table(cfg, SDE)
     assert table.nfe == calls
     assert (table.t[0], table.t[-1]) == (SDE.t_0, SDE.T)
-    if cfg.method == "rho_rk":
+    if cfg["method"] == "rho_rk":
         expected = likelihood.encoding(SDE, deis.timesteps(SDE, calls // 3, "log"), tables.rho_rk)
         np.testing.assert_array_equal(table.P, expected.P)
 
