@@ -29,7 +29,7 @@ paper: $(READY)
 	$(BIN)/python -m eval.analysis $(SHIPPED) run_dir=outputs/paper/network
 	$(BIN)/python -m eval.analysis $(SHIPPED) run_dir=outputs/paper/network_edm ts_phase=rho ts_order=7
 	$(BIN)/python -m eval.analysis problem=mixture num_samples=256 run_dir=outputs/paper/mixture
-	$(BIN)/python -m benchmarks.results outputs/paper docs
+	$(BIN)/python -m docs.make_results outputs/paper docs
 
 paper-long: $(READY)
 	$(BIN)/python -m eval.table paper=cifar10_vp $(SHIPPED) num_samples=10000 run_dir=outputs/paper/cifar10_vp_10000

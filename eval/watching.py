@@ -8,8 +8,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import data
-from eval.features.load import load_extractor
-from eval.metrics.measuring import measure
+from eval.features.config import load_extractor
+from eval.metrics.measurement import measure_fid
 from models.config import UNetConfig
 from models.sampling.build import build_sde, build_table
 from models.sampling.draw import draw, trained
@@ -61,7 +61,7 @@ class Watch:
         if images is None:
             return {}
         self._extractor = self._extractor or load_extractor(self.job.extractor, self.job.dataset)
-        found = measure(images, self._extractor, self.job.dataset)
+        found = measure_fid(images, self._extractor, self.job.dataset)
         return {found["fid_name"]: found["fid"]}
 
     def _draw(self, ema: Any, count: int, batch_size: int) -> np.ndarray | None:

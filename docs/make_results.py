@@ -1,17 +1,33 @@
 """Gather what `make paper` measured into one page, docs/results.md, with its pictures in docs/results/.
 
-python -m benchmarks.results outputs/paper docs
+python -m docs.make_results outputs/paper docs
 
 The main table with 10,000 images, which `make paper-long` measures, is kept as docs/results/main_10000.md and put into
-the page as it is there.
+the page as it is there. Beside each table of FIDs stands the same table with an exact network. There the data are a
+mixture of Gaussians, whose eps is known, so that the solver alone is at fault; a cell has the median error of its
+trajectories, which is the root mean square distance, over the coordinates, to where the probability-flow ODE leads from
+the same noise.
 """
 
 import json
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
-from benchmarks.exact_tables import main as exact
+import hydra
+import jax
+import numpy as np
+from sklearn.datasets import load_digits
+
+import deis
+from deis.sampler import EpsFn
+from eval.exact.mixture import IN_2D, Mixture
+from eval.paper.plan import plan_cells
+from eval.paper.spec import Paper, Record, by_nfe, verdicts
+from eval.paper.tables import markdown_grid, markdown_verdicts
+from eval.table import TableJob
+from runs import cli
 
 LONG, LONG_PAGE = "cifar10_vp_10000", "main_10000.md"
 SECTIONS = {  # folder below outputs/paper, which is a table's name: heading, and what it shows
@@ -31,7 +47,7 @@ SECTIONS = {  # folder below outputs/paper, which is a table's name: heading, an
         "checkpoint=checkpoints/fashion_mnist num_samples=1000`",
     ),
 }
-EXACT = {  # of benchmarks.exact_tables
+EXACT = {  # the keys of PROBLEMS
     "plane": "Four clusters in the plane",
     "digits": "400 blurred digits of 8x8 pixels, in 64 dimensions",
 }
@@ -90,6 +106,19 @@ are of another network, other images and other features. Those stand in tables o
 """
 
 
+SDE = deis.vp_linear(t_0=1e-3)  # the tables' own t_0
+REFERENCE_STEPS = 1000  # of the fourth order, even in log rho
+
+
+def _digits() -> Mixture:
+    """400 real digits of 8x8 pixels in [-1, 1], each a little blurred."""
+    return Mixture(np.full(400, 1 / 400), load_digits().data[:400] / 8 - 1, np.full(400, 0.02))
+
+
+PROBLEMS = {"plane": (IN_2D, 1024), "digits": (_digits(), 128)}
+"""The data, and how many trajectories."""
+
+
 def main(measured: Path, docs: Path) -> None:
     """Write the page. Raises FileNotFoundError for a measurement that is not there or not finished."""
     pictures = docs / "results"
@@ -104,10 +133,9 @@ def main(measured: Path, docs: Path) -> None:
             text.append(f"The same noise through every solver:\n\n{picture(measured / name, 'grid', pictures)}\n")
             if (pictures / LONG_PAGE).is_file():
                 text.append(f"### With 10,000 images\n\n`make paper-long`\n\n{(pictures / LONG_PAGE).read_text()}")
-        text += [
-            f"### With an exact network: {what.lower()}\n\nErrors in thousandths, not FID.\n\n{exact(name, problem)}\n"
-            for problem, what in EXACT.items()
-        ]
+        for problem, what in EXACT.items():
+            errors = exact_table(name, problem)
+            text.append(f"### With an exact network: {what.lower()}\n\nErrors in thousandths, not FID.\n\n{errors}\n")
     text.append(WHY)
     for name, (heading, about) in ANALYSES.items():
         text.append(f"## {heading}\n\n{about}.\n\n{(measured / name / 'pixel_difference.md').read_text()}\n")
@@ -125,7 +153,7 @@ def table(folder: Path) -> str:
 
 
 def here(page: str) -> str:
-    """Of a table's page what was measured here, without what is published."""
+    """The part of a table's page that was measured here, without what is published."""
     return page.partition("### Published")[0].strip()
 
 
@@ -141,6 +169,45 @@ def finished(folder: Path) -> Path:
     if status != "done":
         raise FileNotFoundError(f"{folder} is not finished, its status is {status}; the same command goes on with it")
     return folder
+
+
+def exact_table(table: str, problem: str) -> str:
+    """The table of conf/paper/`table`.yaml on one of PROBLEMS, as Markdown: thousandths of the data's units."""
+    paper, records = exact_records(table, problem)
+    grid = by_nfe(records)
+    found = verdicts(paper, grid)
+    return markdown_grid(grid) + (f"\n\n{markdown_verdicts(found)}" if found else "")
+
+
+def exact_records(table: str, problem: str) -> tuple[Paper, list[Record]]:
+    """The table, and a record for each of its cells; its "fid" is 1,000 times the error."""
+    cli.register("table", TableJob)
+    with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        paper = cli.to_object(hydra.compose("table", [f"paper={table}"])).paper
+        planned = plan_cells(paper, SDE, 2)
+    eps_fn, x_T, exact = solution(problem)
+    records: list[Record] = []
+    with jax.enable_x64(True):
+        for cell in planned:
+            if not isinstance(cell.solver, deis.Table) or cell.solver.is_stochastic:
+                raise ValueError(f"{cell} is not a table without noise, whose error could be taken")
+            x_0 = np.asarray(deis.sample(cell.solver, eps_fn, x_T))
+            error = np.median(np.sqrt(np.mean((x_0 - exact) ** 2, axis=1)))
+            records.append(
+                {"row": cell.row, "nfe_asked": cell.nfe_asked, "nfe": cell.solver.nfe, "fid": 1000 * float(error)}
+            )
+    return paper, records
+
+
+@cache
+def solution(problem: str) -> tuple[EpsFn, jax.Array, np.ndarray]:
+    """(eps_fn, x_T, the exact x_0) of one of PROBLEMS, float64 [trajectories, dim]."""
+    mixture, trajectories = PROBLEMS[problem]
+    with jax.enable_x64(True):
+        eps_fn = jax.tree_util.Partial(mixture.eps_fn(SDE))
+        x_T = SDE.prior_sample(jax.random.key(0), (trajectories, mixture.mean.shape[1])).astype(np.float64)
+        fine = deis.tables.rho_rk(SDE, deis.timesteps(SDE, REFERENCE_STEPS, "log"), "4rk")
+        return eps_fn, x_T, np.asarray(deis.sample(fine, eps_fn, x_T))
 
 
 if __name__ == "__main__":

@@ -8,16 +8,16 @@ from pathlib import Path
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from eval.features.config import ExtractorConfig, validate_extractor
+from data.config import DatasetConfig
+from eval.features.config import ExtractorConfig
 from eval.features.extractor import Extractor, identity
-from eval.features.layers import Conv, dense, kernel_shapes, on_devices, rgb, with_layers
-from eval.features.resize import bilinear
+from eval.features.layers import Conv, bilinear, dense, kernel_shapes, on_devices, rgb, with_layers
 from eval.features.weights import Layers, efficientnet_file, read_layers
 
 SIZE, WIDTH, CLASSES = 224, 1280, 1000
 BATCH = 64
 
-# of each stage: blocks, side of the kernel, stride of the first block, expansion, features
+# each stage: blocks, side of the kernel, stride of the first block, expansion, features
 STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -37,22 +37,20 @@ NORMS = {
 }
 
 
-def efficientnet_extractor(cfg: ExtractorConfig) -> Extractor:
+def extractor(cfg: ExtractorConfig, dataset: DatasetConfig | None = None, batch_size: int = BATCH) -> Extractor:
     """Pool features and the logits of ImageNet's 1000 classes.
 
-    Raises:
-        ValueError: bad settings, or a file of weights that is damaged or of another network.
-        FileNotFoundError: the package with the weights is not installed, or the file named is not there.
+    Raises ValueError for a file of weights that is damaged or of another network; FileNotFoundError if the package with
+    the weights is not installed, or the file named is not there.
     """
-    validate_extractor(cfg)
     layers = read_efficientnet(efficientnet_file(cfg.weights))
     return Extractor(
         name=identity("efficientnet_lite0", *(array for name in sorted(layers) for array in layers[name])),
         distance="FD",
         dim=WIDTH,
-        batch_size=BATCH,
+        batch_size=batch_size,
         cache_dir=Path(cfg.cache_dir),
-        embed=on_devices(outputs, layers, BATCH),
+        embed=on_devices(outputs, layers, batch_size),
     )
 
 
