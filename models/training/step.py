@@ -1,4 +1,4 @@
-"""One step of training: the loss's gradient, the optimiser, the moving average."""
+"""One training step: the gradient of the loss, the optimiser, the moving average of the parameters."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,24 +7,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.lax import with_sharding_constraint
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from deis import SDE
 from models.score import Images, Labels, Network, Params, per_image
 from models.training.config import ObjectiveConfig
+from models.training.devices import REPLICATED, SHARDED
 from models.training.objective import Examples, weighted_loss
-
-WHOLE, CUT = PartitionSpec(), PartitionSpec("data")  # how an array lies over devices: whole on each, or by its rows
 
 
 class TrainState(NamedTuple):
-    """All that a run must remember to go on bit for bit.
+    """Everything that a run needs to go on bit for bit.
 
-    step: int32, steps done. params, ema: the network's parameters and their moving average, float32.
+    step: int32, the number of steps done. params, ema: the network's parameters and their moving average, float32.
     key: raw key data; the randomness of step n is `fold_in(key, n)`.
-    skipped, skipped_in_a_row: int32, steps whose update was left out because the loss or its gradient was not finite,
-        in all and since the last one that was taken.
+    skipped, skipped_in_a_row: int32, the number of steps whose update was skipped because the loss or its gradient was
+        not finite, in all and since the last update.
     """
 
     step: Int[Array, ""]
@@ -69,45 +69,55 @@ def make_train_step(
     ema_decay: float,
     flip: bool,
     accumulate: int,
-    laid: Any = None,
+    shardings: Any = None,
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
-    """A jitted function (state, images, labels, index) -> (state, metrics), with the old state's memory reused.
+    """A jitted function (state, images, labels, index) -> (state, metrics) that reuses the memory of the old state.
 
     images: uint8 [n, h, w, c]; labels: int [n] or None. The batch is images[index], index int [b], in this order; or
         all images, in theirs, if index is None.
     flip: mirror every image left to right with probability 1/2.
-    accumulate: parts that the batch is cut into, one after the other, to need less memory; b must be a multiple of it.
-    laid: how the state lies over devices, as of `models.training.devices.shardings`; None for one device.
-    metrics: loss, and the gradient's norm before clipping, grad_norm; param_norm; finite, whether both of the former
-        are; level_loss and level_count as of `weighted_loss`. If not finite, the step is counted but the parameters,
-        their average and the optimiser's state stay as they were, and the levels are empty.
+    accumulate: gradient accumulation: the number of micro-batches that the batch is taken in, one after the other, to
+        need less memory. b must be a multiple of it times the number of devices.
+    shardings: those of the state, from `models.training.devices.shardings`; None for one device.
+    metrics: loss; grad_norm, the gradient's norm before clipping; param_norm; finite, whether loss and grad_norm are;
+        level_loss and level_count as `weighted_loss` returns them. If a step is not finite it is counted, but the
+        parameters, their average and the optimiser's state stay as they were, and both levels are 0.
 
-    Random numbers follow from (state.key, state.step) and an image's place in the batch. Each device takes the gradient
-    of its share of the batch, and then they meet once.
+    Random numbers follow from (state.key, state.step) and an image's index in the batch, whatever device computes it.
     """
-    mesh = Mesh(jax.devices()[:1], "data") if laid is None else laid.step.mesh
 
-    @partial(jax.jit, donate_argnums=0, out_shardings=None if laid is None else (laid, None))
+    def constrain(tree: Any, spec: PartitionSpec) -> Any:
+        return tree if shardings is None else with_sharding_constraint(tree, NamedSharding(shardings.step.mesh, spec))
+
+    @partial(jax.jit, donate_argnums=0, out_shardings=None if shardings is None else (shardings, None))
     def train_step(
         state: TrainState, images: Array, labels: Labels, index: Int[Array, " b"] | None
     ) -> tuple[TrainState, dict[str, Array]]:
+        # Batch
         images, labels = (images, labels) if index is None else jax.tree.map(lambda leaf: leaf[index], (images, labels))
-        batch = Examples(images, labels, jnp.arange(len(images)))
+        batch = constrain(Examples(images, labels, jnp.arange(len(images))), SHARDED)
         flip_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step))
 
-        def loss_of(params: Params, part: Examples) -> tuple[Array, dict[str, Array]]:
-            x_0 = _mirrored(flip_key, _to_float(part.images), part.place) if flip else _to_float(part.images)
-            return weighted_loss(network, sde, objective, len(images), params, part._replace(images=x_0), loss_key)
+        def loss_of(params: Params, examples: Examples) -> tuple[Array, dict[str, Array]]:
+            x_0 = _to_float(examples.images)
+            x_0 = _mirrored(flip_key, x_0, examples.indices) if flip else x_0
+            return weighted_loss(network, sde, objective, len(images), params, examples._replace(images=x_0), loss_key)
 
-        specs = jax.tree.map(lambda _: WHOLE, state.params) if laid is None else jax.tree.map(_spec, laid.params)
-        gradient = _over_devices(jax.value_and_grad(loss_of, has_aux=True), mesh, specs, accumulate)
-        (loss, levels), grad = gradient(state.params, batch)
+        # Gradient
+        def gradient(params: Params, examples: Examples) -> Any:
+            value, grad = jax.value_and_grad(loss_of, has_aux=True)(params, examples)
+            return value, grad if shardings is None else with_sharding_constraint(grad, shardings.params)
+
+        params = constrain(state.params, REPLICATED)
+        (loss, levels), grad = _accumulated(gradient, accumulate, params, batch)
         grad_norm = optax.tree.norm(grad)
+
+        # Update
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         state = _updated(optimizer, ema_decay, state, grad, finite)
         levels = jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), levels)
-        norms = {"grad_norm": grad_norm, "param_norm": optax.tree.norm(state.params)}
-        return state, {"loss": loss, "finite": finite, **norms, **levels}
+        metrics = {"loss": loss, "finite": finite, "grad_norm": grad_norm, "param_norm": optax.tree.norm(state.params)}
+        return state, constrain(metrics | levels, REPLICATED)
 
     return train_step
 
@@ -123,53 +133,26 @@ def make_evaluation(network: Network, sde: SDE, objective: ObjectiveConfig) -> C
     return evaluate
 
 
-def _over_devices(
-    gradient: Callable[[Params, Examples], Any], mesh: Mesh, specs: Any, parts: int
-) -> Callable[[Params, Examples], Any]:
-    """The mean of `gradient` over the devices' shares of the batch, each taken in `parts`; of the levels, the sum.
+def _accumulated(gradient: Callable[[Params, Examples], Any], count: int, params: Params, batch: Examples) -> Any:
+    """((loss, levels), gradient) of a batch taken in `count` micro-batches: mean loss and gradient, summed levels."""
+    if count == 1:
+        return gradient(params, batch)
 
-    specs: how the parameters lie over the devices, WHOLE or CUT for each array; so will their gradient.
-    """
-
-    def of_share(params: Params, share: Examples) -> Any:
-        take = gradient if parts == 1 else partial(_sum_over_parts, gradient, parts)
-        (loss, levels), grad = take(jax.tree.map(_gathered, params, specs), share)
-        loss, grad = jax.tree.map(lambda leaf: leaf / (parts * mesh.size), (loss, grad))
-        return jax.lax.psum((loss, levels), "data"), jax.tree.map(_summed, grad, specs)
-
-    return jax.shard_map(of_share, mesh=mesh, in_specs=(specs, CUT), out_specs=(WHOLE, specs), check_vma=False)
-
-
-def _spec(sharding: NamedSharding) -> PartitionSpec:
-    return sharding.spec
-
-
-def _gathered(share: Array, spec: PartitionSpec) -> Array:
-    """The whole of an array of which this device may hold a share only."""
-    return share if spec == WHOLE else jax.lax.all_gather(share, "data", tiled=True)
-
-
-def _summed(array: Array, spec: PartitionSpec) -> Array:
-    """Summed over the devices, each of which may keep a share only."""
-    return jax.lax.psum(array, "data") if spec == WHOLE else jax.lax.psum_scatter(array, "data", tiled=True)
-
-
-def _sum_over_parts(gradient: Callable[[Params, Examples], Any], parts: int, params: Params, batch: Examples) -> Any:
-    """The sum of `gradient` over `parts` parts of the batch."""
-
-    def add(total: Params, part: Examples) -> tuple[Params, Any]:
-        value, grad = gradient(params, part)
+    def add(total: Params, examples: Examples) -> tuple[Params, Any]:
+        value, grad = gradient(params, examples)
         return jax.tree.map(jnp.add, total, grad), value
 
-    cut = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), batch)
-    grad, values = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), cut)
-    return jax.tree.map(lambda leaf: leaf.sum(0), values), grad
+    # micro-batch i has the rows i, i + count, i + 2 count ...: an equal share of every device's, and none moves
+    micro_batches = jax.tree.map(lambda leaf: leaf.reshape(-1, count, *leaf.shape[1:]).swapaxes(0, 1), batch)
+    total, (losses, levels) = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), micro_batches)
+    levels = jax.tree.map(lambda leaf: leaf.sum(0), levels)
+    return (losses.mean(), levels), jax.tree.map(lambda leaf: leaf / count, total)
 
 
 def _updated(
     optimizer: optax.GradientTransformation, ema_decay: float, state: TrainState, grad: Params, finite: Bool[Array, ""]
 ) -> TrainState:
-    """The state after a step with this gradient, whose update is left out if it is not finite."""
+    """The state after a step with this gradient, whose update is skipped if it is not finite."""
     updates, opt_state = optimizer.update(grad, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = optax.incremental_update(params, state.ema, 1 - ema_at(state.step, ema_decay))
@@ -186,9 +169,9 @@ def _updated(
     )
 
 
-def _mirrored(key: PRNGKeyArray, images: Images, place: Int[Array, " b"]) -> Images:
-    """Each image as it is or left to right, as its place decides."""
-    chosen = jax.vmap(lambda place: jax.random.bernoulli(jax.random.fold_in(key, place)))(place)
+def _mirrored(key: PRNGKeyArray, images: Images, indices: Int[Array, " b"]) -> Images:
+    """Each image as it is or mirrored left to right, by a random number that follows from its index."""
+    chosen = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i)))(indices)
     return jnp.where(per_image(chosen), images[:, :, ::-1], images)
 
 
@@ -198,5 +181,5 @@ def _to_float(images: Array) -> Images:
 
 
 def ema_at(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
-    """Decay of the moving average after `step` steps: it rises to `decay`, so that the start is soon forgotten."""
+    """The decay of the moving average after `step` steps: it rises to `decay`, so that the start is soon forgotten."""
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
