@@ -1,21 +1,25 @@
 """One training step: the gradient of the loss, the optimiser, the moving average of the parameters."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.lax import with_sharding_constraint
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
+from jax.stages import Wrapped
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from deis import SDE
 from models.score import Images, Labels, Network, Params, per_image
 from models.training.config import ObjectiveConfig
 from models.training.devices import REPLICATED, SHARDED
-from models.training.objective import Examples, weighted_loss
+from models.training.objective import NUM_LEVELS, Examples, weighted_loss
+
+Rows = Array | np.ndarray
 
 
 class TrainState(NamedTuple):
@@ -61,6 +65,42 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, key: PRN
     return TrainState(step, params, ema, optimizer.init(params), jax.random.key_data(key), skipped, in_a_row)
 
 
+class Sums(NamedTuple):
+    """The sums over the micro-batches of a step: of the mean loss, its gradient, and the levels of `weighted_loss`."""
+
+    grad: Params
+    loss: Float[Array, ""]
+    levels: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """A function (state, images, labels, index) -> (state, metrics) that reuses the memory of the old state.
+
+    images: uint8 [n, h, w, c]; labels: int [n] or None. The batch is images[index], index int [b], in this order; or
+        all images, in theirs, if index is None.
+    metrics: loss; grad_norm, the gradient's norm before clipping; param_norm; finite, whether loss and grad_norm are;
+        level_loss and level_count as `weighted_loss` returns them. If a step is not finite it is counted, but the
+        parameters, their average and the optimiser's state stay as they were, and both levels are 0.
+
+    Three jitted functions. Micro-batches are calls of one of them rather than turns of a loop in it, since XLA on CPUs
+    computes the gradients of convolutions in loops ten times as slowly.
+    """
+
+    zeros: Wrapped
+    add_gradient: Wrapped
+    update: Wrapped
+    accumulate: int
+
+    def __call__(
+        self, state: TrainState, images: Rows, labels: Rows | None, index: Rows | None
+    ) -> tuple[TrainState, dict[str, Array]]:
+        sums = self.zeros(state.params)
+        for i in range(self.accumulate):
+            sums = self.add_gradient(sums, state.params, state.key, state.step, images, labels, index, np.int32(i))
+        return self.update(state, sums)
+
+
 def make_train_step(
     network: Network,
     sde: SDE,
@@ -70,56 +110,69 @@ def make_train_step(
     flip: bool,
     accumulate: int,
     shardings: Any = None,
-) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
-    """A jitted function (state, images, labels, index) -> (state, metrics) that reuses the memory of the old state.
+) -> TrainStep:
+    """The training step of a network.
 
-    images: uint8 [n, h, w, c]; labels: int [n] or None. The batch is images[index], index int [b], in this order; or
-        all images, in theirs, if index is None.
     flip: mirror every image left to right with probability 1/2.
     accumulate: gradient accumulation: the number of micro-batches that the batch is taken in, one after the other, to
-        need less memory. b must be a multiple of it times the number of devices.
+        need less memory. The batch size must be a multiple of it times the number of devices.
     shardings: those of the state, from `models.training.devices.shardings`; None for one device.
-    metrics: loss; grad_norm, the gradient's norm before clipping; param_norm; finite, whether loss and grad_norm are;
-        level_loss and level_count as `weighted_loss` returns them. If a step is not finite it is counted, but the
-        parameters, their average and the optimiser's state stay as they were, and both levels are 0.
 
     Random numbers follow from (state.key, state.step) and an image's index in the batch, whatever device computes it.
     """
+    replicated: Any
+    replicated, sharded = (shardings and NamedSharding(shardings.step.mesh, spec) for spec in (REPLICATED, SHARDED))
+    like_sums: Any = shardings and Sums(shardings.params, replicated, replicated)
 
-    def constrain(tree: Any, spec: PartitionSpec) -> Any:
-        return tree if shardings is None else with_sharding_constraint(tree, NamedSharding(shardings.step.mesh, spec))
+    def constrain(tree: Any, sharding: NamedSharding | None) -> Any:
+        return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
 
-    @partial(jax.jit, donate_argnums=0, out_shardings=None if shardings is None else (shardings, None))
-    def train_step(
-        state: TrainState, images: Array, labels: Labels, index: Int[Array, " b"] | None
-    ) -> tuple[TrainState, dict[str, Array]]:
-        # Batch
-        images, labels = (images, labels) if index is None else jax.tree.map(lambda leaf: leaf[index], (images, labels))
-        batch = constrain(Examples(images, labels, jnp.arange(len(images))), SHARDED)
-        flip_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step))
+    @partial(jax.jit, out_shardings=like_sums)
+    def zeros(params: Params) -> Sums:
+        levels = {name: jnp.zeros(NUM_LEVELS) for name in ("level_loss", "level_count")}
+        return Sums(jax.tree.map(jnp.zeros_like, params), jnp.zeros(()), levels)
 
-        def loss_of(params: Params, examples: Examples) -> tuple[Array, dict[str, Array]]:
-            x_0 = _to_float(examples.images)
-            x_0 = _mirrored(flip_key, x_0, examples.indices) if flip else x_0
-            return weighted_loss(network, sde, objective, len(images), params, examples._replace(images=x_0), loss_key)
+    @partial(jax.jit, donate_argnums=0, out_shardings=like_sums)
+    def add_gradient(
+        sums: Sums,
+        params: Params,
+        key: Array,
+        step: Int[Array, ""],
+        images: Array,
+        labels: Labels,
+        index: Int[Array, " b"] | None,
+        i: Int[Array, ""],
+    ) -> Sums:
+        """The sums with micro-batch i added."""
+        batch_size = len(images if index is None else index)
+        flip_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(key), step))
 
-        # Gradient
-        def gradient(params: Params, examples: Examples) -> Any:
-            value, grad = jax.value_and_grad(loss_of, has_aux=True)(params, examples)
-            return value, grad if shardings is None else with_sharding_constraint(grad, shardings.params)
+        def micro_batch(rows: Array) -> Array:  # every accumulate-th row, so that none moves to another device
+            return constrain(rows.reshape(-1, accumulate, *rows.shape[1:])[:, i], sharded)
 
-        params = constrain(state.params, REPLICATED)
-        (loss, levels), grad = _accumulated(gradient, accumulate, params, batch)
+        def chosen(rows: Array) -> Array:
+            return micro_batch(rows) if index is None else constrain(rows[micro_batch(index)], sharded)
+
+        def loss_of(params: Params) -> tuple[Array, dict[str, Array]]:
+            x_0, indices = _to_float(chosen(images)), micro_batch(jnp.arange(batch_size))
+            x_0 = _mirrored(flip_key, x_0, indices) if flip else x_0
+            examples = Examples(x_0, None if labels is None else chosen(labels), indices)
+            return weighted_loss(network, sde, objective, batch_size, params, examples, loss_key)
+
+        (loss, levels), grad = jax.value_and_grad(loss_of, has_aux=True)(constrain(params, replicated))
+        return jax.tree.map(jnp.add, sums, Sums(grad, loss, levels))
+
+    @partial(jax.jit, donate_argnums=0, out_shardings=shardings and (shardings, replicated))
+    def update(state: TrainState, sums: Sums) -> tuple[TrainState, dict[str, Array]]:
+        loss, grad = jax.tree.map(lambda leaf: leaf / accumulate, (sums.loss, sums.grad))
         grad_norm = optax.tree.norm(grad)
-
-        # Update
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         state = _updated(optimizer, ema_decay, state, grad, finite)
-        levels = jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), levels)
-        metrics = {"loss": loss, "finite": finite, "grad_norm": grad_norm, "param_norm": optax.tree.norm(state.params)}
-        return state, constrain(metrics | levels, REPLICATED)
+        levels = jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), sums.levels)
+        norms = {"grad_norm": grad_norm, "param_norm": optax.tree.norm(state.params)}
+        return state, {"loss": loss, "finite": finite, **norms, **levels}
 
-    return train_step
+    return TrainStep(zeros, add_gradient, update, accumulate)
 
 
 def make_evaluation(network: Network, sde: SDE, objective: ObjectiveConfig) -> Callable[..., Float[Array, ""]]:
@@ -131,22 +184,6 @@ def make_evaluation(network: Network, sde: SDE, objective: ObjectiveConfig) -> C
         return weighted_loss(network, sde, objective, len(images), params, batch, key, train=False)[0]
 
     return evaluate
-
-
-def _accumulated(gradient: Callable[[Params, Examples], Any], count: int, params: Params, batch: Examples) -> Any:
-    """((loss, levels), gradient) of a batch taken in `count` micro-batches: mean loss and gradient, summed levels."""
-    if count == 1:
-        return gradient(params, batch)
-
-    def add(total: Params, examples: Examples) -> tuple[Params, Any]:
-        value, grad = gradient(params, examples)
-        return jax.tree.map(jnp.add, total, grad), value
-
-    # micro-batch i has the rows i, i + count, i + 2 count ...: an equal share of every device's, and none moves
-    micro_batches = jax.tree.map(lambda leaf: leaf.reshape(-1, count, *leaf.shape[1:]).swapaxes(0, 1), batch)
-    total, (losses, levels) = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), micro_batches)
-    levels = jax.tree.map(lambda leaf: leaf.sum(0), levels)
-    return (losses.mean(), levels), jax.tree.map(lambda leaf: leaf / count, total)
 
 
 def _updated(
