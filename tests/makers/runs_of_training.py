@@ -9,7 +9,7 @@ from pathlib import Path
 from commands import AS_USERS_DO, ROOT, TINY, environment, run
 
 # checkpoints so often that a run is nearly always saving
-OFTEN = [*TINY, "train.steps=150", "train.checkpoint_every=5", "train.eval_every=50", "train.log_every=5"]
+OFTEN = [*TINY, "train.steps=100", "train.checkpoint_every=5", "train.eval_every=50", "train.log_every=5"]
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
