@@ -47,7 +47,7 @@ def read_tensors(path: Path, entry: str) -> Tensors:
     if tensors is None:
         raise ValueError(f"{path} has no entry {entry}, which is where the weights should be")
     for name, tensor in tensors.items():
-        if tensor.dtype not in _DTYPES.values():
+        if not isinstance(tensor, np.ndarray) or tensor.dtype not in _DTYPES.values():
             raise ValueError(f"{path}: {entry}.{name} must be a tensor of floating-point numbers")
     return tensors
 

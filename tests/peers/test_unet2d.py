@@ -16,8 +16,7 @@ import pytest
 
 import deis
 from deis import tables
-from models.published.diffusers import read_diffusers
-from models.published.diffusers_options import SCHEDULER, UNET
+from models.published.diffusers import SCHEDULER, UNET, read_diffusers
 from models.score import eps_fn
 from models.unet import network_of, num_params
 
