@@ -90,10 +90,9 @@ _STAGE = {  # modules of a stage, by its number in a block of diffusers
 _ATTENTION, _OLD_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0"), ("query", "key", "value", "proj_attn")
 
 
-def read_diffusers(folder: Path, scheduler: Options | None = None, time: str = "t") -> PublishedNetwork:
+def read_diffusers(folder: Path, time: str = "t") -> PublishedNetwork:
     """Read the network in a folder that diffusers saved, whose time is the index t of its discrete diffusion.
 
-    scheduler: options of the diffusion, used instead of the folder's scheduler_config.json.
     time: the noise conditioning, "t", or "t_plus_1", which DDIM's CelebA network was trained with.
     Raises FileNotFoundError for a missing file; ValueError, naming the option or tensor, for a network that cannot be
     expressed here, or tensors that are damaged or do not fit config.json.
@@ -105,7 +104,7 @@ def read_diffusers(folder: Path, scheduler: Options | None = None, time: str = "
     config = read_json(unet / "config.json")
     with errors_naming(unet / "config.json"):
         options = _unet(config)
-    sde, output = _scheduler((folder / "scheduler" if is_pipeline else folder) / "scheduler_config.json", scheduler)
+    sde, output = _scheduler((folder / "scheduler" if is_pipeline else folder) / "scheduler_config.json")
     model = _model(options, time, output)
     path = unet / "diffusion_pytorch_model.safetensors"
     if not path.is_file() and path.with_suffix(".bin").is_file():
@@ -119,16 +118,16 @@ def read_diffusers(folder: Path, scheduler: Options | None = None, time: str = "
     return PublishedNetwork("diffusers", str(path), model, sde, params)
 
 
-def _scheduler(path: Path, given: Options | None) -> tuple[Options, str]:
-    """Return the SDE that a network was trained under, by the file or the options given, and what it predicts."""
-    if given is None and not path.is_file():
+def _scheduler(path: Path) -> tuple[Options, str]:
+    """Return the SDE that a network was trained under, and what it predicts."""
+    if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist, and nothing else says under which diffusion the network was trained; for that of "
             'DDPM, write {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02, '
             '"num_train_timesteps": 1000, "prediction_type": "epsilon"} into it'
         )
-    config = read_json(path) if given is None else given
-    with errors_naming(path if given is None else "scheduler"):
+    config = read_json(path)
+    with errors_naming(path):
         options = checked(config, SCHEDULER)
         sde = {
             "schedule": _SCHEDULES[options["beta_schedule"]],

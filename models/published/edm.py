@@ -58,7 +58,7 @@ SONG_UNET: Table = {
 }
 """SongUNet's arguments."""
 
-_STAGE = {
+_STAGE = {  # SongUNet's name of each module of a stage
     "norm_1": "norm0",
     "conv_1": "conv0",
     "embed": "affine",
@@ -69,7 +69,6 @@ _STAGE = {
     "attention.qkv": "qkv",
     "attention.out": "proj",
 }
-"""SongUNet's name of each module of a stage."""
 
 
 def read_edm(path: Path) -> PublishedNetwork:
@@ -83,14 +82,16 @@ def read_edm(path: Path) -> PublishedNetwork:
     with errors_naming(path):
         if not isinstance(content, dict) or "ema" not in content:
             raise ValueError("it holds no network ema, as a pickle of EDM does")
-        form, attributes = _object(content["ema"], list(_FORMS))
-        _, unet = _object(_attributes(attributes, "_modules").get("model"), ["SongUNet"])
-        tensors = _tensors(content["ema"])
+        network = content["ema"]
+        form = _class(network, list(_FORMS))
+        unet = _attributes(network, "_modules").get("model")
+        _class(unet, ["SongUNet"])
+        tensors = _tensors(network)
         with errors_naming("SongUNet"):
             options = _options(_attributes(unet, "_init_kwargs"))
         _refuse_larger(options, tensors)
         with errors_naming(form):
-            state = checked(attributes, PRECONDITIONERS[form])
+            state = checked(_attributes(network), PRECONDITIONERS[form])
             sde = _sde(form, state)
         model = _model(options, form, state)
         validate(model)
@@ -101,34 +102,35 @@ def read_edm(path: Path) -> PublishedNetwork:
     return PublishedNetwork("edm", str(path), model, sde, params)
 
 
-def _object(found: Any, known: list[str]) -> tuple[str, dict[str, Any]]:
-    """Return the class name and the attributes of an object, whose class must be `known`."""
-    if not isinstance(found, Record) or not isinstance(found.state, dict):
-        raise ValueError("its ema is not a network as EDM saves it")
-    if found.get("class_name") not in known:
-        raise ValueError(f"its network has the class {found.get('class_name')}, and must have {' or '.join(known)}")
-    return found["class_name"], found.state
+def _attributes(found: Any, name: str | None = None) -> dict[str, Any]:
+    """Return the attributes of an object, or the dictionary `name` among them, empty if there is none."""
+    attributes = found.state if isinstance(found, Record) else None
+    if name is not None and isinstance(attributes, dict):
+        attributes = attributes.get(name, {})
+    if not isinstance(attributes, dict):
+        raise ValueError(f"its ema is not a network as EDM saves it: got a {type(found).__name__}")
+    return attributes
 
 
-def _attributes(state: dict[str, Any], name: str) -> dict[str, Any]:
-    found = state.get(name, {})
-    if not isinstance(found, dict):
-        raise ValueError(f"{name} of its network must be a dictionary, got a {type(found).__name__}")
-    return found
+def _class(found: Any, known: list[str]) -> str:
+    """Return the class name of an object. Raises ValueError if it is not among those `known`."""
+    name = found.get("class_name") if isinstance(found, Record) else type(found).__name__
+    if name not in known:
+        raise ValueError(f"its network has the class {name}, and must have {' or '.join(known)}")
+    return name
 
 
 def _tensors(module: Any, prefix: str = "") -> Tensors:
     """Return all parameters and buffers of a module, by path: model.enc.32x32_conv.weight."""
-    if not isinstance(module, Record) or not isinstance(module.state, dict) or prefix.count(".") > 8:
+    if prefix.count(".") > 8:
         raise ValueError(f"{prefix.removesuffix('.')} is not a layer as EDM saves it")
     found: Tensors = {}
-    for kind in ("_parameters", "_buffers"):
-        for name, tensor in _attributes(module.state, kind).items():
-            if isinstance(tensor, np.ndarray):
-                found[f"{prefix}{name}"] = tensor
-            elif tensor is not None:
-                raise ValueError(f"{prefix}{name} must be a tensor, got a {type(tensor).__name__}")
-    for name, child in _attributes(module.state, "_modules").items():
+    for name, tensor in (_attributes(module, "_parameters") | _attributes(module, "_buffers")).items():
+        if isinstance(tensor, np.ndarray):
+            found[f"{prefix}{name}"] = tensor
+        elif tensor is not None:
+            raise ValueError(f"{prefix}{name} must be a tensor, got a {type(tensor).__name__}")
+    for name, child in _attributes(module, "_modules").items():
         if child is not None:
             found |= _tensors(child, f"{prefix}{name}.")
     return found
