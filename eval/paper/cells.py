@@ -23,8 +23,7 @@ from eval.metrics.frechet import Statistics, empty_statistics, extend, frechet_d
 from eval.paper.costs import Costs
 from eval.paper.plan import Adaptive, Analytic, Cell
 from eval.paper.spec import Record
-from formats.files import write_atomically
-from formats.npz import read_npz, write_npz
+from formats.files import read_npz, write_atomically, write_npz
 from models.sampling.draw import Trained, draw, starts
 from models.score import eps_fn
 
