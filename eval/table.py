@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from omegaconf import MISSING, DictConfig
 
@@ -47,25 +46,26 @@ def paper_table(cfg: DictConfig) -> None:
         source = find(job.checkpoint, job.step, job.output_root)
         dataset = require_dataset(source, job.dataset)
         planned = plan_cells(job.paper, build_sde(source.config["sde"]), job.num_samples)
-    config, run_dir = cli.to_dict(cfg), choose_folder(job, cli.to_dict(cfg))
+    config = cli.to_dict(cfg)
+    run_dir = folder.unfinished(job.output_root, job.name, config) or folder.fresh(job.output_root, job.name)
+    if job.run_dir is not None:
+        run_dir = Path(job.run_dir).expanduser()
     with folder.occupy(run_dir, config, paper=job.paper.name), writing():
         print(f"{configure_jax(job.batch_size)}\noutput: {run_dir}", file=sys.stderr)
-        from eval.paper import compute  # imports JAX, which is configured by now
+        from eval.paper import compute, page  # imports JAX, which is configured by now
 
-        costs = compute.Costs()
-        with costs.of("setting up"):
-            options = {"batch_size": job.batch_size, "rounding": job.rounding, "folder": run_dir / "cells"}
-            setup = compute.set_up(source, job.extractor, dataset, job.dataset is None, costs, **options)
+        options = {"batch_size": job.batch_size, "rounding": job.rounding, "folder": run_dir / "cells"}
+        setup = compute.set_up(source, job.extractor, dataset, job.dataset is None, **options)
         cells = {cell.file_name(setup.identity): cell for cell in planned}
         with open_log(job.logger, run_dir, "table", config) as log:
-            records = compute.measure_cells(setup, cells, costs, log)
+            records = compute.measure_cells(setup, cells, log)
             about = {"dataset": dataset.name, "extractor": setup.extractor.name, **origin(source)}
-            text = compute.write_results(job.paper, [record | about for record in records], run_dir)
+            text = page.write_results(job.paper, [record | about for record in records], run_dir)
             compute.show_samples(setup.folder, cells, run_dir / "grid.png")
             for picture in ("fid_vs_nfe", "grid"):
                 if (run_dir / f"{picture}.png").is_file():
                     log.image(len(cells), picture, run_dir / f"{picture}.png")
-        print(f"{text}\n{costs}\n{run_dir}")
+        print(f"{text}\n{setup.costs}\n{run_dir}")
         if failed := [record["row"] for record in records if "error" in record]:
             raise NonFiniteError(f"{len(failed)} of {len(records)} cells gave NaN or infinite samples; see the table")
 
@@ -80,14 +80,6 @@ def check(job: TableJob) -> None:
         raise ValueError(f"num_samples must be at least 2, got {job.num_samples}")
     if job.extractor.name == "none":
         raise ValueError("a table of FIDs needs features: choose another extractor than extractor=none")
-
-
-def choose_folder(job: TableJob, config: dict[str, Any]) -> Path:
-    """run_dir if it is given, else the newest unfinished table of this configuration, else a fresh folder."""
-    if job.run_dir is not None:
-        return Path(job.run_dir).expanduser()
-    found = folder.unfinished(job.output_root, job.name, config)
-    return found or folder.fresh(job.output_root, job.name)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,7 +1,6 @@
 """The figures of the paper's analysis, from the rows of `eval.exact.discretisation` and `eval.exact.toy_network`."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,28 +17,15 @@ ORDER_COLOURS = ("#666666", "#56B4E9", "#0072B2", "#D55E00")
 FAMILIES = {"tAB": "t_ab", "rhoAB": "rho_ab", "rho2": "rho_rk", "rho3": "rho_rk", "rho4": "rho_rk", "iPNDM": "ipndm"}
 
 
-def save(figure: "Figure", path: Path) -> None:
-    """Write `path` as .png and as .svg."""
-    for suffix in (".png", ".svg"):
-        figure.savefig(path.with_suffix(suffix))
+def pair_figure(rows: Sequence[Row], by: str, value: str, **axes_options: Any) -> "Figure":
+    """The column `value` of eps and of the score against time. by: the column that says which of them a row is about.
 
-
-def relative_change_figure(rows: Sequence[Row]) -> "Figure":
-    """The relative change of eps and of the score against time."""
+    axes_options: of matplotlib's `Axes.set`.
+    """
     figure, (axes,) = panels(1, (6.5, 4.0))
     for name, colour in PAIR.items():
-        axes.plot(*_columns(rows, "t", "relative_change", quantity=name), color=colour, label=name)
-    axes.set(xlabel="time t", ylabel="relative change", yscale="log")
-    axes.legend(frameon=False)
-    return figure
-
-
-def holding_figure(rows: Sequence[Row]) -> "Figure":
-    """The error of holding eps or the score over each step, against time."""
-    figure, (axes,) = panels(1, (6.5, 4.0))
-    for name, colour in PAIR.items():
-        axes.plot(*_columns(rows, "t", "eps_error", held=name), color=colour, label=f"{name} held constant")
-    axes.set(xlabel="time t", ylabel="error in eps")
+        axes.plot(*_columns(rows, "t", value, **{by: name}), color=colour, label=name)
+    axes.set(xlabel="time t", **axes_options)
     axes.legend(frameon=False)
     return figure
 
@@ -63,11 +49,11 @@ def extrapolation_figure(rows: Sequence[Row], nfe: int = 10) -> "Figure":
 
 def pixel_difference_figure(rows: Sequence[Row]) -> "Figure":
     """The mean pixel difference of every sampler against network calls, cut off where it is as wrong as can be."""
-    families = {
-        row["sampler"]: next((method for start, method in FAMILIES.items() if row["sampler"].startswith(start)), "")
-        for row in rows
-    }
-    named = [{**row, "method": families[row["sampler"]]} for row in rows]
+
+    def family(sampler: str) -> str:
+        return next((method for start, method in FAMILIES.items() if sampler.startswith(start)), "")
+
+    named = [{**row, "method": family(row["sampler"])} for row in rows]
     return against_nfe(named, "pixel_difference", "mean |x - reference|", top=1.0)  # half the range of a pixel
 
 

@@ -43,17 +43,17 @@ def write_trajectories(
     path = discretisation.fine_trajectory(sde, eps_fn, x_T, *grid)
     if not (np.all(np.isfinite(path.x)) and np.all(np.isfinite(path.eps))):
         raise NonFiniteError("the trajectories hold NaN or infinite values; the network or the schedule is at fault")
-    change = discretisation.relative_change_rows(path)
-    held = discretisation.holding_rows(path)
-    extrapolated = discretisation.extrapolation_rows(path)
-    differences = discretisation.pixel_difference_rows(sde, eps_fn, x_T, path.x[-1], nfes, *grid)
-    by_quantity = ("t", "quantity", "relative_change")
-    _write(run_dir / "relative_change", figures.relative_change_figure(change), change, *by_quantity)
-    _write(run_dir / "holding", figures.holding_figure(held), held, "t", "held", "eps_error")
-    by_order = ("nfe", "order", "eps_error")
-    _write(run_dir / "extrapolation", figures.extrapolation_figure(extrapolated), extrapolated, *by_order)
-    pixels = figures.pixel_difference_figure(differences)
-    return _write(run_dir / "pixel_difference", pixels, differences, "sampler", "nfe_asked", "pixel_difference")
+    rows, shown = discretisation.relative_change_rows(path), ("quantity", "relative_change")
+    figure = figures.pair_figure(rows, *shown, ylabel="relative change", yscale="log")
+    _write(run_dir / "relative_change", figure, rows, "t", *shown)
+    rows, shown = discretisation.holding_rows(path), ("held", "eps_error")
+    figure = figures.pair_figure(rows, *shown, ylabel="error in eps", title="held constant over each step")
+    _write(run_dir / "holding", figure, rows, "t", *shown)
+    rows = discretisation.extrapolation_rows(path)
+    _write(run_dir / "extrapolation", figures.extrapolation_figure(rows), rows, "nfe", "order", "eps_error")
+    rows = discretisation.pixel_difference_rows(sde, eps_fn, x_T, path.x[-1], nfes, *grid)
+    figure, shown = figures.pixel_difference_figure(rows), ("nfe_asked", "pixel_difference")
+    return _write(run_dir / "pixel_difference", figure, rows, "sampler", *shown)
 
 
 def write_toy_network(run_dir: Path, sde: deis.SDE, seed: int, fit_steps: int) -> None:
@@ -87,7 +87,8 @@ def means_table(rows: Sequence[Row], index: str, columns: str, value: str) -> st
 
 def _write(path: Path, figure: Any, rows: list[Row], index: str, columns: str, value: str) -> str:
     """Write a figure with its rows and their `means_table`; returns the table."""
-    figures.save(figure, path)
+    for suffix in (".png", ".svg"):
+        figure.savefig(path.with_suffix(suffix))
     write_csv(path.with_suffix(".csv"), rows)
     table = means_table(rows, index, columns, value)
     path.with_suffix(".md").write_text(table)
