@@ -58,14 +58,7 @@ def _picture(array: UInt8[np.ndarray, "height width c"]) -> Image.Image:
 
 
 def denoising_gif(
-    path: Path,
-    x_t: Num[np.ndarray, "frames n h w c"],
-    x_0: Num[np.ndarray, "frames_or_one_less n h w c"],
-    labels: Sequence[str] | None = None,
-    columns: int | None = None,
-    scale: int | None = None,
-    frame_ms: int = 250,
-    hold_ms: int = 2500,
+    path: Path, x_t: Num[np.ndarray, "frames n h w c"], x_0: Num[np.ndarray, "frames_or_one_less n h w c"]
 ) -> None:
     """Animate the state x_t (left) beside the image the network predicts from it (right).
 
@@ -73,30 +66,28 @@ def denoising_gif(
         both sides. uint8, or floats whose images lie in [-1, 1]; a float state of root mean square above 1, as
         the variance-exploding diffusion has, is divided by it, so that its noise can be seen.
     x_0: the prediction of each call, uint8 or float as above.
-    labels: one for each frame, to stand under it; by default "network call 1 of 10" and so on, then "result".
-    frame_ms, hold_ms: how long a frame and the last frame stay, in milliseconds.
 
-    Raises ValueError if the numbers of states, predictions and labels do not fit together.
+    Raises ValueError if the numbers of states and predictions do not fit together.
     """
     calls = len(x_0)
     states, predictions = [_to_uint8(x) for x in x_t], [_to_uint8(x) for x in x_0]
     if len(states) == calls + 1:
         predictions.append(states[-1])
-    labels = labels or [f"network call {i + 1} of {calls}" if i < calls else "result" for i in range(len(states))]
-    if not len(states) == len(predictions) == len(labels) > 0:
-        raise ValueError(f"cannot animate {len(states)} states with {calls} predictions and {len(labels)} labels")
+    if not len(states) == len(predictions) > 0:
+        raise ValueError(f"cannot animate {len(states)} states with {calls} predictions")
     bar, gutter = 30, 20
     frames = []
-    for state, prediction, label in zip(states, predictions, labels, strict=True):
-        left, right = (_picture(image_grid(side, columns, scale)) for side in (state, prediction))
+    for i, sides in enumerate(zip(states, predictions, strict=True)):
+        left, right = (_picture(image_grid(side)) for side in sides)
         canvas = Image.new("RGB", (2 * left.width + gutter, left.height + 2 * bar), "white")
         pen = ImageDraw.Draw(canvas)
         for x, grid, title in ((0, left, "xₜ"), (left.width + gutter, right, "predicted x₀")):
             canvas.paste(grid, (x, bar))
             pen.text((x + left.width / 2, bar / 2), title, "black", _font(18), anchor="mm")
+        label = f"network call {i + 1} of {calls}" if i < calls else "result"
         pen.text((canvas.width / 2, canvas.height - bar / 2), label, "black", _font(14), anchor="mm")
         frames.append(canvas)
-    durations = [frame_ms] * (len(frames) - 1) + [hold_ms]
+    durations = [250] * (len(frames) - 1) + [2500]  # milliseconds; the last frame is held
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
 
@@ -140,14 +131,12 @@ def samples_picture(path: Path, cells: Mapping[tuple[str, str], UInt8[np.ndarray
 
 
 def fid_vs_nfe_plot(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Plot FID against network evaluations; the rows are those of `against_nfe` and may have a "fid_name".
+    """Plot FID, where a row has one, against network evaluations; the rows are those of `against_nfe`.
 
-    Raises ValueError if no row has a FID.
+    Writes nothing if no row has a FID.
     """
-    measured = [row for row in rows if row.get("fid") is not None]
-    if not measured:
-        raise ValueError("there is no FID to plot")
-    against_nfe(measured, "fid", measured[0].get("fid_name") or "FID").savefig(path)
+    if measured := [row for row in rows if row.get("fid") is not None]:
+        against_nfe(measured, "fid", measured[0].get("fid_name") or "FID").savefig(path)
 
 
 def against_nfe(rows: Sequence[Mapping[str, Any]], value: str, label: str, top: float | None = None) -> Any:

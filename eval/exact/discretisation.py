@@ -36,8 +36,7 @@ SOLVERS: dict[str, Callable[[SDE, np.ndarray], Table]] = {
 
 
 class Trajectory(NamedTuple):
-    """All but exact solutions at the nodes t[0] > ... > t[n]: x [n+1, batch, ...], and eps [n, batch, ...] at all but
-    the last. s, sigma, rho: [n+1]."""
+    """All but exact solutions at the nodes t[0] > ... > t[n]; eps at all but the last."""
 
     t: Float[np.ndarray, " nodes"]
     s: Float[np.ndarray, " nodes"]
@@ -91,14 +90,20 @@ def extrapolation_error(
     return np.concatenate(errors)
 
 
+def rows_of(**columns: Any) -> list[Row]:
+    """A row for each place of the columns, which are one-dimensional arrays, or single values for all rows."""
+    arrays = np.broadcast_arrays(*columns.values())
+    return [dict(zip(columns, values, strict=True)) for values in zip(*(a.tolist() for a in arrays), strict=True)]
+
+
 def relative_change_rows(path: Trajectory, points: int = 50) -> list[Row]:
     """How much eps and the score change over 1/points of the grid, relative to their size."""
-    every = FINE_STEPS // points
-    return [
-        {"t": float(t), "rho": float(rho), "quantity": name, "relative_change": float(change)}
-        for name, values in (("eps", path.eps), ("score", path.score))
-        for t, rho, change in zip(path.t[::every], path.rho[::every], relative_change(values, every), strict=False)
-    ]
+    every, rows = FINE_STEPS // points, []
+    for name, values in (("eps", path.eps), ("score", path.score)):
+        change = relative_change(values, every)
+        t, rho = (column[::every][: len(change)] for column in (path.t, path.rho))
+        rows += rows_of(t=t, rho=rho, quantity=name, relative_change=change)
+    return rows
 
 
 def holding_rows(path: Trajectory, num_step: int = 10, points: int = 10) -> list[Row]:
@@ -108,16 +113,11 @@ def holding_rows(path: Trajectory, num_step: int = 10, points: int = 10) -> list
     proportion to sigma, so its error in eps is sigma times that in the score.
     """
     every, t, sigma = FINE_STEPS // num_step, path.t[:-1], path.sigma[:-1]
-    errors = {
-        "eps": extrapolation_error(t, path.eps, every, 0),
-        "score": sigma * extrapolation_error(t, path.score, every, 0),
-    }
+    of_eps = extrapolation_error(t, path.eps, every, 0)
+    of_score = sigma * extrapolation_error(t, path.score, every, 0)
     shown = slice(None, None, every // points)
-    return [
-        {"t": float(time), "held": name, "eps_error": float(value)}
-        for name, error in errors.items()
-        for time, value in zip(t[shown], error[shown], strict=True)
-    ]
+    held = (("eps", of_eps), ("score", of_score))
+    return [row for name, error in held for row in rows_of(t=t[shown], held=name, eps_error=error[shown])]
 
 
 def extrapolation_rows(path: Trajectory, num_steps: Sequence[int] = (5, 10, 20, 50, 100)) -> list[Row]:
@@ -125,17 +125,14 @@ def extrapolation_rows(path: Trajectory, num_steps: Sequence[int] = (5, 10, 20, 
 
     Raises ValueError for a number of steps that does not divide FINE_STEPS.
     """
-    rows: list[Row] = []
+    ts, rows = path.t[:-1], []
     for num_step in num_steps:
         if FINE_STEPS % num_step:
             raise ValueError(f"the number of steps must divide {FINE_STEPS}, got {num_step}")
-        every, ts = FINE_STEPS // num_step, path.t[:-1]
+        every = FINE_STEPS // num_step
         for order in ORDERS:
             by_step = extrapolation_error(ts, path.eps, every, order).reshape(num_step, every).mean(axis=1)
-            rows += [
-                {"nfe": num_step, "order": order, "t": float(t), "eps_error": float(error)}
-                for t, error in zip(ts[::every], by_step, strict=True)
-            ]
+            rows += rows_of(nfe=num_step, order=order, t=ts[::every], eps_error=by_step)
     return rows
 
 

@@ -6,6 +6,8 @@ Each finished cell is a file in the run's folder, so that a run that was stopped
 import hashlib
 import json
 import sys
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,12 +24,11 @@ import data
 import deis
 from data.config import DatasetConfig
 from deis import adaptive
-from eval.features.config import ExtractorConfig
 from eval.features.extractor import Extractor
 from eval.figures import samples_picture
+from eval.job import MeasuringJob
 from eval.metrics.frechet import Statistics, empty_statistics, extend, frechet_distance, metric_name, rank_warning
 from eval.metrics.measurement import MetricConfig, open_measurement
-from eval.paper.costs import Costs
 from eval.paper.grid import Record
 from eval.paper.plan import Adaptive, Analytic, Cell
 from formats.files import write_atomically
@@ -41,6 +42,41 @@ from runs.signals import stop_requests
 
 SHOWN = 4  # images of each cell that are kept for the picture
 STATISTIC_IMAGES = 512  # training images that Analytic-DDIM's statistic is estimated on
+
+
+class Costs:
+    """The time that a table takes, by what it is spent on, and what the network was compiled for.
+
+    now: what is being computed.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.compiled: list[str] = []
+        self.now = ""
+        self._last = time.perf_counter()
+
+    def lap(self, what: str) -> None:
+        """Count the seconds since the last lap, or since the start, as spent on `what`."""
+        last, self._last = self._last, time.perf_counter()
+        self.seconds[what] += self._last - last
+
+    def counting(self, net: Trained) -> Trained:
+        """The same network, which notes here what it is compiled for: JAX then traces it, some solvers repeatedly."""
+
+        def apply(*arguments: Any) -> Any:
+            if self.now not in self.compiled[-1:]:
+                self.compiled.append(self.now)
+            return net.network.apply(*arguments)
+
+        return net._replace(network=net.network._replace(apply=apply))
+
+    def __str__(self) -> str:
+        """Two lines: where the time went, and the compilations."""
+        spent = ", ".join(f"{what} {self.seconds[what]:.1f} s" for what in ("network", "features", "all else"))
+        before = ", ".join(f"{what} {self.seconds[what]:.1f} s" for what in ("setting up", "compiling"))
+        compiled = f": {', '.join(self.compiled)}" if self.compiled else ""
+        return f"{spent}; before that {before}\nnetwork compiled {len(self.compiled)} time(s){compiled}"
 
 
 @dataclass(frozen=True)
@@ -72,20 +108,15 @@ class Setup:
         return {"weights": weights.hexdigest(), "sde": self.sde, **measured}
 
 
-def set_up(
-    source: Source, extractor: ExtractorConfig, dataset: DatasetConfig, is_its_own: bool, **options: Any
-) -> Setup:
-    """Load the network, the feature extractor and the reference statistics. options: the rest of `Setup`'s.
-
-    is_its_own: whether the data set is the one that the network comes with. Raises ConfigError for what cannot be used.
-    """
+def set_up(source: Source, dataset: DatasetConfig, job: MeasuringJob, folder: Path) -> Setup:
+    """Load the network, the extractor and the reference statistics. Raises ConfigError for what cannot be used."""
     costs = Costs()
     with checking():
         net = costs.counting(load_trained(source.path, source.step))
-        published = source.path if source.step is None and is_its_own else None
-        found = open_measurement(extractor, dataset, MetricConfig(), published)
+        published = source.path if source.step is None and job.dataset is None else None
+        found = open_measurement(job.extractor, dataset, MetricConfig(), published)
     sde, reference = source.config["sde"], found.reference.statistics
-    return Setup(net, sde, found.extractor, reference, dataset, costs=costs, **options)
+    return Setup(net, sde, found.extractor, reference, dataset, job.batch_size, job.rounding, folder, costs)
 
 
 def warm_up(setup: Setup, cells: Sequence[Cell]) -> None:

@@ -27,9 +27,8 @@ def write_results(paper: Paper, records: Sequence[Record], folder: Path) -> str:
         for record in records
         if "fid" in record and record["repeat"] == 0
     ]
-    if points:
-        for kind in ("png", "svg"):
-            fid_vs_nfe_plot(folder / f"fid_vs_nfe.{kind}", points)
+    for kind in ("png", "svg"):
+        fid_vs_nfe_plot(folder / f"fid_vs_nfe.{kind}", points)
     return text
 
 

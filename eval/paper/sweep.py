@@ -121,6 +121,5 @@ def write_table(folder: Path) -> str:
     (folder / "table.md").write_text(text)
     write_csv(folder / "table.csv", [run | {"overrides": " ".join(run.get("overrides", ()))} for run in runs], COLUMNS)
     measured = [run | {"sampler": name} for name, cells in rows.items() for run in cells.values()]
-    if any(run.get("fid") is not None for run in measured):
-        fid_vs_nfe_plot(folder / "fid_vs_nfe.png", measured)
+    fid_vs_nfe_plot(folder / "fid_vs_nfe.png", measured)
     return text

@@ -21,8 +21,7 @@ from eval.features.config import ExtractorConfig
 from eval.features.pixels import pixels_extractor
 from eval.metrics.frechet import feature_statistics, frechet_distance
 from eval.metrics.measurement import MetricConfig, load_reference
-from eval.paper.compute import Setup, eps_norm, measure_cell, read_record, samples, warm_up
-from eval.paper.costs import Costs
+from eval.paper.compute import Costs, Setup, eps_norm, measure_cell, read_record, samples, warm_up
 from eval.paper.plan import Adaptive, Analytic, Cell
 from formats.npz import read_npz
 from models.sampling.build import build_sde
