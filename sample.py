@@ -136,7 +136,7 @@ def draw_images(
         np.savez_compressed(run_dir / "samples.npz", images=images, seeds=numbers, rounding=rounding)
     save_png(run_dir / "grid.png", image_grid(images[: job.grid_samples]))
     if job.gif:
-        animated = draw_trajectory(net, table, seeds[: job.gif_samples], *how[1:])
+        animated = draw_trajectory(net, table, seeds[: job.gif_samples], job.label, job.guidance)
         denoising_gif(run_dir / "denoising.gif", *animated)
     return {
         "sampler": table.name,
