@@ -42,15 +42,15 @@ class Saver:
         Waits until the write before has ended.
         """
         self.wait()
-        entries = jax.tree.map(_host_array, checkpoint.entries(state))
+        state = jax.tree.map(_host_array, state)
         if jax.process_index() == 0:
-            size = sum(leaf.nbytes for leaf in jax.tree.leaves(entries))
+            size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
             self._what = f"checkpoint {step}, about {size / 1e6:.1f} MB,"
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 if shutil.disk_usage(self._folder).free < size + _SMALL_FILES:  # each thread of Orbax would complain
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                self._writing = self._begin(step, entries, config, score)
+                self._writing = self._begin(step, state, config, score)
             except (OSError, ValueError) as error:
                 self._writing = error
 
@@ -73,9 +73,7 @@ class Saver:
         elif error := self._end():  # this process may be leaving alone
             raise error
 
-    def _begin(
-        self, step: int, entries: dict[str, Any], config: dict[str, Any], score: float | None
-    ) -> ocp.CheckpointManager:
+    def _begin(self, step: int, state: State, config: dict[str, Any], score: float | None) -> ocp.CheckpointManager:
         """A manager that is writing the checkpoint of `step`, and then deletes those that are no longer kept."""
         best = checkpoint.best_step(self._folder)
         if best is None or (score is not None and -math.inf < score < checkpoint.score(self._folder, best)):
@@ -100,7 +98,7 @@ class Saver:
             multiprocessing_options=alone,
         )
         manager = ocp.CheckpointManager(self._folder, options=options, handler_registry=registry)
-        manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(entries)), force=True)
+        manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state)), force=True)
         return manager
 
     def _end(self) -> OSError | None:
