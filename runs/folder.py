@@ -78,29 +78,9 @@ def occupy(folder: Path, config: dict[str, Any], **facts: Any) -> Iterator[None]
 
     facts: more fields of status.json. Raises ConfigError if the folder cannot be written or another process has it.
     """
-    lock = _lock(folder)
-    about = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.strftime("%Y-%m-%d %H:%M:%S"), **facts}
-    try:
-        write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-        _write_status(folder, {"status": "running", **about})
-        try:
-            yield
-        except BaseException as error:
-            code = error.exit_code if isinstance(error, RunError) else 1
-            status = "stopped" if code > 128 else "failed"
-            message = str(error) or type(error).__name__
-            _write_status(folder, {"status": status, "error": message, "exit_code": code, **about})
-            raise
-        _write_status(folder, {"status": "done", "exit_code": 0, **about})
-    finally:
-        lock.release()
-
-
-def _lock(folder: Path) -> FileLock:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire(timeout=0)
+        lock = FileLock(folder / ".lock", timeout=0).acquire()
     except Timeout:
         owner = read_status(folder)
         raise ConfigError(
@@ -108,15 +88,25 @@ def _lock(folder: Path) -> FileLock:
             "wait for it, or start another run with run_dir=..."
         ) from None
     except OSError as error:
-        reason = error.strerror
         raise ConfigError(
-            f"cannot write to {folder} ({reason}); choose another run_dir=... or output_root=..."
+            f"cannot write to {folder} ({error.strerror}); choose another run_dir=... or output_root=..."
         ) from None
-    return lock
+    about = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.strftime("%Y-%m-%d %H:%M:%S"), **facts}
 
+    def write_status(**status: Any) -> None:
+        write_atomically(folder / "status.json", json.dumps(status | about, indent=2) + "\n")
 
-def _write_status(folder: Path, status: dict[str, Any]) -> None:
-    write_atomically(folder / "status.json", json.dumps(status, indent=2) + "\n")
+    with lock:
+        write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        write_status(status="running")
+        try:
+            yield
+        except BaseException as error:
+            code = error.exit_code if isinstance(error, RunError) else 1
+            message = str(error) or type(error).__name__
+            write_status(status="stopped" if code > 128 else "failed", error=message, exit_code=code)
+            raise
+        write_status(status="done", exit_code=0)
 
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:

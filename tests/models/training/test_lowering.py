@@ -34,9 +34,9 @@ def lowered(model: UNetConfig, num_devices: int, fsdp: bool, accumulate: int, pl
     step = make_train_step(network, sde, ObjectiveConfig(), optimizer, 0.9999, True, accumulate, shardings)
     images = jax.ShapeDtypeStruct((BATCH_SIZE, 32, 32, 3), jnp.uint8, sharding=NamedSharding(mesh, devices.SHARDED))
     i = jax.ShapeDtypeStruct((), jnp.int32)
-    sums = jax.eval_shape(step.zeros, state.params)
+    gradient = step.gradient.trace(state, images, None, None, i)
+    sums = jax.eval_shape(step.gradient, state, images, None, None, i)
     sums = sums._replace(grad=abstract(sums.grad, shardings.params))
-    gradient = step.add_gradient.trace(sums, state.params, state.key, state.step, images, None, None, i)
     programs = (
         gradient.lower(lowering_platforms=(platform,)),
         step.update.trace(state, sums).lower(lowering_platforms=(platform,)),
