@@ -55,6 +55,8 @@ def main(cfg: DictConfig) -> None:
         run_dir = choose_folder(job, config)
     alone = job.distributed.mode == "none"
     using = configure_jax(job.train.batch_size // job.train.accumulate if alone else None)
+    import jax
+
     from models.training import devices
 
     with checking():
@@ -65,7 +67,7 @@ def main(cfg: DictConfig) -> None:
     if model.num_classes == 0:
         train_set, test_set = (dataclasses.replace(split, labels=None) for split in (train_set, test_set))
     with ExitStack() as owned, writing():
-        if devices.is_main():
+        if jax.process_index() == 0:  # it writes the logs and pictures
             owned.enter_context(folder.occupy(run_dir, config, name=job.name))
             print(f"{using}\noutput: {run_dir}", file=sys.stderr)
         fit(job, config | {"model": dataclasses.asdict(model)}, run_dir, model, train_set, test_set)
@@ -142,7 +144,7 @@ def fit(
 
     # State
     train, mesh, sde = job.train, devices.mesh(), build_sde(job.sde)
-    main, alone = devices.is_main(), jax.process_count() == 1
+    main, alone = jax.process_index() == 0, jax.process_count() == 1
     optimizer = make_optimizer(total_steps=train.steps, **dataclasses.asdict(job.optimizer))
     init_key, state_key = jax.random.split(jax.random.key(job.seed))
 

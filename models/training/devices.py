@@ -66,11 +66,6 @@ def connect(
         jax.distributed.initialize(cluster_detection_method="slurm")
 
 
-def is_main() -> bool:
-    """Whether this is process 0, the one that writes logs and pictures. Starts JAX's devices."""
-    return jax.process_index() == 0
-
-
 def agree(value: int) -> int:
     """The largest `value` that a process gives: the same answer in all of them, such as the signal that one received.
 

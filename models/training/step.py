@@ -66,14 +66,6 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, key: PRN
     return TrainState(step, params, ema, optimizer.init(params), jax.random.key_data(key), skipped, in_a_row)
 
 
-class Sums(NamedTuple):
-    """The sums over the micro-batches of a step: of the mean loss, its gradient, and the levels of `weighted_loss`."""
-
-    grad: Params
-    loss: Float[Array, ""]
-    levels: dict[str, Array]
-
-
 @dataclass(frozen=True)
 class TrainStep:
     """A function (state, images, labels, index) -> (state, metrics) that reuses the memory of the old state.
@@ -110,28 +102,25 @@ def make_train_step(
     ema_decay: float,
     flip: bool,
     accumulate: int,
-    shardings: Any = None,
+    shardings: Any,
 ) -> TrainStep:
     """The training step of a network.
 
     flip: mirror every image left to right with probability 1/2.
     accumulate: gradient accumulation: the number of micro-batches that the batch is taken in, one after the other, to
         need less memory. The batch size must be a multiple of it times the number of devices.
-    shardings: those of the state, from `models.training.devices.shardings`; None for one device.
+    shardings: those of the state, from `models.training.devices.shardings`.
 
     Random numbers follow from (state.key, state.step) and an image's index in the batch, whatever device computes it.
     """
-    replicated: Any
-    replicated, sharded = (shardings and NamedSharding(shardings.step.mesh, spec) for spec in (REPLICATED, SHARDED))
+    replicated, sharded = (NamedSharding(shardings.step.mesh, spec) for spec in (REPLICATED, SHARDED))
+    constrain = jax.lax.with_sharding_constraint
 
-    def constrain(tree: Any, sharding: NamedSharding | None) -> Any:
-        return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
-
-    @partial(jax.jit, out_shardings=shardings and Sums(shardings.params, replicated, replicated))
+    @partial(jax.jit, out_shardings=(shardings.params, replicated, replicated))
     def gradient(
         state: TrainState, images: Array, labels: Labels, index: Int[Array, " b"] | None, i: Int[Array, ""]
-    ) -> Sums:
-        """What micro-batch i adds to the sums."""
+    ) -> tuple[Params, Array, dict[str, Array]]:
+        """The gradient of micro-batch i, its mean loss, and the levels of `weighted_loss`."""
         batch_size = len(images if index is None else index)
         flip_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step))
 
@@ -148,11 +137,11 @@ def make_train_step(
             return weighted_loss(network, sde, objective, batch_size, params, examples, loss_key)
 
         (loss, levels), grad = jax.value_and_grad(loss_of, has_aux=True)(constrain(state.params, replicated))
-        return Sums(grad, loss, levels)
+        return grad, loss, levels
 
-    @partial(jax.jit, donate_argnums=0, out_shardings=shardings and (shardings, replicated))
-    def update(state: TrainState, sums: Sums) -> tuple[TrainState, dict[str, Array]]:
-        loss, grad = jax.tree.map(lambda leaf: leaf / accumulate, (sums.loss, sums.grad))
+    @partial(jax.jit, donate_argnums=0, out_shardings=(shardings, replicated))
+    def update(state: TrainState, sums: tuple[Params, Array, dict[str, Array]]) -> tuple[TrainState, dict[str, Array]]:
+        grad, loss = jax.tree.map(lambda leaf: leaf / accumulate, sums[:2])
         grad_norm = optax.tree.norm(grad)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, opt_state = optimizer.update(grad, state.opt_state, state.params)
@@ -161,7 +150,7 @@ def make_train_step(
         new = state._replace(params=params, ema=ema, opt_state=opt_state, skipped_in_a_row=jnp.int32(0))
         old = state._replace(skipped=state.skipped + 1, skipped_in_a_row=state.skipped_in_a_row + 1)
         state = jax.tree.map(partial(jnp.where, finite), new, old)._replace(step=state.step + 1)
-        levels = jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), sums.levels)
+        levels = jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), sums[2])
         norms = {"grad_norm": grad_norm, "param_norm": optax.tree.norm(state.params)}
         return state, {"loss": loss, "finite": finite, **norms, **levels}
 

@@ -84,7 +84,7 @@ resident = train(False, 1, ((*whole, devices.shard_batch(index, mesh, BATCH)) fo
 share = stream(images, labels, BATCH, 0, 0, STEPS, jax.process_index(), jax.process_count())
 streamed = train(True, 2, ((*devices.shard_batch(batch, mesh, BATCH), None) for batch in share))
 agreed = devices.agree(10 + jax.process_index())
-if devices.is_main():
+if jax.process_index() == 0:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
     print(json.dumps({"devices": mesh.size, "agreed": agreed, "parameters": parameters,
                       "resident": resident, "streamed": streamed}))

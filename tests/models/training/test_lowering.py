@@ -35,8 +35,8 @@ def lowered(model: UNetConfig, num_devices: int, fsdp: bool, accumulate: int, pl
     images = jax.ShapeDtypeStruct((BATCH_SIZE, 32, 32, 3), jnp.uint8, sharding=NamedSharding(mesh, devices.SHARDED))
     i = jax.ShapeDtypeStruct((), jnp.int32)
     gradient = step.gradient.trace(state, images, None, None, i)
-    sums = jax.eval_shape(step.gradient, state, images, None, None, i)
-    sums = sums._replace(grad=abstract(sums.grad, shardings.params))
+    grad, *others = jax.eval_shape(step.gradient, state, images, None, None, i)
+    sums = (abstract(grad, shardings.params), *others)
     programs = (
         gradient.lower(lowering_platforms=(platform,)),
         step.update.trace(state, sums).lower(lowering_platforms=(platform,)),
