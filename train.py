@@ -145,7 +145,7 @@ def fit(
     # State
     train, mesh, sde = job.train, devices.mesh(), build_sde(job.sde)
     main, alone = jax.process_index() == 0, jax.process_count() == 1
-    optimizer = make_optimizer(total_steps=train.steps, **dataclasses.asdict(job.optimizer))
+    optimizer = make_optimizer(job.optimizer, train.steps)
     init_key, state_key = jax.random.split(jax.random.key(job.seed))
 
     def first_state() -> Any:

@@ -72,13 +72,13 @@ def work(batch: int, **options: Any) -> None:
     import deis
     from models.config import UNetConfig
     from models.training import devices
-    from models.training.config import ObjectiveConfig
+    from models.training.config import ObjectiveConfig, OptimizerConfig
     from models.training.step import init_state, make_optimizer, make_train_step
     from models.unet import init, network_of
 
     cfg = UNetConfig(channels=32, num_blocks=1, attention_resolutions=[options["image_size"] // 2], **options)
     network, key = network_of(cfg), jax.random.key(0)
-    optimizer = make_optimizer(1e-3, 10, 1000, cosine_decay=False, b1=0.9, b2=0.999, clip_norm=1.0)
+    optimizer = make_optimizer(OptimizerConfig(1e-3, 10, False, 0.9, 0.999, 1.0), 1000)
     forward = jax.jit(network.apply)
     state = init_state(init(cfg, key), optimizer, key)
     shardings = devices.shardings(state, devices.mesh(), fsdp=False)

@@ -42,10 +42,13 @@ def fresh(output_root: str, name: str) -> Path:
 
 def unfinished(output_root: str, name: str, config: dict[str, Any]) -> Path | None:
     """The newest folder below <output_root>/<name> of the same configuration that is not done."""
-    parent = Path(output_root).expanduser() / name
-    for folder in sorted(parent.glob("*/"), reverse=True):
+
+    def identity(config: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in config.items() if key not in _NOT_IDENTITY}
+
+    for folder in sorted((Path(output_root).expanduser() / name).glob("*/"), reverse=True):
         saved = read_config(folder)
-        if saved and _identity(saved) == _identity(config) and read_status(folder).get("status") != "done":
+        if saved and identity(saved) == identity(config) and read_status(folder).get("status") != "done":
             return folder
     return None
 
@@ -64,11 +67,12 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 def differences(saved: dict[str, Any], config: dict[str, Any], groups: tuple[str, ...]) -> list[str]:
     """The keys within `groups` whose values differ, as "key: saved -> now"."""
+    pairs = [(group, saved.get(group, {}), config[group]) for group in groups]
     return [
-        f"{group}.{key}: {saved.get(group, {}).get(key)} -> {config[group].get(key)}"
-        for group in groups
-        for key in sorted({*saved.get(group, {}), *config[group]})
-        if saved.get(group, {}).get(key) != config[group].get(key)
+        f"{group}.{key}: {before.get(key)} -> {now.get(key)}"
+        for group, before, now in pairs
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
     ]
 
 
@@ -107,7 +111,3 @@ def occupy(folder: Path, config: dict[str, Any], **facts: Any) -> Iterator[None]
             write_status(status="stopped" if code > 128 else "failed", error=message, exit_code=code)
             raise
         write_status(status="done", exit_code=0)
-
-
-def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in _NOT_IDENTITY}

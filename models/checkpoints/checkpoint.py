@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def score(folder: Path, step: int) -> float:
     try:
         found = _read_manifest(path_of(folder, step))["score"]
     except ValueError:
-        found = None
+        return math.inf
     return math.inf if found is None else found
 
 
@@ -150,12 +151,10 @@ def _read(path: Path, like: State) -> State:
     import orbax.checkpoint as ocp
 
     def described(tree: Any) -> dict[str, str]:  # {"params/down/bias": "float32[5]"}
-        leaves = jax.tree.leaves_with_path(tree)
-        names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves)
-        return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, (_, leaf) in zip(names, leaves, strict=True)}
+        named = partial(jax.tree_util.keystr, simple=True, separator="/")
+        return {named(at): f"{leaf.dtype}{list(leaf.shape)}" for at, leaf in jax.tree.leaves_with_path(tree)}
 
-    handler, _ = array_handler()
-    stored = path.absolute() / "state"
+    handler, stored = array_handler()[0], path.absolute() / "state"
     there, here = described(handler.metadata(stored).tree), described(like)
     entries = {name.partition("/")[0] for name in here}  # others that are saved do not count
     wrong = [

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 import data
 from deis import SDE
 from models.score import Images, Labels, Network, Params, per_image
-from models.training.config import ObjectiveConfig
+from models.training.config import ObjectiveConfig, OptimizerConfig
 from models.training.devices import REPLICATED, SHARDED
 from models.training.objective import Examples, weighted_loss
 
@@ -41,22 +41,14 @@ class TrainState(NamedTuple):
     skipped_in_a_row: Int[Array, ""]
 
 
-def make_optimizer(
-    learning_rate: float,
-    warmup_steps: int,
-    total_steps: int,
-    cosine_decay: bool,
-    b1: float,
-    b2: float,
-    clip_norm: float,
-) -> optax.GradientTransformation:
+def make_optimizer(cfg: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
     """Adam with the gradient's norm clipped, linear warm-up, then a constant rate or a cosine down to 0."""
-    after = optax.constant_schedule(learning_rate)
-    if cosine_decay:
-        after = optax.cosine_decay_schedule(learning_rate, max(total_steps - warmup_steps, 1))
-    warmup = optax.linear_schedule(0.0, learning_rate, max(warmup_steps, 1))
-    schedule = optax.join_schedules([warmup, after], [warmup_steps])
-    return optax.chain(optax.clip_by_global_norm(clip_norm), optax.adam(schedule, b1=b1, b2=b2))
+    after = optax.constant_schedule(cfg.learning_rate)
+    if cfg.cosine_decay:
+        after = optax.cosine_decay_schedule(cfg.learning_rate, max(total_steps - cfg.warmup_steps, 1))
+    warmup = optax.linear_schedule(0.0, cfg.learning_rate, max(cfg.warmup_steps, 1))
+    schedule = optax.join_schedules([warmup, after], [cfg.warmup_steps])
+    return optax.chain(optax.clip_by_global_norm(cfg.clip_norm), optax.adam(schedule, b1=cfg.b1, b2=cfg.b2))
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, key: PRNGKeyArray) -> TrainState:

@@ -34,7 +34,7 @@ devices.connect(**options)
 import deis
 from data import batch_indices, stream
 from models.config import UNetConfig
-from models.training.config import ObjectiveConfig
+from models.training.config import ObjectiveConfig, OptimizerConfig
 from models.training.step import init_state, make_optimizer, make_train_step
 from models.unet import init, network_of
 
@@ -43,7 +43,7 @@ rng = np.random.default_rng(0)
 images = (rng.integers(0, 256, (N, 1, 1, 3)) // 2 + rng.integers(0, 128, (N, 8, 8, 3))).astype(np.uint8)
 labels = rng.integers(0, 3, N, dtype=np.int32)
 model = UNetConfig(16, [1], image_size=8, image_channels=3, num_classes=3, null_class=True, dropout=0.1)
-optimizer = make_optimizer(3e-3, 2, 100, False, 0.9, 0.999, 1.0)
+optimizer = make_optimizer(OptimizerConfig(3e-3, 2, False, 0.9, 0.999, 1.0), 100)
 objective = ObjectiveConfig(label_dropout=0.1)
 mesh = devices.mesh()
 first = jax.jit(lambda: init_state(init(model, jax.random.key(0)), optimizer, jax.random.key(1)))

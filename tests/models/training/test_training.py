@@ -13,7 +13,7 @@ import data
 import deis
 from models.score import Network
 from models.training import devices
-from models.training.config import ObjectiveConfig
+from models.training.config import ObjectiveConfig, OptimizerConfig
 from models.training.objective import Examples, weighted_loss
 from models.training.step import TrainState, ema_at, init_state, make_evaluation, make_optimizer, make_train_step
 
@@ -36,7 +36,7 @@ def linear(params: Any, x: Any, t: Any, label: Any, dropout_keys: Any) -> Any:
 
 NETWORK = Network(linear, time="t", input="x", null_label=3)
 SGD = optax.sgd(1.0)  # the parameters fall by the gradient
-ADAM = make_optimizer(1e-2, 1, 100, cosine_decay=True, b1=0.9, b2=0.99, clip_norm=1.0)
+ADAM = make_optimizer(OptimizerConfig(1e-2, 1, True, 0.9, 0.99, 1.0), total_steps=100)
 
 
 @cache
