@@ -80,7 +80,7 @@ def _wandb_run(cfg: LoggerConfig, folder: Path, job_type: str, config: dict[str,
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    settings = wandb.Settings(init_timeout=cfg.init_timeout, silent=True, save_code=False, console="off")
+    settings = {"init_timeout": cfg.init_timeout, "silent": True, "save_code": False, "console": "off"}
     about = {"project": cfg.project, "entity": cfg.entity, "group": cfg.group, "job_type": job_type, "config": config}
     start: Any = partial(wandb.init, dir=str(folder), settings=settings, **about)  # type: ignore[arg-type]
     mode = cfg.mode
