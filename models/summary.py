@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.config import UNetConfig
-from models.layers import Draws
 from models.layout import stages
-from models.unet import UNet, network_of, num_params, shapes
+from models.unet import abstract, network_of, num_params, shapes
 
 
 class Row(NamedTuple):
@@ -26,7 +25,7 @@ class Row(NamedTuple):
 
 def rows(cfg: UNetConfig) -> list[Row]:
     """A row for every stage of the network, and one for the whole, which also counts what stands between the stages."""
-    net = nnx.eval_shape(lambda: UNet(cfg, Draws()))
+    net = abstract(cfg)
     found = []
     for stage in stages(cfg):
         before = stage.size
