@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from models import cpu
 from models.config import UNetConfig
 from models.layout import Stage
 
@@ -206,7 +207,9 @@ def _neighbours(x: Images, axis: int, pad: int, count: int) -> list[Images]:
 
 def conv(cfg: UNetConfig, n_in: int, n_out: int, rngs: nnx.Rngs, **options: Any) -> nnx.Conv:
     """A 3x3 convolution, with stride 1 and zero padding to the same size unless `options` of nnx.Conv say otherwise."""
-    return nnx.Conv(n_in, n_out, (3, 3), rngs=rngs, **{"dtype": jnp.dtype(cfg.dtype), "kernel_init": uniform} | options)
+    options = {"dtype": jnp.dtype(cfg.dtype), "kernel_init": uniform} | options
+    product = cpu.convolve if jax.default_backend() == "cpu" else jax.lax.conv_general_dilated
+    return nnx.Conv(n_in, n_out, (3, 3), conv_general_dilated=product, rngs=rngs, **options)
 
 
 def linear(n_in: int, n_out: int, dtype: Any, rngs: nnx.Rngs, kernel_init: Any = uniform) -> nnx.Linear:
