@@ -1,4 +1,4 @@
-"""What a network is said to cost, against sums by hand."""
+"""The costs of a network against sums by hand."""
 
 import dataclasses
 import subprocess
@@ -10,7 +10,7 @@ from commands import environment
 
 from models.config import UNetConfig
 from models.layout import stages
-from models.summary import markdown, rows
+from models.summary import rows, summary_table
 
 ROOT = Path(__file__).parents[2]
 CFG = UNetConfig(
@@ -19,7 +19,7 @@ CFG = UNetConfig(
 
 
 def conv_flops(n_in: int, n_out: int, size: int) -> int:
-    """Of a 3x3 convolution that pads: at the border, some of the nine products fall outside."""
+    """The FLOPs of a 3x3 convolution that pads: at the border, some of the nine products fall outside."""
     return 2 * n_in * n_out * (3 * size - 2) ** 2
 
 
@@ -54,7 +54,7 @@ def test_command_line() -> None:
     done = run("dataset=digits", "model.image_channels=1", "model.channels=8")
     assert done.returncode == 0, done.stderr
     cfg = dataclasses.replace(CFG, image_channels=1, min_group_channels=4)
-    assert done.stdout.startswith(markdown(rows(cfg)))
+    assert done.stdout.startswith(summary_table(rows(cfg)))
     refused = run("dataset=images")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr == "error: dataset=images has no fixed size: give model.image_size\n"
