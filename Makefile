@@ -2,8 +2,9 @@
 # make paper  the paper's main table, ablation and analysis with the network in checkpoints/: docs/results.md
 #             (half an hour on two cores; make paper-long, over an hour: the main table with 10,000 images)
 # make test   run the tests, the linter and the type checker
-# Both set up .venv first; a second run does not install again.
+# They set up .venv first; a second run does not install again.
 #
+# make test-fast    the tests that start no processes, in two minutes
 # make test-peers   compare with diffusers and run the torch tests, in an environment of their own, .venv-peers
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PEERS_READY := .venv-peers/.ready
 
-.PHONY: demo paper paper-long test test-peers check clean
+.PHONY: demo paper paper-long test test-fast test-peers check clean
 
 demo: $(READY)
 	$(BIN)/python train.py experiment=demo
@@ -28,7 +29,7 @@ paper: $(READY)
 	$(BIN)/python -m eval.analysis $(SHIPPED) run_dir=outputs/paper/network
 	$(BIN)/python -m eval.analysis $(SHIPPED) run_dir=outputs/paper/network_edm ts_phase=rho ts_order=7
 	$(BIN)/python -m eval.analysis problem=mixture num_samples=256 run_dir=outputs/paper/mixture
-	$(BIN)/python -m benchmarks.results outputs/paper docs
+	$(BIN)/python -m docs.make_results outputs/paper docs
 
 paper-long: $(READY)
 	$(BIN)/python -m eval.table paper=cifar10_vp $(SHIPPED) num_samples=10000 run_dir=outputs/paper/cifar10_vp_10000
@@ -36,8 +37,11 @@ paper-long: $(READY)
 test: check
 	$(BIN)/python -m pytest -n 2
 
+test-fast: $(READY)
+	$(BIN)/python -m pytest -n 2 --fast
+
 test-peers: $(PEERS_READY)
-	.venv-peers/bin/python -m pytest tests/peers tests/deis/test_torch.py tests/test_docs.py
+	.venv-peers/bin/python -m pytest tests/peers tests/deis/sampler/test_torch.py tests/test_docs.py
 
 check: $(READY)
 	$(BIN)/ruff check .

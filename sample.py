@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig
+from tqdm import tqdm
 
 import data
 import deis
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig, validate_extractor
-from eval.metrics.measurement import VALUES, Choice, Measurement, lines, validate_choice
+from eval.figures import denoising_gif, image_grid, save_png
+from eval.job import NetworkJob, dataset_of, origin, require_dataset, require_positive, require_rounding
+from eval.metrics.measurement import VALUES, Measurement, MetricConfig, lines, open_measurement, validate_metrics
 from formats.files import write_atomically
 from models.sampling.build import build_sde, build_table
 from models.sampling.seeds import parse_seeds
@@ -23,7 +26,7 @@ from models.sampling.source import SHIPPED, Source, find
 from runs import cli, folder
 from runs.errors import NonFiniteError, Stopped, checking
 from runs.jax_setup import configure_jax
-from runs.log import LoggerConfig
+from runs.log import LoggerConfig, open_log
 from runs.signals import stop_requests
 
 NEXT = """Next: python sample.py sampler=ddim sampler.nfe=5              another solver, fewer network calls
@@ -33,21 +36,16 @@ NEXT = """Next: python sample.py sampler=ddim sampler.nfe=5              another
 
 
 @dataclass
-class SampleJob:
+class SampleJob(NetworkJob):
     """The options of sample.py; conf/sample.yaml explains them."""
 
-    name: str = MISSING
-    output_root: str = MISSING
-    run_dir: str | None = None
-    checkpoint: str | None = None
-    step: int | None = None
     dataset: DatasetConfig | None = None
     sampler: Any = MISSING
     num_samples: int = MISSING
-    seeds: str | None = None
+    seeds: str | None = MISSING
     batch_size: int = MISSING
-    label: int | None = None
-    guidance: float | None = None
+    label: int | None = MISSING
+    guidance: float | None = MISSING
     rounding: str = MISSING
     keep_samples: bool = MISSING
     metrics: list[str] = MISSING
@@ -64,9 +62,12 @@ def main(cfg: DictConfig) -> None:
     """Check the configuration, then draw, measure, and write into the run's folder."""
     with checking():
         job: SampleJob = cli.to_object(cfg)
-        check(job)
+        seeds, metrics = check(job)
         source = find(job.checkpoint, job.step, job.output_root)
-        dataset = dataset_of(job, source)
+        if metrics is None:
+            dataset = dataset_of(source, job.dataset)
+        else:
+            dataset = require_dataset(source, job.dataset, otherwise=", or extractor=none")
         if job.guidance is not None and not source.config["model"].get("null_class"):
             raise ValueError(f"guidance={job.guidance:g} needs a network trained with model.null_class=true")
         table = build_table(job.sampler, build_sde(source.config["sde"]))
@@ -74,72 +75,50 @@ def main(cfg: DictConfig) -> None:
     with folder.occupy(run_dir, config, sampler=table.name, nfe_asked=job.sampler["nfe"]):
         print(configure_jax(job.batch_size), file=sys.stderr)
         measurement = None
-        if job.extractor.name != "none" and dataset is not None:
-            from eval.metrics.measuring import open_measurement
-
+        if metrics is not None and dataset is not None:
             published = source.path if source.step is None and job.dataset is None else None
-            choice = choice_of(job)
-            with checking():
-                measurement = Measurement(*open_measurement(job.extractor, dataset, choice, published), choice)
-        result = draw_images(job, source, table, run_dir, measurement)
+            measurement = open_measurement(job.extractor, dataset, metrics, published)
+        result = draw_images(job, source, table, seeds, run_dir, measurement)
         result |= {"dataset": dataset.name if dataset else None, "overrides": list(HydraConfig.get().overrides.task)}
         if measurement is not None:
             with checking():
                 result |= measurement.result()
         write_atomically(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
-        record(job, run_dir, config, result)
+        with open_log(job.logger, run_dir, "sample", config) as log:
+            measured = ("nfe", *VALUES, "images_per_s", "seconds", "num_samples")
+            log.metrics(source.step or 0, {key: result[key] for key in measured if key in result})
+            log.image(source.step or 0, "samples", run_dir / "grid.png")
     print(f"{summary(result)}, {run_dir}")
     if source.path == SHIPPED:
         print(NEXT, file=sys.stderr)
 
 
-def check(job: SampleJob) -> None:
-    """Refuse with a ValueError what cannot work, before anything expensive starts."""
-    for key in ("batch_size", "grid_samples", "gif_samples", "num_samples"):
-        if getattr(job, key) < 1:
-            raise ValueError(f"{key} must be at least 1, got {getattr(job, key)}")
-    if job.rounding not in ("floor", "round"):
-        raise ValueError(f"rounding must be floor or round, got {job.rounding!r}")
+def check(job: SampleJob) -> tuple[list[int], MetricConfig | None]:
+    """Refuse with a ValueError what cannot work, before anything expensive starts; returns (seeds, what to measure)."""
+    require_positive(job, "batch_size", "grid_samples", "gif_samples", "num_samples")
+    require_rounding(job.rounding)
     validate_extractor(job.extractor)
-    num_samples = len(parse_seeds(seeds_of(job)))
-    if job.extractor.name != "none":
-        validate_choice(choice_of(job), num_samples)
-
-
-def choice_of(job: SampleJob) -> Choice:
-    return Choice(job.metrics, job.kid_subsets, job.kid_subset_size)
-
-
-def seeds_of(job: SampleJob) -> str:
-    return job.seeds or f"0-{job.num_samples - 1}"
-
-
-def dataset_of(job: SampleJob, source: Source) -> DatasetConfig | None:
-    """The images to measure against: the ones asked for, else those the network was trained on.
-
-    Raises ValueError if neither is known and FID is asked for.
-    """
-    known = job.dataset or (DatasetConfig(**source.config["dataset"]) if source.config["dataset"] else None)
-    if known is None and job.extractor.name != "none":
-        raise ValueError(
-            f"{source.path} does not say what images the network was trained on; give dataset=NAME to measure FID "
-            "against, or extractor=none"
-        )
-    return known
+    seeds = parse_seeds(job.seeds or f"0-{job.num_samples - 1}")
+    if job.extractor.name == "none":
+        return seeds, None
+    metrics = MetricConfig(job.metrics, job.kid_subsets, job.kid_subset_size)
+    validate_metrics(metrics, len(seeds))
+    return seeds, metrics
 
 
 def draw_images(
-    job: SampleJob, source: Source, table: deis.Table, run_dir: Path, measurement: Measurement | None
+    job: SampleJob,
+    source: Source,
+    table: deis.Table,
+    seeds: list[int],
+    run_dir: Path,
+    measurement: Measurement | None,
 ) -> dict[str, Any]:
     """Draw the images, measure them, write samples.npz, grid.png and the animation, and say what was done."""
-    from tqdm import tqdm
-
-    from eval.figures import denoising_gif, image_grid, save_png
-    from models.sampling.draw import draw, draw_trajectory, load_trained
+    from models.sampling.draw import draw, draw_trajectory, load_trained  # imports JAX, which is configured by now
 
     with checking():
         net = load_trained(source.path, source.step)
-    seeds = parse_seeds(seeds_of(job))
     one_call = deis.tables.ddim(net.sde, table.t[[0, -1]])
     # compiles, so that the clock below does not count it
     next(draw(net, one_call, seeds[:1], job.batch_size, job.label, job.guidance))
@@ -148,7 +127,13 @@ def draw_images(
     with stop_requests() as stop_signal, tqdm(total=len(seeds), unit="image", leave=False) as bar:
         clock = time.perf_counter()
         for x_0 in draw(net, table, seeds, job.batch_size, job.label, job.guidance):
-            require_finite(x_0, seeds[drawn : drawn + len(x_0)], table)
+            finite = np.isfinite(x_0).reshape(len(x_0), -1).all(axis=1)
+            if not finite.all():  # they would become black images without a word
+                raise NonFiniteError(
+                    f"{table.name} with {table.nfe} network calls gave NaN or infinite values for {np.sum(~finite)} of "
+                    f"{len(x_0)} images, seed {seeds[drawn + int(np.argmin(finite))]} first; the network or the "
+                    "schedule is at fault, and nothing was written"
+                )
             images = data.to_uint8(x_0, job.rounding)
             seconds += time.perf_counter() - clock
             if measurement is not None:
@@ -167,9 +152,8 @@ def draw_images(
         np.savez_compressed(run_dir / "samples.npz", images=images, seeds=numbers, rounding=rounding)
     save_png(run_dir / "grid.png", image_grid(images[: job.grid_samples]))
     if job.gif:
-        denoising_gif(
-            run_dir / "denoising.gif", *draw_trajectory(net, table, seeds[: job.gif_samples], job.label, job.guidance)
-        )
+        animated = draw_trajectory(net, table, seeds[: job.gif_samples], job.label, job.guidance)
+        denoising_gif(run_dir / "denoising.gif", *animated)
     return {
         "sampler": table.name,
         "method": job.sampler["method"],
@@ -179,37 +163,17 @@ def draw_images(
         "num_samples": drawn,
         "seconds": seconds,
         "images_per_s": drawn / seconds,
-        "seeds": seeds_of(job),
+        "seeds": job.seeds or f"0-{job.num_samples - 1}",
         "rounding": job.rounding,
-        "checkpoint": str(source.path if source.step is None else source.path.parent),
-        "step": source.step,
+        **origin(source),
     }
 
 
-def require_finite(x_0: np.ndarray, seeds: list[int], table: deis.Table) -> None:
-    """Raise NonFiniteError for NaN or infinite samples: they would become black images without a word."""
-    bad = [seed for seed, image in zip(seeds, x_0, strict=True) if not np.all(np.isfinite(image))]
-    if bad:
-        raise NonFiniteError(
-            f"{table.name} with {table.nfe} network calls gave NaN or infinite values for {len(bad)} of {len(seeds)} "
-            f"images, seed {bad[0]} first; the network or the schedule is at fault, and nothing was written"
-        )
-
-
-def record(job: SampleJob, run_dir: Path, config: dict[str, Any], result: dict[str, Any]) -> None:
-    """Put the numbers of `result` and the grid into the log."""
-    from runs.log import open_log
-
-    with open_log(job.logger, run_dir, "sample", config) as log:
-        measured = ("nfe", *VALUES, "images_per_s", "seconds", "num_samples")
-        log.metrics(result["step"] or 0, {key: result[key] for key in measured if key in result})
-        log.image(result["step"] or 0, "samples", run_dir / "grid.png")
-
-
 def summary(result: dict[str, Any]) -> str:
+    """One line for people: the solver, its network calls, the metrics and the speed."""
     asked = f" ({result['nfe_asked']} asked)" if result["nfe"] != result["nfe_asked"] else ""
-    told = [*lines(result), f"{result['images_per_s']:.0f} images/s"]
-    return f"{result['sampler']}, {result['nfe']} NFE{asked}: {', '.join(told)}"
+    parts = [*lines(result), f"{result['images_per_s']:.0f} images/s"]
+    return f"{result['sampler']}, {result['nfe']} NFE{asked}: {', '.join(parts)}"
 
 
 if __name__ == "__main__":

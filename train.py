@@ -2,12 +2,10 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import MISSING, DictConfig
 
@@ -16,15 +14,19 @@ from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig, validate_extractor
 from models.config import UNetConfig, validate
 from models.sampling.build import build_sde, build_table
-from models.training.config import DistributedConfig, ObjectiveConfig, OptimizerConfig, TrainConfig, validate_objective
+from models.training.config import (
+    DistributedConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    TrainConfig,
+    validate_objective,
+    validate_training,
+)
 from runs import cli, folder
 from runs.errors import ConfigError, NonFiniteError, Stopped, checking, writing
 from runs.jax_setup import configure_jax
-from runs.log import LoggerConfig
+from runs.log import Log, LoggerConfig, open_log, read_metrics, truncate_metrics
 from runs.signals import stop_requests
-
-if TYPE_CHECKING:
-    from eval.watching import Watch
 
 SHOWN = ("loss", "images_per_s")  # beside the progress bar
 
@@ -36,7 +38,7 @@ class TrainJob:
     name: str = MISSING
     seed: int = MISSING
     output_root: str = MISSING
-    run_dir: str | None = None
+    run_dir: str | None = MISSING
     resume: bool = MISSING
     allow_changes: bool = MISSING
     dataset: DatasetConfig = MISSING
@@ -52,7 +54,7 @@ class TrainJob:
 
 
 def main(cfg: DictConfig) -> None:
-    """Check the configuration, choose the run's folder, and train in it."""
+    """Check the options, choose the run's folder, and train in it."""
     with checking():
         job: TrainJob = cli.to_object(cfg)
         check(job)
@@ -65,34 +67,24 @@ def main(cfg: DictConfig) -> None:
     with checking():
         devices.connect(**dataclasses.asdict(job.distributed))
         devices.check_batch_size(job.train.batch_size, devices.mesh(), job.train.accumulate)
-        splits = data.load(job.dataset, "train"), data.load(job.dataset, "test")
-        model = network_for(job, splits[0])
-    with ExitStack() as owned:
+        train_set, test_set = data.load(job.dataset, "train"), data.load(job.dataset, "test")
+        model = network_for(job, train_set)
+    if model.num_classes == 0:
+        train_set, test_set = (dataclasses.replace(split, labels=None) for split in (train_set, test_set))
+    with ExitStack() as owned, writing():
         if devices.is_main():
             owned.enter_context(folder.occupy(run_dir, config, name=job.name))
             print(f"{using}\noutput: {run_dir}", file=sys.stderr)
-        with writing():
-            fit(job, config | {"model": dataclasses.asdict(model)}, run_dir, model, *splits)
+        fit(job, config | {"model": dataclasses.asdict(model)}, run_dir, model, train_set, test_set)
 
 
 def check(job: TrainJob) -> None:
     """Refuse with a ValueError what cannot work, before anything expensive starts."""
     build_table(job.sampler, build_sde(job.sde))
     validate_extractor(job.extractor)
-    may_be_zero = ("sample_every", "fid_every", "ema_decay", "fsdp", "keep_best")
-    for key, value in dataclasses.asdict(job.train).items():
-        if not isinstance(value, str) and value < (0 if key in may_be_zero else 1):
-            raise ValueError(f"train.{key} must be at least {0 if key in may_be_zero else 1}, got {value}")
-    if job.train.ema_decay >= 1:
-        raise ValueError(f"train.ema_decay must be below 1, got {job.train.ema_decay}")
-    if job.train.placement not in ("auto", "device", "stream"):
-        raise ValueError(f"train.placement must be auto, device or stream, got {job.train.placement!r}")
-    if job.train.batch_size % job.train.accumulate:
-        raise ValueError(f"train.accumulate={job.train.accumulate} must divide train.batch_size={job.train.batch_size}")
+    validate_training(job.train, job.optimizer)
     if job.train.fid_every and job.extractor.name == "none":
         raise ValueError("train.fid_every needs features for FID; add extractor=classifier")
-    if job.optimizer.learning_rate <= 0:
-        raise ValueError(f"optimizer.learning_rate must be positive, got {job.optimizer.learning_rate}")
 
 
 def choose_folder(job: TrainJob, config: dict[str, Any]) -> Path:
@@ -135,81 +127,66 @@ def fit(
     train_set: "data.Split",
     test_set: "data.Split",
 ) -> None:
-    """Build the state or restore it, and take the steps that remain."""
-    import jax
+    """Train from the newest checkpoint in `run_dir`, or from the start, and report, evaluate, draw and save on the way.
 
-    from eval.watching import Watch
-    from models import unet
-    from models.checkpoints import checkpoint
-    from models.training import devices, programs
-    from models.training.packing import pack, pack_state, packed, unpack_state
-    from models.training.step import init_state, make_optimizer, make_train_step
-
-    mesh, sde = devices.mesh(), build_sde(job.sde)
-    if model.num_classes == 0:
-        train_set, test_set = (dataclasses.replace(split, labels=None) for split in (train_set, test_set))
-    optimizer = make_optimizer(total_steps=job.train.steps, **dataclasses.asdict(job.optimizer))
-    init_key, state_key = jax.random.split(jax.random.key(job.seed))
-    shapes = unet.shapes(model)
-    state = init_state(pack(jax.jit(partial(unet.init, model))(init_key), mesh.size), optimizer, state_key)
-    with checking():
-        saved = jax.eval_shape(partial(unpack_state, like=shapes), state)
-        found = checkpoint.restore_latest(run_dir / "checkpoints", like=saved)
-    start = 0
-    if found is not None:
-        start, state = found[0], pack_state(found[1], state, mesh.size)
-    laid = devices.shardings(state, mesh, job.train.fsdp)
-    state = devices.lay(state, laid)
-    network, flip = packed(unet.network_of(model), shapes), job.dataset.flip
-    train_step = make_train_step(
-        network, sde, job.objective, optimizer, job.train.ema_decay, flip, job.train.accumulate, laid
-    )
-    options = {name: config[name] for name in ("model", "sde", "objective", "optimizer")}
-    options |= {"flip": flip, **{name: config["train"][name] for name in ("steps", "ema_decay", "accumulate")}}
-    if devices.is_main():
-        resumed = f"resumed at step {start}; " if start else ""
-        size = f"{unet.num_params(shapes):,} parameters, {len(train_set.images):,} images"
-        print(f"{resumed}{size}, {mesh.size} x {jax.devices()[0].device_kind}", file=sys.stderr)
-    watch = Watch(job, model, train_set, test_set, mesh, run_dir)
-    take_steps(job, config, run_dir, watch, programs.kept(train_step, options), state, start)
-
-
-def take_steps(
-    job: TrainJob,
-    config: dict[str, Any],
-    run_dir: Path,
-    watch: "Watch",
-    train_step: Callable[..., Any],
-    state: Any,
-    start: int,
-) -> None:
-    """Train from step `start` to the last, and report, evaluate, draw and save on the way."""
+    config: the options as they are saved with every checkpoint and given to the logger.
+    """
+    # these start JAX or take seconds to import: not before the options are checked, and never for --help
     import jax
     from tqdm import tqdm
 
+    from eval.evaluator import Evaluator
     from eval.figures import loss_curve_plot
+    from models import unet
+    from models.checkpoints import checkpoint
     from models.checkpoints.saver import Saver
     from models.training import devices
     from models.training.feeding import feed
-    from models.training.packing import unpack_state
     from models.training.progress import Progress, step_flops
-    from models.unet import shapes
-    from runs.log import Log, open_log, read_metrics, truncate_metrics
+    from models.training.step import init_state, make_optimizer, make_train_step
 
-    train, main, alone = job.train, devices.is_main(), jax.process_count() == 1
+    # State
+    train, mesh, sde = job.train, devices.mesh(), build_sde(job.sde)
+    main, alone = devices.is_main(), jax.process_count() == 1
+    optimizer = make_optimizer(total_steps=train.steps, **dataclasses.asdict(job.optimizer))
+    init_key, state_key = jax.random.split(jax.random.key(job.seed))
+
+    def first_state() -> Any:
+        return init_state(unet.init(model, init_key), optimizer, state_key)
+
+    shapes = jax.eval_shape(first_state)
+    shardings = devices.shardings(shapes, mesh, train.fsdp)
+    with checking():
+        found = checkpoint.restore_latest(run_dir / "checkpoints", like=shapes)
+    start, state = found or (0, jax.jit(first_state, out_shardings=shardings)())
+    if found:
+        state = devices.shard_tree(state, shardings)
+
+    # Training step, data, evaluation
+    train_step = make_train_step(
+        unet.network_of(model), sde, job.objective, optimizer, train.ema_decay, job.dataset.flip, train.accumulate,
+        shardings,
+    )  # fmt: skip
+    batches = feed(train_set, train.placement, train.batch_size, job.seed, start, train.steps, mesh)
+    table = build_table(job.sampler, sde)
+    evaluator = Evaluator(model, sde, job.objective, table, job.extractor, job.dataset, test_set, mesh, job.seed)
+    progress = Progress(train.batch_size, step_flops(model, train.batch_size))
+    saver = Saver(run_dir / "checkpoints", train.keep_checkpoints, train.keep_best)
+
+    # Logs
     if main:
+        resumed = f"resumed at step {start}; " if start else ""
+        size = f"{unet.num_params(shapes.params):,} parameters, {len(train_set.images):,} images"
+        print(f"{resumed}{size}, {mesh.size} x {jax.devices()[0].device_kind}", file=sys.stderr)
         truncate_metrics(run_dir, start)
     log = open_log(job.logger, run_dir, "train", config) if main else Log(None)
     interval = 0.5 if sys.stderr.isatty() else 10
     bar = tqdm(total=train.steps, initial=start, unit="step", mininterval=interval, disable=not main)
-    written = partial(unpack_state, like=shapes(watch.model))
-    saver = Saver(run_dir / "checkpoints", train.keep_checkpoints, train.keep_best, written)
-    batches = feed(watch.train, train.placement, train.batch_size, job.seed, start, train.steps, watch.mesh)
-    progress = Progress(train.batch_size, step_flops(watch.model, train.batch_size))
 
     def due(every: int) -> bool:
         return every > 0 and (step % every == 0 or step == train.steps)
 
+    # Train
     with log, bar, saver, stop_requests() as stop_signal:
         for step in range(start + 1, train.steps + 1):
             state, metrics = train_step(state, *next(batches))
@@ -229,13 +206,15 @@ def take_steps(
             with progress.aside():
                 score = None
                 if due(train.eval_every):
-                    score = watch.held_out_loss(state.ema)
+                    score = evaluator.held_out_loss(state.ema, train.eval_batches, train.batch_size)
                     log.metrics(step, {"eval_loss": score})
-                if due(train.sample_every) and (path := watch.draw_grid(step, state.ema)):
-                    log.image(step, "samples", path)
-                if due(train.fid_every) and (found := watch.fid(state.ema)):
-                    score = min(found.values())
-                    log.metrics(step, found)
+                if due(train.sample_every):
+                    grid = run_dir / f"samples_{step:07d}.png"
+                    evaluator.draw_grid(grid, state.ema, train.num_samples)
+                    log.image(step, "samples", grid)
+                if due(train.fid_every) and (fid := evaluator.fid(state.ema, train.fid_samples, train.batch_size)):
+                    score = min(fid.values())
+                    log.metrics(step, fid)
                 if due(train.checkpoint_every) or stopped:
                     saver.save(step, state, config, score)
             if stopped:
@@ -248,7 +227,7 @@ def take_steps(
 
 
 def require_finite(step: int, skipped: int, last_loss: float, most: int) -> None:
-    """Raise NonFiniteError if `most` updates in a row were left out."""
+    """Raise NonFiniteError if `most` updates in a row were skipped."""
     if skipped >= most:
         raise NonFiniteError(
             f"step {step}: loss or gradient was not finite {skipped} times in a row, last finite loss {last_loss:.4g}; "

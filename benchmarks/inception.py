@@ -103,12 +103,12 @@ def serve_jax(path: Path) -> None:
     from runs.jax_setup import configure_jax
 
     configure_jax(64)
+    from eval.features import inception
     from eval.features.config import ExtractorConfig
-    from eval.features.inception import BATCH, inception_extractor
 
-    extractor = inception_extractor(ExtractorConfig(name="inception", weights=str(path), resize="tf1"))
-    pixels = images(BATCH)
-    run(lambda: extractor.features(pixels), BATCH)
+    extractor = inception.extractor(ExtractorConfig(name="inception", weights=str(path), resize="tf1"))
+    pixels = images(inception.BATCH)
+    run(lambda: extractor.features(pixels), inception.BATCH)
 
 
 def run(batch: Callable[[], Any], count: int) -> None:

@@ -30,7 +30,7 @@ def main() -> None:
     mesh = devices.mesh()
     images = np.random.default_rng(0).integers(0, 256, (COUNT, SIZE, SIZE, 3), np.uint8)
     split = data.Split(images, None, 0)
-    fixed = (devices.lay_batch(images[:BATCH], mesh, BATCH), None, None)
+    fixed = (devices.shard_batch(images[:BATCH], mesh, BATCH), None, None)
 
     def repeated() -> Iterator[Any]:
         while True:
@@ -68,18 +68,21 @@ def training(mesh: Any, names: list[str]) -> tuple[Any, dict[str, Any]]:
     from models.config import UNetConfig
     from models.training import devices
     from models.training.config import ObjectiveConfig
-    from models.training.packing import pack, packed
     from models.training.step import init_state, make_optimizer, make_train_step
 
     cfg = UNetConfig(multipliers=[1, 2, 2], attention_resolutions=[16], image_size=SIZE, image_channels=3)
     optimizer = make_optimizer(1e-3, 10, 1000, False, 0.9, 0.999, 1.0)
-    params = pack(unet.init(cfg, jax.random.key(0)), mesh.size)
-    laid = devices.shardings(init_state(params, optimizer, jax.random.key(1)), mesh, fsdp=False)
-    states = {
-        name: devices.lay(init_state(params, optimizer, jax.random.key(1)), laid) for name in names
-    }  # each its own, to be donated
-    network, sde = packed(unet.network_of(cfg), unet.shapes(cfg)), deis.vp_linear()
-    return make_train_step(network, sde, ObjectiveConfig(), optimizer, 0.999, False, 1, laid), states
+    key = jax.random.key(0)
+
+    def first_state() -> Any:
+        return init_state(unet.init(cfg, key), optimizer, key)
+
+    shardings = devices.shardings(jax.eval_shape(first_state), mesh, fsdp=False)
+    first = jax.jit(first_state, out_shardings=shardings)
+    step = make_train_step(
+        unet.network_of(cfg), deis.vp_linear(), ObjectiveConfig(), optimizer, 0.999, False, 1, shardings
+    )
+    return step, {name: first() for name in names}  # each its own state, to be donated
 
 
 if __name__ == "__main__":

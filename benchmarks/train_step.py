@@ -5,7 +5,8 @@
 diffusers' UNet2DModel with 1.6 M parameters at 32x32x3, batch 64, in torch (eager, both memory layouts), and the same
 network read by models.published.diffusers, run as train.py and sample.py run it. Both sides compute the mean squared
 error of eps, its gradient, clip it, and update by Adam and a moving average; ours draws the images, times and noise as
-well, and takes the batch in four parts (train.accumulate), as experiment=cifar10_small does, in a third of the memory.
+well, and takes the batch in four micro-batches (train.accumulate), as experiment=cifar10_small does, in a third of the
+memory.
 Each side is a process; they take turns, so that what else the machine does falls on all alike. JAX is there twice: the
 process that compiles, as a first run does, and one that finds the code on disk, as all later runs do. That one starts
 three times, since first steps differ. Prints medians, and the median over the rounds of torch's time by that of the
@@ -24,7 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-BATCH, PARTS, SIZE, ROUNDS = 64, 4, 32, 15
+BATCH, MICRO_BATCHES, SIZE, ROUNDS = 64, 4, 32, 15
 SIDES = ("jax compiling", "jax", "torch contiguous", "torch channels_last")
 STARTS = ("jax compiling", "jax", "jax", "jax", "torch contiguous", "torch channels_last")
 
@@ -130,29 +131,29 @@ def serve_jax(folder: Path) -> None:
     from runs.jax_setup import configure_jax
 
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
-    configure_jax(BATCH // PARTS)
+    configure_jax(BATCH // MICRO_BATCHES)
     import jax
     import numpy as np
 
     import deis
     from models import unet
     from models.published.diffusers import read_diffusers
-    from models.training import devices, programs
+    from models.training import devices
     from models.training.config import ObjectiveConfig
-    from models.training.packing import pack, packed
     from models.training.step import init_state, make_optimizer, make_train_step
 
     found, mesh = read_diffusers(folder), devices.mesh()
-    network = packed(unet.network_of(found.model), unet.shapes(found.model))
+    network = unet.network_of(found.model)
     optimizer = make_optimizer(1e-3, 10, 1000, False, 0.9, 0.999, 1.0)
-    state = init_state(pack(found.params, mesh.size), optimizer, jax.random.key(0))
-    laid = devices.shardings(state, mesh, fsdp=False)
-    state = devices.lay(state, laid)
-    step = make_train_step(network, deis.vp_linear(), ObjectiveConfig(), optimizer, 0.999, False, PARTS, laid)
-    step = programs.kept(step, {})
+    state = jax.jit(lambda params: init_state(params, optimizer, jax.random.key(0)))(found.params)
+    shardings = devices.shardings(state, mesh, fsdp=False)
+    state = devices.shard_tree(state, shardings)
+    step = make_train_step(
+        network, deis.vp_linear(), ObjectiveConfig(), optimizer, 0.999, False, MICRO_BATCHES, shardings
+    )
     call = jax.jit(network.apply)
-    x, t = devices.lay_batch(inputs(), mesh, BATCH)
-    images = devices.lay_batch(np.zeros((BATCH, SIZE, SIZE, 3), np.uint8), mesh, BATCH)
+    x, t = devices.shard_batch(inputs(), mesh, BATCH)
+    images = devices.shard_batch(np.zeros((BATCH, SIZE, SIZE, 3), np.uint8), mesh, BATCH)
 
     def forward() -> Any:
         return jax.block_until_ready(call(state.ema, x, t))

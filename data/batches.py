@@ -1,4 +1,4 @@
-"""From stored images to training batches: which images, in which order, and on which scale."""
+"""The order of images in training batches, and the conversion between uint8 pixels and floats in [-1, 1]."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Options of a data set: one dataclass, with nothing else to import."""
+"""The options of a data set."""
 
 from dataclasses import dataclass
 
 
 @dataclass
 class DatasetConfig:
-    """Where images come from and how they are cut to size.
+    """The source of a data set's images, and how they are cropped and resized.
 
     A data set is either one of tensorflow-datasets (`tfds_name` is given) or the user's own images (`path` is given).
     The number of channels and of classes is not configured: `data.load` reports what the images have.

@@ -1,4 +1,4 @@
-"""The user's own images: a folder of image files, or an .npz file."""
+"""Loading of the user's own images from a folder of image files or an .npz file."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def crop_resize(
 
 
 def _in_split(n: int, split: str, cfg: DatasetConfig) -> Bool[np.ndarray, " n"]:
-    """Which of `n` images belong to `split`: the test share is drawn at random, the same one every time."""
+    """Return which of `n` images belong to `split`; the test share is random, and the same every time."""
     if n < 2:
         raise ValueError(f"dataset.path={cfg.path} holds {n} image(s); at least 2 are needed, one of them held out")
     held_out = np.zeros(n, bool)
@@ -104,7 +104,7 @@ def _opened(file: Path) -> Iterator[Image.Image]:
 
 
 def _mode(file: Path) -> str:
-    """Pillow's name for the kind of pixels in a file, from its header."""
+    """Return Pillow's name for the kind of pixels in a file, read from its header."""
     with _opened(file) as image:
         mode = image.mode
     if mode not in _GREY_MODES + _COLOUR_MODES:

@@ -1,4 +1,4 @@
-"""The one way in: `load(cfg, "train")` gives a data set's images, wherever they come from."""
+"""Loading of any data set: `load(cfg, "train")` returns its images, wherever they come from."""
 
 from __future__ import annotations
 

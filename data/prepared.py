@@ -1,25 +1,17 @@
 """Data sets of tensorflow-datasets (TFDS), prepared and read without TensorFlow.
 
-TFDS needs no TensorFlow to read array_record files, but it does to write them: its extractor and some builders open
-files by `tf.io.gfile`, and images handed over as arrays are compressed by a TensorFlow op. `_without_tensorflow` puts
-Python's `open` and Pillow in those places for the time of a preparation. Decoded pixels are kept as .npy files beside
-the prepared data and are memory-mapped from then on.
+Decoded pixels are kept as .npy files beside the prepared data and are memory-mapped from then on.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import logging
-import os
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import IO, Any
-from unittest import mock
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -29,11 +21,10 @@ from tqdm import tqdm
 
 from data.config import DatasetConfig
 from data.files import Loaded, crop_resize
+from data.tfds_patches import quiet, without_tensorflow
+from formats.files import atomic_path
 
 log = logging.getLogger(__name__)
-
-_TIMEOUT = (5, 60)  # seconds to connect and to read; TFDS itself sets none
-_RETRIES = 2  # TFDS itself tries ten times, which takes minutes on a dead network
 
 
 def load_prepared(cfg: DatasetConfig, split: str) -> Loaded:
@@ -47,7 +38,7 @@ def load_prepared(cfg: DatasetConfig, split: str) -> Loaded:
     """
     data_dir = Path(cfg.data_dir).expanduser()
     tfds_split = cfg.train_split if split == "train" else cfg.test_split
-    with _quiet():
+    with quiet():
         builder = _builder(cfg, data_dir)
         stem = f"{quote(tfds_split, safe='')}-crop{cfg.center_crop or 0}-size{cfg.image_size or 0}"
         images = Path(builder.data_dir) / "decoded" / f"{stem}.images.npy"
@@ -76,20 +67,6 @@ def _builder(cfg: DatasetConfig, data_dir: Path) -> Any:
     if "image" not in builder.info.features:
         raise ValueError(f"dataset.tfds_name={cfg.tfds_name} is not a data set of images")
     return builder
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what the libraries say to programmers off the console: TFDS prints, absl and urllib3 log warnings."""
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # for good: its threads may outlive a failed download
-    absl = logging.getLogger("absl")
-    level = absl.level
-    absl.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        absl.setLevel(level)
 
 
 @contextlib.contextmanager
@@ -123,7 +100,7 @@ def _prepare(builder: Any, cfg: DatasetConfig, data_dir: Path) -> None:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     try:
-        with _without_tensorflow(builder):
+        with without_tensorflow(builder):
             builder.download_and_prepare(file_format="array_record")
     except ImportError as error:
         reason = str(error).splitlines()[0]
@@ -140,47 +117,8 @@ def _prepare(builder: Any, cfg: DatasetConfig, data_dir: Path) -> None:
         ) from None
 
 
-@contextlib.contextmanager
-def _without_tensorflow(builder: Any) -> Iterator[None]:
-    """Replace what TFDS takes from TensorFlow, unless that is installed, and give up sooner on a dead network."""
-    from tensorflow_datasets.core.download import downloader, extractor
-    from tensorflow_datasets.core.features import image_feature
-
-    tf = _Absent(io=_Absent(gfile=_Absent(GFile=_open)), compat=_Absent(as_text=str))
-    open_url = partial(downloader._open_url, timeout=_TIMEOUT)
-    replacements = [(downloader, "_open_url", open_url), (downloader, "MAX_RETRIES", _RETRIES)]
-    if importlib.util.find_spec("tensorflow") is None:
-        modules = [extractor, sys.modules[type(builder).__module__]]
-        replacements += [(module, "tf", tf) for module in modules if hasattr(module, "tf")]
-        replacements += [(image_feature._ImageEncoder, "_encode_image", _png)]
-    with contextlib.ExitStack() as stack:
-        for owner, name, value in replacements:
-            stack.enter_context(mock.patch.object(owner, name, value))
-        yield
-
-
-class _Absent(SimpleNamespace):
-    """A part of TensorFlow of which only the attributes given are there."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
-
-
-def _open(path: os.PathLike[str], mode: str = "r") -> contextlib.AbstractContextManager[IO[Any]]:
-    """Stand in for `tf.io.gfile.GFile`, which can still be read after its `with` block: CelebA's builder needs that."""
-    file = open(path, mode)  # noqa: SIM115
-    return contextlib.nullcontext(file) if mode.startswith("r") else file
-
-
-def _png(encoder: Any, image: np.ndarray) -> bytes:
-    """Stand in for `_ImageEncoder._encode_image`: uint8 [h, w, c] to the bytes of a PNG file."""
-    png = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(png, "PNG")
-    return png.getvalue()
-
-
 def _decode(builder: Any, tfds_split: str, cfg: DatasetConfig, images_file: Path, labels_file: Path) -> None:
-    """Write the labels and the pixels of a split as .npy files; the pixels get their name when all is complete."""
+    """Write the labels and then, atomically, the pixels of a split as .npy files."""
     import tensorflow_datasets as tfds
 
     try:
@@ -194,25 +132,24 @@ def _decode(builder: Any, tfds_split: str, cfg: DatasetConfig, images_file: Path
             "prepare the data set in another folder with dataset.data_dir=..."
         ) from None
     mode = "L" if builder.info.features["image"].shape[-1] == 1 else "RGB"
-    labels = np.zeros(len(examples), np.int32)
-    unfinished = images_file.with_suffix(".unfinished")
-    shape: tuple[int, ...] = ()
+
+    def pixels(example: dict[str, Any]) -> np.ndarray:
+        return crop_resize(Image.open(io.BytesIO(example["image"])), mode, cfg.center_crop, cfg.image_size)
+
+    shape, labels = pixels(examples[0]).shape, np.zeros(len(examples), np.int32)
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(examples), *shape)}
     try:
         images_file.parent.mkdir(exist_ok=True)
-        with open(unfinished, "wb") as file:
-            for i, example in enumerate(tqdm(examples, f"decoding {cfg.name} {tfds_split}", disable=None)):
-                labels[i] = example.get("label", 0)
-                image = Image.open(io.BytesIO(example["image"]))
-                pixels = crop_resize(image, mode, cfg.center_crop, cfg.image_size)
-                if not shape:
-                    shape = pixels.shape
-                    header = {"descr": "|u1", "fortran_order": False, "shape": (len(examples), *shape)}
-                    np.lib.format.write_array_header_1_0(file, header)
-                if pixels.shape != shape:
-                    raise ValueError(f"the images of {cfg.tfds_name} differ in size; resize with dataset.image_size=64")
-                file.write(pixels.tobytes())
-        np.save(labels_file, labels)
-        os.replace(unfinished, images_file)
+        # `_locked` keeps other processes away, so a fixed name is safe, and what a killed one left is overwritten
+        with atomic_path(images_file, images_file.with_suffix(".unfinished")) as unfinished:
+            with unfinished.open("wb") as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                for i, example in enumerate(tqdm(examples, f"decoding {cfg.name} {tfds_split}", disable=None)):
+                    image, labels[i] = pixels(example), example.get("label", 0)
+                    if image.shape != shape:
+                        raise ValueError(f"the images of {cfg.tfds_name} differ in size; give dataset.image_size=64")
+                    file.write(image.tobytes())
+            np.save(labels_file, labels)
     except OSError as error:
         reason = error.strerror or error
         raise ValueError(f"the images of {cfg.tfds_name} cannot be decoded into {images_file} ({reason})") from None

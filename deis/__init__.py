@@ -33,6 +33,7 @@ __all__ = [
     "VPSDE",
     "DiscreteVPSDE",
     "Table",
+    "__version__",
     "discrete_vp",
     "edm",
     "get_cos_alpha_fns",
@@ -48,12 +49,21 @@ __all__ = [
     "vp_linear",
 ]
 
+__version__ = "0.1.0"
+
+_NEED_JAX = ("get_sampler", "sample", "trajectory")
+_MODULES = ("adaptive", "likelihood", "torch", "wrappers")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_MODULES})
+
 
 def __getattr__(name: str) -> Any:
-    if name in ("get_sampler", "sample", "trajectory"):
+    if name in _NEED_JAX:
         from deis import sampler
 
         return getattr(sampler, name)
-    if name in ("adaptive", "likelihood", "torch", "wrappers"):
+    if name in _MODULES:
         return import_module(f"deis.{name}")
     raise AttributeError(f"module 'deis' has no attribute {name!r}")

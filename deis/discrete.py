@@ -30,7 +30,7 @@ def DiscreteVPSDE(discrete_alpha: Any) -> SDE:
     def t_of_rho(rho: Any) -> Any:
         return _interpolate(array_library(rho).log(rho), log_rho, index)
 
-    return SDE(s, sigma, t_of_rho, t_0=0.0, T=float(index[-1]))
+    return SDE(s, sigma, t_of_rho, t_0=0.0, T=float(index[-1]), is_discrete=True)
 
 
 def discrete_vp(

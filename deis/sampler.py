@@ -6,12 +6,14 @@ its order, the schedule or the NFE does not compile again; only another network 
 
 from bisect import bisect_left
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import get_opaque_trace_state
 
 from deis import tables
 from deis.sde import SDE
@@ -23,6 +25,8 @@ Rows = dict[str, jax.Array]
 
 _PADDED_ROWS = 64  # tables of up to this many evaluations share one compilation; above, powers of two
 _PADDED_LAGS = 5
+with ThreadPoolExecutor(1) as _thread:  # a new thread is within no transformation, as this import may be
+    _UNTRACED = _thread.submit(get_opaque_trace_state, convention="deis").result()
 
 
 def get_sampler(
@@ -40,13 +44,13 @@ def get_sampler(
     eps_fn(x, t): the network's eps prediction at x, shaped like x, for a scalar time t in the SDE's units.
     num_step: steps, each of which costs one network call, or as many as `rk_method` has stages.
     The other arguments are those of `deis.tables.build`.
-    The function also takes `key` where the table adds noise. Called outside a jit, it raises ValueError if eps_fn
-    gives NaN or infinity, naming the network call.
+    The function also takes `key` where the table adds noise, and `remat`, as `sample` does. Called outside a jit, it
+    raises ValueError if eps_fn gives NaN or infinity, naming the network call.
     """
     table = tables.build(sde, ts_phase, ts_order, num_step, method, ab_order, rk_method)
 
-    def sampler_fn(x_T: State, key: jax.Array | None = None) -> State:
-        x_0 = sample(table, eps_fn, x_T, key)
+    def sampler_fn(x_T: State, key: jax.Array | None = None, remat: bool = False) -> State:
+        x_0 = sample(table, eps_fn, x_T, key, remat)
         if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x_0)) and not _is_finite(x_0):
             _refuse_eps(table, eps_fn, x_T, key)
         return x_0
@@ -54,29 +58,35 @@ def get_sampler(
     return sampler_fn
 
 
-def sample(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None = None) -> State:
+def sample(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None = None, remat: bool = False) -> State:
     """Run `table` from x_T; returns the samples, shaped like x_T.
 
     eps_fn: as in `get_sampler`. A `jax.tree_util.Partial(apply, params)` passes the parameters as arguments, so that
         other parameters do not compile again; any other callable compiles once per object.
-    x_T: floating-point array [batch, ...], or a pytree of such; the state keeps its dtype, whatever the network's.
+    x_T: floating-point array [batch, ...], or a pytree of such. The network is called in its dtype and the samples
+        come back in it, whatever the network's own; times and sums are float32, or float64 for a float64 state.
     key: for stochastic tables, one key, folded with each sample's index, or keys [batch], one a sample.
         A sample's noise depends on its key alone, not on the batch.
+    remat: how gradients are computed, which flow through the loop in both modes. In the reverse mode, False keeps the
+        network's activations of all `nfe` calls; True keeps the state, its history and its anchor of every call, that
+        is nfe (2 + lags) states, and the activations of one call, at the cost of a second forward pass.
     Raises ValueError for an integer x_T, a stochastic table without a key, or an eps of another shape than x.
     """
     _check_state(table, x_T, key)
-    rows = _rows(_padded(table), _dtype(x_T))
-    return _run(as_partial(eps_fn), rows, table.nfe, x_T, _sample_keys(table, x_T, key))
+    keys = _sample_keys(table, x_T, key)
+    if get_opaque_trace_state(convention="deis") != _UNTRACED:  # within jit or grad, where the table is a constant
+        return _run_scan(as_partial(eps_fn), _rows(table, x_T), x_T, keys, remat=remat)
+    return _run(as_partial(eps_fn), _rows(_padded(table), x_T), table.nfe, x_T, keys)
 
 
 def trajectory(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None = None) -> tuple[State, State]:
     """Run `table` from x_T and keep everything: (x_t [nfe+1, batch, ...], predicted x_0 [nfe, batch, ...]).
 
-    The last x_t is what `sample` returns, up to rounding. Compiles once per NFE, and can be differentiated in the
-    reverse mode. Arguments and errors are those of `sample`.
+    The last x_t is what `sample` returns, up to rounding. Compiles once per NFE. Arguments and errors are those of
+    `sample`.
     """
     _check_state(table, x_T, key)
-    return _run_scan(as_partial(eps_fn), _rows(table, _dtype(x_T)), x_T, _sample_keys(table, x_T, key))
+    return _run_scan(as_partial(eps_fn), _rows(table, x_T), x_T, _sample_keys(table, x_T, key), keep=True)
 
 
 def _refuse_eps(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None) -> None:
@@ -84,7 +94,7 @@ def _refuse_eps(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None) 
 
     Nothing compiles again, and NaN never leaves the state: weights of 0 multiply it too.
     """
-    rows, keys = _rows(_padded(table), _dtype(x_T)), _sample_keys(table, x_T, key)
+    rows, keys = _rows(_padded(table), x_T), _sample_keys(table, x_T, key)
 
     def fails(calls: int) -> bool:
         return not _is_finite(_run(as_partial(eps_fn), rows, calls, x_T, keys))
@@ -106,38 +116,47 @@ def _is_finite(x: State) -> bool:
 def _run(eps_fn: EpsFn, rows: Rows, nfe: jax.Array, x_T: State, keys: jax.Array | None) -> State:
     def body(i: jax.Array, carry: tuple) -> tuple:
         row = {name: column[i] for name, column in rows.items()}
-        return _advance(eps_fn, carry, row, keys, i)[0]
+        return _advance(eps_fn, carry, row, keys, i, like=x_T)[0]
 
     u, _, _ = jax.lax.fori_loop(0, nfe, body, _start(rows, x_T))
-    return _scale(rows["s"][nfe], u)
+    return _cast(_scale(rows["s"][nfe], u), x_T)
 
 
-@jax.jit
-def _run_scan(eps_fn: EpsFn, rows: Rows, x_T: State, keys: jax.Array | None) -> tuple[State, State]:
+@partial(jax.jit, static_argnames=("keep", "remat"))
+def _run_scan(
+    eps_fn: EpsFn, rows: Rows, x_T: State, keys: jax.Array | None, keep: bool = False, remat: bool = False
+) -> Any:
+    """The samples, or with `keep` what `trajectory` returns; all rows count, and it can be differentiated."""
     s_end, nfe = rows["s"][-1], len(rows["a"])
     steps = {name: column[:nfe] for name, column in rows.items()}
 
-    def body(carry: tuple, step: tuple) -> tuple[tuple, tuple[State, State]]:
+    def body(carry: tuple, step: tuple) -> tuple[tuple, Any]:
         row, i = step
         u = carry[0]
-        carry, x_0 = _advance(eps_fn, carry, row, keys, i)
-        return carry, (_scale(row["s"], u), x_0)
+        carry, x_0 = _advance(eps_fn, carry, row, keys, i, like=x_T)
+        return carry, (_cast(_scale(row["s"], u), x_T), _cast(x_0, x_T)) if keep else None
 
-    carry, kept = jax.lax.scan(body, _start(rows, x_T), (steps, jnp.arange(nfe)))
-    last = _scale(s_end, carry[0])
-    return jax.tree.map(lambda xs, x: jnp.concatenate([xs, x[None]]), kept[0], last), kept[1]
+    body = jax.checkpoint(body, prevent_cse=False) if remat else body
+    (u, _, _), kept = jax.lax.scan(body, _start(rows, x_T), (steps, jnp.arange(nfe)))
+    last = _cast(_scale(s_end, u), x_T)
+    return (jax.tree.map(lambda xs, x: jnp.concatenate([xs, x[None]]), kept[0], last), kept[1]) if keep else last
 
 
 def _start(rows: Rows, x_T: State) -> tuple:
-    v = _scale(1 / rows["s"][0], x_T)
+    v = _scale(1 / rows["s"][0], jax.tree.map(lambda leaf: leaf.astype(rows["s"].dtype), x_T))
     history = (jax.tree.map(jnp.zeros_like, v),) * rows["P"].shape[1]
     return v, v, history
 
 
-def _advance(eps_fn: EpsFn, carry: tuple, row: Rows, keys: jax.Array | None, i: jax.Array) -> tuple[tuple, State]:
-    """One row of the table (equations in `deis.table`); also returns the predicted x_0 = u - rho e."""
+def _advance(
+    eps_fn: EpsFn, carry: tuple, row: Rows, keys: jax.Array | None, i: jax.Array, like: State
+) -> tuple[tuple, State]:
+    """One row of the table (equations in `deis.table`); also returns the predicted x_0 = u - rho e.
+
+    like: arrays of the dtype in which the network is called.
+    """
     u, v, history = carry
-    e = _eps(eps_fn, _scale(row["s"], u), row["t"])
+    e = _eps(eps_fn, _cast(_scale(row["s"], u), like), row["t"])
     m = _combine((row["a"], row["b"]), (u, e))
     history = (m, *history[:-1])
     u_next = _combine((row["p"], *row["P"]), (v, *history))
@@ -154,7 +173,11 @@ def _eps(eps_fn: EpsFn, x: State, t: jax.Array) -> State:
     got, expected = (jax.tree.map(jnp.shape, tree) for tree in (e, x))
     if got != expected:
         raise ValueError(f"eps_fn must answer in the shape of x, {expected}, got {got}")
-    return jax.tree.map(lambda e, x: e.astype(x.dtype), e, x)
+    return jax.tree.map(lambda e: e.astype(t.dtype), e)  # not rounded to what x was rounded to
+
+
+def _cast(x: State, like: State) -> State:
+    return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), x, like)
 
 
 def _noise(keys: jax.Array, i: jax.Array, like: State) -> State:
@@ -182,7 +205,9 @@ def as_partial(eps_fn: EpsFn) -> jax.tree_util.Partial:
     return eps_fn if isinstance(eps_fn, jax.tree_util.Partial) else jax.tree_util.Partial(eps_fn)
 
 
-def _rows(table: Table, dtype: np.dtype) -> dict[str, np.ndarray]:
+def _rows(table: Table, x_T: State) -> dict[str, np.ndarray]:
+    """The columns in the dtype that everything is summed in: that of the state, and float32 at least."""
+    dtype = jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(x_T)))
     return {name: getattr(table, name).astype(dtype) for name in table.shapes()}
 
 
@@ -197,10 +222,6 @@ def _padded(table: Table) -> Table:
         widths = [(0, rows - table.nfe)] + [(0, lags - table.lags)] * (len(shape) - 1)
         columns[name] = np.pad(getattr(table, name), widths)
     return Table(table.name, **columns)
-
-
-def _dtype(x_T: State) -> np.dtype:
-    return np.result_type(*(leaf.dtype for leaf in jax.tree.leaves(x_T)))
 
 
 def _check_state(table: Table, x_T: State, key: jax.Array | None) -> None:

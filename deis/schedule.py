@@ -44,7 +44,7 @@ def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> 
     else:
         raise ValueError(f"ts_phase must be one of {', '.join((*PHASES, *INTEGER_PHASES))}, got {phase!r}")
     ts[0], ts[-1] = sde.T, sde.t_0
-    return check_nodes(ts)
+    return check_nodes(sde, ts)
 
 
 def integer_timesteps(sde: SDE, num_step: int, spacing: str) -> Nodes:
@@ -93,8 +93,8 @@ def round_down(ts: np.ndarray, last: int) -> Float64[np.ndarray, " nodes"]:
     return np.minimum(rising, last + 1 - len(ts) + i)[::-1].copy()
 
 
-def check_nodes(ts: np.ndarray) -> Float64[np.ndarray, " nodes"]:
-    """`ts` as float64 if it is a finite, strictly decreasing vector of at least 2 nodes, else ValueError."""
+def check_nodes(sde: SDE, ts: np.ndarray) -> Float64[np.ndarray, " nodes"]:
+    """`ts` as float64 if it is a strictly decreasing vector of at least 2 nodes within [t_0, T], else ValueError."""
     ts = np.asarray(ts, np.float64)
     if ts.ndim != 1 or len(ts) < 2:
         raise ValueError(
@@ -105,6 +105,13 @@ def check_nodes(ts: np.ndarray) -> Float64[np.ndarray, " nodes"]:
     if not np.all(np.diff(ts) < 0):
         i = int(np.argmax(np.diff(ts) >= 0))
         raise ValueError(f"the timesteps must decrease strictly, but {ts[i]:g} is followed by {ts[i + 1]:g}")
+    rounding = 1e-6 * (sde.T - sde.t_0)  # nodes may come from float32
+    if ts[0] > sde.T + rounding or ts[-1] < sde.t_0 - rounding:
+        outside = ts[0] if ts[0] > sde.T + rounding else ts[-1]
+        raise ValueError(
+            f"the timesteps must lie between the SDE's t_0={sde.t_0:g} and T={sde.T:g}, got {outside:g}; "
+            "an SDE of other ends is dataclasses.replace(sde, t_0=..., T=...)"
+        )
     return ts
 
 

@@ -27,6 +27,7 @@ class SDE:
     t_of_rho: inverse of `rho(t) = sigma(t) / s(t)`.
     t_0, T: where sampling ends and starts, t_0 < T.
     prior_std: standard deviation of x_T, per element.
+    is_discrete: whether the network knows whole times only, from 0 to T.
     Raises ValueError if rho does not grow from t_0 to T.
     """
 
@@ -36,6 +37,7 @@ class SDE:
     t_0: float
     T: float
     prior_std: float = 1.0
+    is_discrete: bool = False
 
     def __post_init__(self) -> None:
         for name in ("s", "sigma", "t_of_rho"):
@@ -190,7 +192,12 @@ def get_linear_alpha_fns(beta_0: float, beta_1: float) -> tuple[TimeFn, TimeFn]:
 
 
 def get_cos_alpha_fns() -> tuple[TimeFn, TimeFn]:
-    """alpha_bar(t) of the cosine VP schedule and its inverse (the published call)."""
+    """alpha_bar(t) of the cosine VP schedule and its inverse (the published call).
+
+    As in Nichol & Dhariwal, arXiv 2102.09672, eq. 17, alpha_bar is divided by its value at 0, so that it is 1 there.
+    The code published with DEIS leaves that out: give `VPSDE` its alpha_bar(t) = cos((t + 0.008) / 1.008 pi/2)^2 and
+    the inverse of that.
+    """
     return _alpha_fns(vp_cosine())
 
 

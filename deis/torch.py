@@ -44,6 +44,7 @@ def get_sampler(
 def sample(table: Table, eps_fn: EpsFn, x_T: Tensor, noise: Noise | None = None) -> Tensor:
     """Run `table` from x_T [batch, ...]; returns the samples, in its shape, dtype and device.
 
+    The network is called in the dtype of x_T; times and sums are float32, or float64 for a float64 state.
     eps_fn: as in `get_sampler`. Gradients flow through the loop: call under `torch.no_grad()` where none are wanted.
     noise: for stochastic tables, one torch.Generator a sample, so that a sample does not depend on its batch,
         or the standard normal noise itself, [nfe, batch, ...].
@@ -73,18 +74,19 @@ def trajectory(table: Table, eps_fn: EpsFn, x_T: Tensor, noise: Noise | None = N
     *kept, (samples, _) = _evaluations(table, eps_fn, x_T, noise)
     x_t = torch.stack([*(x for x, _ in kept), samples])
     x_0 = torch.stack([x / table.s.item(i) - table.rho.item(i) * e for i, (x, e) in enumerate(kept)])
-    return x_t, x_0
+    return x_t, x_0.to(x_T.dtype)
 
 
 def _evaluations(table: Table, eps_fn: EpsFn, x_T: Tensor, noise: Noise | None) -> Iterator[tuple[Tensor, Any]]:
     """(x_i, eps_i) of every evaluation, and last (samples, None). The equations are in `deis.table`."""
     _check_state(table, x_T, noise)
-    t = torch.tensor(table.t, dtype=x_T.dtype, device=x_T.device)
+    wide = torch.promote_types(x_T.dtype, torch.float32)
+    t = torch.tensor(table.t, dtype=wide, device=x_T.device)
     s, a, b, p, q, P, Q, g = (getattr(table, name).tolist() for name in ("s", "a", "b", "p", "q", "P", "Q", "g"))
-    u = v = x_T / s[0]
+    u = v = x_T.to(wide) / s[0]
     history: deque[Tensor] = deque(maxlen=table.lags)
     for i in range(table.nfe):
-        x = s[i] * u
+        x = (s[i] * u).to(x_T.dtype)
         e = _eps(eps_fn, x, t[i])
         yield x, e
         history.appendleft(_combine((a[i], b[i]), (u, e)))
@@ -92,7 +94,7 @@ def _evaluations(table: Table, eps_fn: EpsFn, x_T: Tensor, noise: Noise | None) 
         to_u, to_v = (p[i], g[i], *P[i]), (q[i], g[i], *Q[i])
         u, anchor = _combine(to_u, (v, z, *history)), v
         v = u if to_v == to_u else _combine(to_v, (anchor, z, *history))
-    yield s[-1] * u, None
+    yield (s[-1] * u).to(x_T.dtype), None
 
 
 def _combine(weights: Sequence[float], states: Sequence[Tensor | None]) -> Tensor:
@@ -105,7 +107,7 @@ def _eps(eps_fn: EpsFn, x: Tensor, t: Tensor) -> Tensor:
     e = eps_fn(x, t)
     if e.shape != x.shape:
         raise ValueError(f"eps_fn must answer in the shape of x, {tuple(x.shape)}, got {tuple(e.shape)}")
-    return e.to(x.dtype)
+    return e.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _noise(noise: Noise | None, i: int, like: Tensor) -> Tensor:

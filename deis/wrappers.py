@@ -123,10 +123,11 @@ def threshold_x_0(sde: SDE, eps_fn: EpsFn, percentile: float = 99.5, bound: floa
     """
 
     def change(x_0: Any) -> Any:
-        size = abs(x_0).reshape(x_0.shape[0], -1)
-        limit = array_library(x_0).quantile(size, percentile / 100, axis=1).clip(bound)
+        xp, size = array_library(x_0), abs(x_0).reshape(x_0.shape[0], -1)
+        size = xp.asarray(size, dtype=xp.promote_types(size.dtype, xp.float32))  # torch has no quantile in half
+        limit = xp.quantile(size, percentile / 100, axis=1).clip(bound)
         limit = limit.reshape(-1, *[1] * (x_0.ndim - 1))
-        return x_0.clip(-limit, limit) * (bound / limit)
+        return xp.asarray(x_0.clip(-limit, limit) * (bound / limit), dtype=x_0.dtype)
 
     return with_x_0(sde, eps_fn, change)
 

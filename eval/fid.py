@@ -16,10 +16,10 @@ from omegaconf import MISSING, DictConfig
 from tqdm import tqdm
 
 from data.config import DatasetConfig
-from eval.features.config import ExtractorConfig, validate_extractor
+from eval.features.config import ExtractorConfig, load_extractor, validate_extractor
 from eval.features.extractor import Extractor
 from eval.metrics.frechet import save_statistics
-from eval.metrics.measurement import Choice, Measurement, lines, validate_choice
+from eval.metrics.measurement import Measurement, MetricConfig, lines, load_reference, validate_metrics
 from eval.metrics.reference import Reference, statistics_path
 from eval.metrics.samples import open_samples
 from formats.files import write_atomically
@@ -34,17 +34,17 @@ SHARED_BATCH = 32  # divides the batches of all extractors
 class FidJob:
     """The options of this command; conf/fid.yaml explains them."""
 
-    action: str | None = None
-    samples: str | None = None
+    action: str | None = MISSING
+    samples: str | None = MISSING
     dataset: DatasetConfig | None = None
     split: str = MISSING
-    reference: str | None = None
+    reference: str | None = MISSING
     extractor: ExtractorConfig = MISSING
     metrics: list[str] = MISSING
-    num_samples: int | None = None
+    num_samples: int | None = MISSING
     kid_subsets: int = MISSING
     kid_subset_size: int = MISSING
-    dest: str | None = None
+    dest: str | None = MISSING
 
 
 def main(cfg: DictConfig) -> None:
@@ -53,21 +53,18 @@ def main(cfg: DictConfig) -> None:
         job: FidJob = cli.to_object(cfg)
         check(job)
         samples = None if job.samples is None else open_samples(Path(job.samples).expanduser(), job.num_samples)
-        choice = Choice(job.metrics, job.kid_subsets, job.kid_subset_size)
-        validate_choice(choice, None if samples is None else samples.n)
+        metrics = MetricConfig(job.metrics, job.kid_subsets, job.kid_subset_size)
+        validate_metrics(metrics, None if samples is None else samples.n)
     print(configure_jax(SHARED_BATCH), file=sys.stderr)
-    from eval.features.load import load_extractor
-    from eval.metrics.measuring import load_reference
-
     assert job.dataset is not None
     extractor = load_extractor(job.extractor, job.dataset)
     path = None if job.reference is None else Path(job.reference).expanduser()
-    reference = load_reference(extractor, job.dataset, choice, job.split, path)
+    reference = load_reference(extractor, job.dataset, metrics, job.split, path)
     if samples is None:
         write_reference(reference, extractor, job.dest)
         return
     with checking():
-        measurement = Measurement(extractor, reference, choice)
+        measurement = Measurement(extractor, reference, metrics)
         for images in tqdm(samples.batches, total=samples.num_batches, unit="batch", leave=False, disable=None):
             measurement.add(images)
         found = measurement.result()

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Num, UInt8
+from PIL import Image, ImageDraw, ImageFont
 
 GAP = 2  # pixels between tiles
-MARKERS = ("o", "s", "^", "D")  # of the first, second ... sampler of a family
+MARKERS = ("o", "s", "^", "D")  # the first, second ... sampler of a family
 
 # Okabe and Ito's colour-blind-safe palette, and Tol's purple. A method that is not listed is a baseline: grey, dashed.
 FAMILY_COLOUR = {
@@ -28,8 +29,7 @@ def image_grid(
 
     By default the grid is as square as it can be and tiles are enlarged to about 56 pixels.
 
-    Raises:
-        ValueError: the images are not a non-empty uint8 [n, h, w, c] array.
+    Raises ValueError if the images are not a non-empty uint8 [n, h, w, c] array.
     """
     if images.ndim != 4 or images.dtype != np.uint8 or len(images) == 0:
         raise ValueError(f"a grid needs uint8 images [n, h, w, c], not {images.dtype} {list(images.shape)}")
@@ -47,9 +47,7 @@ def image_grid(
 
 
 def _enlarged(image: UInt8[np.ndarray, "h w c"], scale: int) -> UInt8[np.ndarray, "scaled_h scaled_w c"]:
-    """`scale` times the size, bicubic."""
-    from PIL import Image
-
+    """The image at `scale` times its size, bicubic."""
     height, width, channels = image.shape
     planes = [
         np.asarray(Image.fromarray(image[..., c]).resize((width * scale, height * scale), Image.Resampling.BICUBIC))
@@ -60,8 +58,6 @@ def _enlarged(image: UInt8[np.ndarray, "h w c"], scale: int) -> UInt8[np.ndarray
 
 def save_png(path: Path, array: UInt8[np.ndarray, "height width c"]) -> None:
     """Write a grey (c = 1) or RGB (c = 3) picture."""
-    from PIL import Image
-
     Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(path)
 
 
@@ -84,11 +80,9 @@ def denoising_gif(
     labels: one for each frame, to stand under it; by default "network call 1 of 10" and so on, then "result".
     frame_ms, hold_ms: how long a frame and the last frame stay, in milliseconds.
 
-    Raises:
-        ValueError: the numbers of states, predictions and labels do not fit together.
+    Raises ValueError if the numbers of states, predictions and labels do not fit together.
     """
     from matplotlib import get_data_path
-    from PIL import Image, ImageDraw, ImageFont
 
     calls = len(x_0)
     states, predictions = [_to_uint8(x) for x in x_t], [_to_uint8(x) for x in x_0]
@@ -124,39 +118,56 @@ def _to_uint8(images: Num[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "n h w c"
 
 
 def fid_vs_nfe_plot(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Plot FID against network evaluations, both logarithmic, with one line per sampler.
+    """Plot FID against network evaluations; the rows are those of `against_nfe` and may have a "fid_name".
 
-    Each row has "sampler", "method", "nfe", "fid" and may have "fid_name" and "nfe_asked"; rows without a FID are left
-    out. Samplers of one method share a colour, and their order of appearance sets shade and marker.
-
-    Raises:
-        ValueError: no row has a FID.
+    Raises ValueError if no row has a FID.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedLocator, NullLocator
-
     measured = [row for row in rows if row.get("fid") is not None]
     if not measured:
         raise ValueError("there is no FID to plot")
-    figure = Figure(figsize=(7.0, 4.2), dpi=160, layout="constrained")
-    axes = figure.subplots()
-    axes.set(xscale="log", yscale="log", xlabel="network evaluations (NFE)")
-    axes.set_ylabel(measured[0].get("fid_name") or "FID")
-    colours = {row["sampler"]: FAMILY_COLOUR.get(row["method"], BASELINE_COLOUR) for row in measured}
+    against_nfe(measured, "fid", measured[0].get("fid_name") or "FID").savefig(path)
+
+
+def against_nfe(rows: Sequence[Mapping[str, Any]], value: str, label: str, top: float | None = None) -> Any:
+    """A figure of `value` against network evaluations, both logarithmic, with one line per sampler.
+
+    Each row has "sampler", "method", "nfe" and `value`, and may have "nfe_asked". Samplers of one method share a
+    colour, and their order of appearance sets shade and marker. top: values above this are cut off.
+    """
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    figure, (axes,) = panels(1, (7.0, 4.2))
+    axes.set(xscale="log", yscale="log", xlabel="network evaluations (NFE)", ylabel=label)
+    colours = {row["sampler"]: FAMILY_COLOUR.get(row["method"], BASELINE_COLOUR) for row in rows}
     for sampler, colour in colours.items():
-        points = sorted((row["nfe"], row["fid"]) for row in measured if row["sampler"] == sampler)
+        points = sorted((row["nfe"], row[value]) for row in rows if row["sampler"] == sampler)
         family = [name for name in colours if colours[name] == colour]
         style = _line_style(colour, family.index(sampler), len(family))
         axes.plot(*zip(*points, strict=True), label=sampler, **style)
-    _dress(axes)
-    nodes = sorted({row.get("nfe_asked", row["nfe"]) for row in measured})
+    if top is not None and axes.get_ylim()[1] > top:
+        axes.set_ylim(top=top)
+    _plain_numbers(axes)
+    nodes = sorted({row.get("nfe_asked", row["nfe"]) for row in rows})
     axes.xaxis.set(major_locator=FixedLocator(nodes), minor_locator=NullLocator(), major_formatter="{x:.0f}")
     figure.legend(loc="outside right center", frameon=False, handlelength=3.2, labelspacing=0.7)
-    figure.savefig(path)
+    return figure
+
+
+def panels(count: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    """(a figure of `size` inches, its `count` axes side by side), with a faint grid and no box."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=160, layout="constrained")
+    all_axes = figure.subplots(1, count, squeeze=False)[0]
+    for axes in all_axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(which="major", color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+    return figure, all_axes
 
 
 def _line_style(colour: str, index: int, count: int) -> dict[str, Any]:
-    """Style of member `index` of a family of `count`: the last, of highest order, has the full colour."""
+    """The style of member `index` of a family of `count`: the last, of highest order, has the full colour."""
     from matplotlib.colors import to_rgb
 
     baseline = colour == BASELINE_COLOUR
@@ -170,15 +181,12 @@ def _line_style(colour: str, index: int, count: int) -> dict[str, Any]:
     }
 
 
-def _dress(axes: Any) -> None:
-    """A logarithmic y axis with plain numbers, a faint grid, and no box."""
+def _plain_numbers(axes: Any) -> None:
+    """A logarithmic y axis with plain numbers."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(which="major", color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
 
 
 def loss_curve_plot(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
@@ -187,19 +195,15 @@ def loss_curve_plot(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     A record has "step" and "loss" (training), "eval_loss" (held out), or both. The training loss is drawn
     faintly, and again as a centred running mean over a twentieth of the run.
 
-    Raises:
-        ValueError: no record has a training loss.
+    Raises ValueError if no record has a training loss.
     """
-    from matplotlib.figure import Figure
-
     train, held_out = (
         np.array([(record["step"], record[key]) for record in records if record.get(key) is not None])
         for key in ("loss", "eval_loss")
     )
     if len(train) == 0:
         raise ValueError("there is no loss to plot")
-    figure = Figure(figsize=(7.0, 3.6), dpi=160, layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels(1, (7.0, 3.6))
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     window = np.ones(max(1, len(train) // 20)) / max(1, len(train) // 20)
     steps, smooth = (np.convolve(column, window, mode="valid") for column in train.T)
@@ -207,6 +211,6 @@ def loss_curve_plot(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     axes.plot(steps, smooth, color="#0072B2", linewidth=1.8, label="training (running mean)")
     if len(held_out):
         axes.plot(*held_out.T, color="#D55E00", marker="o", markersize=4, label="held out")
-    _dress(axes)
+    _plain_numbers(axes)
     axes.legend(frameon=False)
     figure.savefig(path)

@@ -2,50 +2,36 @@
 
 import json
 import sys
-import time
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig
 
 import data
-import deis
 from data.config import DatasetConfig
+from eval.job import NetworkJob, origin, require_dataset, require_positive
 from formats.files import write_atomically
-from models.sampling.build import build_sde, build_table, check_sampler, end_sde, solver_of
+from formats.tables import markdown_table
+from models.sampling.build import build_sde, check_sampler, end_sde
 from models.sampling.source import Source, find
 from runs import cli, folder
-from runs.errors import NonFiniteError, checking
+from runs.errors import checking
 from runs.jax_setup import configure_jax
-
-if TYPE_CHECKING:
-    from deis.likelihood import Flow
-
-METHODS = ("table", "dopri5")
-
-Row = dict[str, Any]
 
 
 @dataclass
-class LikelihoodJob:
+class LikelihoodJob(NetworkJob):
     """The options of this command; conf/likelihood.yaml explains them."""
 
-    name: str = MISSING
-    output_root: str = MISSING
-    run_dir: str | None = None
-    checkpoint: str | None = None
-    step: int | None = None
     dataset: DatasetConfig | None = None
     methods: list[str] = MISSING
     sampler: Any = MISSING
-    nfe: list[int] | None = None
+    nfe: list[int] | None = MISSING
     tolerance: float = MISSING
     trace: str = MISSING
     num_probes: int = MISSING
-    num_images: int | None = None
+    num_images: int | None = MISSING
     batch_size: int = MISSING
     seed: int = MISSING
 
@@ -59,24 +45,37 @@ def main(cfg: DictConfig) -> None:
         sde = end_sde(check_sampler(job.sampler), build_sde(source.config["sde"]))
         dataset, split = held_out(job, source)
         jax_setup = configure_jax()
-        flows = flows_of(job, sde)
+        from eval.metrics import flows  # imports JAX, which is configured by now
+
+        chosen: list[tuple[str, Any]] = []
+        if "table" in job.methods:
+            chosen += [flows.table_flow(job.sampler | {"nfe": nfe}, sde) for nfe in job.nfe or [job.sampler["nfe"]]]
+        if "dopri5" in job.methods:
+            chosen.append(flows.adaptive_flow(job.tolerance))
     config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
     with folder.occupy(run_dir, config):
         print(jax_setup, file=sys.stderr)
-        rows, bits = measure(job, source, sde, split, flows)
-        result = {"rows": rows, "dataset": dataset.name, "split": dataset.test_split} | facts(job, source, len(bits[0]))
+        rows, bits = flows.measure_bits(
+            source, sde, split, chosen, job.batch_size, seed=job.seed, trace=job.trace, num_probes=job.num_probes
+        )
+        result = {"rows": rows, "dataset": dataset.name, "split": dataset.test_split, "num_images": len(split.images)}
+        result |= origin(source) | {
+            "trace": job.trace,
+            "num_probes": None if job.trace == "exact" else job.num_probes,
+            "seed": job.seed,
+            "tolerance": job.tolerance if "dopri5" in job.methods else None,
+            "overrides": list(HydraConfig.get().overrides.task),
+        }
         if len(bits) == len(job.methods) == 2:
-            result["difference"] = paired(*bits)
+            result["difference"] = flows.paired_difference(*bits)
         write_atomically(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
     print(f"{report(result)}\n{run_dir}")
 
 
 def check(job: LikelihoodJob) -> None:
     """Refuse with a ValueError what cannot work, before anything expensive starts."""
-    for key in ("num_probes", "batch_size", "num_images"):
-        if getattr(job, key) is not None and getattr(job, key) < 1:
-            raise ValueError(f"{key} must be at least 1, got {getattr(job, key)}")
-    if not job.methods or set(job.methods) - set(METHODS) or len(set(job.methods)) < len(job.methods):
+    require_positive(job, "num_probes", "batch_size", "num_images")
+    if sorted(job.methods) not in (["table"], ["dopri5"], ["dopri5", "table"]):
         raise ValueError(f"methods must be [table], [dopri5] or [table,dopri5], got {job.methods}")
     if job.nfe is not None and (not job.nfe or "table" not in job.methods):
         raise ValueError(f"nfe={job.nfe} chooses network calls of the method table; give some, and methods=[table]")
@@ -93,9 +92,7 @@ def held_out(job: LikelihoodJob, source: Source) -> tuple[DatasetConfig, "data.S
 
     Raises ValueError if neither is known, or the images are too few or of another shape than the network's.
     """
-    dataset = job.dataset or (DatasetConfig(**source.config["dataset"]) if source.config["dataset"] else None)
-    if dataset is None:
-        raise ValueError(f"{source.path} does not say what it was trained on; give dataset=NAME to measure bits/dim of")
+    dataset = require_dataset(source, job.dataset)
     split = data.load(dataset, "test")
     size, channels = (source.config["model"][key] for key in ("image_size", "image_channels"))
     if split.images.shape[1:] != (size, size, channels):
@@ -113,117 +110,13 @@ def held_out(job: LikelihoodJob, source: Source) -> tuple[DatasetConfig, "data.S
     return dataset, replace(split, images=split.images[:count], labels=labels)
 
 
-def flows_of(job: LikelihoodJob, sde: deis.SDE) -> "list[tuple[str, Flow]]":
-    """What carries images to noise, with its name: the sampler's tables run from x_0 to x_T, and DOPRI5.
-
-    Raises ValueError for a sampler that does not run this way.
-    """
-    from deis import adaptive
-
-    def flow(table: deis.Table) -> "Flow":
-        return lambda sde, eps_fn, state: (deis.sample(table, eps_fn, state), table.nfe)
-
-    flows = []
-    if "table" in job.methods:
-        tables = [encoding_table(job.sampler | {"nfe": nfe}, sde) for nfe in job.nfe or [job.sampler["nfe"]]]
-        flows += [(table.name, flow(table)) for table in tables]
-    if "dopri5" in job.methods:
-        flows.append(("DOPRI5", partial(adaptive.encode, rtol=job.tolerance, atol=job.tolerance)))
-    return flows
-
-
-def encoding_table(sampler: dict[str, Any], sde: deis.SDE) -> deis.Table:
-    """The table of a `sampler` group run from x_0 to x_T, of as many network calls as when it samples."""
-    from deis.likelihood import encoding
-
-    options, nfe = check_sampler(sampler), build_table(sampler, sde).nfe
-
-    def table(num_step: int) -> deis.Table:
-        return encoding(
-            sde, deis.timesteps(sde, num_step, options["ts_phase"], options["ts_order"]), solver_of(options)
-        )
-
-    return table(deis.tables.fewest_steps(table, nfe))
-
-
-def measure(
-    job: LikelihoodJob, source: Source, sde: deis.SDE, split: "data.Split", flows: "list[tuple[str, Flow]]"
-) -> tuple[list[Row], list[np.ndarray]]:
-    """(one row of numbers, bits/dim of each image) of every flow."""
-    from tqdm import tqdm
-
-    from eval.metrics.bits_per_dim import bits_of_batches, standard_error
-    from models.sampling.draw import load_trained
-    from models.score import eps_fn
-
-    with checking():
-        net = load_trained(source.path, source.step)
-    labels = split.labels if net.num_classes else None
-    rows, all_bits = [], []
-    for name, flow in flows:
-        clock, chunks, nfes = time.perf_counter(), [], []
-        batches = bits_of_batches(
-            *(sde, partial(eps_fn, net.network, sde, net.params), split.images, labels, flow),
-            *(job.batch_size, job.seed, job.trace, job.num_probes),
-        )
-        with tqdm(total=len(split.images), desc=name, unit="image", leave=False) as bar, checking():
-            for chunk, nfe in batches:
-                chunks.append(chunk)
-                nfes.append(nfe)
-                bar.update(len(chunk))
-        bits = np.concatenate(chunks)
-        if not np.all(np.isfinite(bits)):
-            bad = int(np.flatnonzero(~np.isfinite(bits))[0])
-            raise NonFiniteError(
-                f"{name} gave NaN or infinite bits/dim, first for image {bad}; the network is at fault"
-            )
-        all_bits.append(bits)
-        rows.append(
-            {
-                "solver": name,
-                "nfe": float(np.mean(nfes)),
-                "bits_per_dim": float(np.mean(bits)),
-                "standard_error": standard_error(bits),
-                "seconds": time.perf_counter() - clock,
-            }
-        )
-    return rows, all_bits
-
-
-def facts(job: LikelihoodJob, source: Source, num_images: int) -> dict[str, Any]:
-    """What the numbers are of."""
-    return {
-        "num_images": num_images,
-        "checkpoint": str(source.path if source.step is None else source.path.parent),
-        "step": source.step,
-        "trace": job.trace,
-        "num_probes": None if job.trace == "exact" else job.num_probes,
-        "seed": job.seed,
-        "tolerance": job.tolerance if "dopri5" in job.methods else None,
-        "overrides": list(HydraConfig.get().overrides.task),
-    }
-
-
-def paired(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """How the first method differs from the second on the same images, noise and probes."""
-    from eval.metrics.bits_per_dim import standard_error
-
-    difference = first - second
-    return {
-        "mean": float(np.mean(difference)),
-        "standard_error": standard_error(difference),
-        "largest": float(np.max(np.abs(difference))),
-    }
-
-
 def report(result: dict[str, Any]) -> str:
-    """The numbers as Markdown."""
-    lines = ["| solver | NFE | bits/dim | standard error | seconds |", "|---|---:|---:|---:|---:|"]
-    for row in result["rows"]:
-        cells = (f"{row['nfe']:.4g}", f"{row['bits_per_dim']:.4f}", f"{row['standard_error']:.4f}")
-        lines.append(f"| {row['solver']} | {' | '.join(cells)} | {row['seconds']:.1f} |")
+    """The result as Markdown: a table of the solvers, what was measured, and how they differ."""
+    formats = {"nfe": ".4g", "bits_per_dim": ".4f", "standard_error": ".4f", "seconds": ".1f"}
+    rows = [[row["solver"], *(f"{row[key]:{shown}}" for key, shown in formats.items())] for row in result["rows"]]
     at_step = "" if result["step"] is None else f" at step {result['step']}"
-    lines += [
+    lines = [
+        markdown_table(["solver", "NFE", "bits/dim", "standard error", "seconds"], rows),
         "",
         f"{result['num_images']} images of {result['dataset']} ({result['split']}), uniform dequantisation, "
         f"{result['trace']} trace; {result['checkpoint']}{at_step}.",

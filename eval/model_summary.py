@@ -1,4 +1,4 @@
-"""What a score network costs. See: python -m eval.model_summary --help"""
+"""The cost of a score network: parameters, operations, memory. See: python -m eval.model_summary --help"""
 
 import dataclasses
 from dataclasses import dataclass

@@ -16,8 +16,7 @@ from data import to_uint8
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig
 from eval.figures import denoising_gif
-from eval.metrics.measurement import Choice, Measurement
-from eval.metrics.measuring import open_measurement
+from eval.metrics.measurement import MetricConfig, open_measurement
 from models.sampling.draw import Trained, load_trained
 from models.sampling.source import SHIPPED, find
 from models.score import eps_fn
@@ -60,9 +59,9 @@ def main() -> None:
 
 
 def fid(x_0: np.ndarray | jax.Array) -> float:
-    """Of images in [-1, 1], against the training images."""
+    """FID of images in [-1, 1] against the training images."""
     dataset = DatasetConfig(**find(str(SHIPPED), None, "outputs").config["dataset"])
-    measurement = Measurement(*open_measurement(ExtractorConfig(), dataset, Choice(), SHIPPED), Choice())
+    measurement = open_measurement(ExtractorConfig(), dataset, MetricConfig(), SHIPPED)
     measurement.add(to_uint8(np.asarray(x_0), "floor"))
     return measurement.result()["fid"]
 
@@ -77,8 +76,8 @@ def by_diffusers(name: str, steps: int, net: Trained, eps, x_T: jax.Array) -> np
     scheduler.set_timesteps(steps)
     call, x = jax.jit(eps), torch.from_numpy(np.array(x_T))
     for t in scheduler.timesteps:
-        answer = call(x.numpy(), (float(t) + 1) / 1000 * net.sde.T)
-        x = scheduler.step(torch.from_numpy(np.array(answer)), t, x).prev_sample
+        eps_t = call(x.numpy(), (float(t) + 1) / 1000 * net.sde.T)
+        x = scheduler.step(torch.from_numpy(np.array(eps_t)), t, x).prev_sample
     return x.numpy()
 
 

@@ -1,1 +1,1 @@
-"""File formats read without running what is in them, for every room."""
+"""File formats read without running what is in them, shared by all packages."""

@@ -1,8 +1,11 @@
-"""Files as they come: JSON objects, safetensors, and the digest that says whether one is whole."""
+"""JSON objects, safetensors and SHA-256 digests of files, and writing that leaves no half-written file."""
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import numpy as np
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises FileNotFoundError, or ValueError if the file is anything else."""
+    """Read a JSON object. Raises FileNotFoundError, or ValueError if the file is anything else."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
@@ -23,8 +26,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """All tensors of a file as NumPy arrays. Raises FileNotFoundError, or ValueError if it is damaged."""
-    import ml_dtypes  # noqa: F401  NumPy knows bfloat16 by it
+    """Read all tensors of a file as NumPy arrays. Raises FileNotFoundError, or ValueError if it is damaged."""
+    import ml_dtypes  # noqa: F401  gives NumPy the type bfloat16
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -37,13 +40,29 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal."""
+    """SHA-256 hex digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(temporary, path)
+    """Write a file so that a reader never sees a part of it."""
+    with atomic_path(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path, partial: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; the file or folder written there is renamed to `path` at the end.
+
+    If the block raises, nothing is left of it. `partial` is the temporary path. Its default differs from process to
+    process, so that several may write at once; a fixed one lets the next attempt overwrite what a killed process left.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}") if partial is None else partial
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        partial.unlink(missing_ok=True)

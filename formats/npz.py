@@ -1,27 +1,23 @@
-"""Arrays on disk: .npz files that appear whole or not at all, and are read without pickle."""
+"""Arrays in .npz files, which are written atomically and read without pickle."""
 
-import os
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from formats.files import atomic_path
+
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write `arrays` to `path`, through a temporary file and one rename, so that a reader never sees half."""
+    """Write `arrays` to `path` so that a reader never sees a part of them; missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Read every array of `path`; zip's checksums catch damaged bytes.
+    """Read every array of `path`; the checksums in a zip archive reveal damaged bytes.
 
     Raises:
         FileNotFoundError: there is no such file.

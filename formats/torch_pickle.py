@@ -1,4 +1,4 @@
-"""Files of pickle and of torch.save as plain Python: without torch, and without running what they ask for.
+"""Reader of the files of pickle and torch.save that needs no torch and runs no code in them.
 
 A pickle is a program that calls what it names. Here it may name only what stands in `_ADMITTED`, where every name has
 a harmless meaning of this file's own; any other name is refused. Tensors come out as NumPy arrays. Three forms:
@@ -40,11 +40,11 @@ _DTYPES = {
 
 
 class Refused(ValueError):
-    """What the file does that is not allowed, as the end of a sentence that begins with its path."""
+    """Raised for a file that is not allowed; the message continues a sentence that begins with the file's path."""
 
 
 class Record(dict):
-    """A dictionary, or an object of a class that is not here: `state` has its attributes, and nothing of it runs."""
+    """A dictionary, or an object of an unknown class, with its attributes in `state` and without its methods."""
 
     state: Any = None
 
@@ -53,7 +53,7 @@ class Record(dict):
 
 
 class _Function:
-    """What a pickle may call, and cannot change: a pickle can set attributes of plain functions."""
+    """A function that a pickle may call but not change: a pickle can set attributes of plain functions."""
 
     def __init__(self, function: Callable[..., Any]):
         self._function = function
@@ -66,9 +66,9 @@ class _Function:
 
 
 def read_torch(path: Path) -> Any:
-    """What the file holds, in any of the three forms: containers, numbers, strings, NumPy arrays and `Record`s.
+    """Read a file in any of the three forms: containers, numbers, strings, NumPy arrays and `Record`s.
 
-    Raises FileNotFoundError; ValueError, a sentence, if the file is damaged or asks for what is not admitted.
+    Raises FileNotFoundError; ValueError, one sentence, if the file is damaged or names what is not admitted.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
@@ -79,7 +79,7 @@ def read_torch(path: Path) -> Any:
 
 
 def load(data: bytes) -> Any:
-    """As `read_torch`, from the file's bytes. Raises Refused."""
+    """Read the bytes of such a file as `read_torch` does. Raises Refused."""
     try:
         if data.startswith(b"PK"):
             return _load_zip(data)
@@ -96,7 +96,7 @@ Storage = Callable[[str, np.dtype, int], np.ndarray]  # (key, dtype, number of e
 
 
 class _Unpickler(pickle._Unpickler):  # in Python: the one in C takes as much memory as a damaged file's memo says
-    """storage: finds the storages that the pickle refers to, if it may refer to any."""
+    """An unpickler of admitted names only; `storage` finds the storages that the pickle refers to, if it may."""
 
     def __init__(self, file: io.BytesIO, storage: Storage | None = None):
         super().__init__(file)
@@ -141,7 +141,7 @@ def _load_legacy(data: bytes) -> Any:
     storages: dict[str, np.ndarray] = {}
 
     def storage(key: str, dtype: np.dtype, size: int) -> np.ndarray:
-        """Tensors are views of storages that are read later."""
+        """Return the storage of a key, whose numbers are read into it later, when tensors are views of it already."""
         if size * dtype.itemsize > len(data):
             raise Refused(_DAMAGED)
         found = storages.setdefault(key, np.empty(size, dtype))
@@ -162,7 +162,7 @@ def _load_legacy(data: bytes) -> Any:
 
 
 def _tensor(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> np.ndarray:
-    """A view of a storage, all of it inside: NumPy checks that, but for elements that are there more than once."""
+    """Return a view of a storage. NumPy checks that it lies inside, except for elements that occur more than once."""
     try:
         if math.prod(size) > storage.size or min(stride, default=0) < 0:
             raise ValueError
@@ -176,14 +176,14 @@ def _tensor(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tup
 
 
 def _persistent(meta: dict[str, Any]) -> Record:
-    """An object of EDM's: a class by name and in source, which is passed over, and its attributes."""
+    """Return an object of EDM with its class name and attributes; the source code that comes with it is ignored."""
     found = Record(class_name=meta["class_name"])
     found.state = meta["state"]
     return found
 
 
 def _number(dtype: Record, raw: bytes) -> bool | int | float:
-    """A NumPy scalar. The second item of a dtype's state is its byte order."""
+    """Return a NumPy scalar as a number. The second item of a dtype's state is its byte order."""
     code = f"{dtype.state[1]}{dtype['code']}"
     if not re.fullmatch("[<>|][biuf][1248]", code):
         raise Refused(f"holds a NumPy scalar of type {code}, which is not a number")

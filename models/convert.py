@@ -10,23 +10,23 @@ SOURCE is one of
 """
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from formats.files import read_json
 from models.checkpoints import checkpoint
 from models.config import UNetConfig
-from models.published import weights
 from models.published.diffusers import read_diffusers
 from models.published.edm import read_edm
+from models.published.network import PublishedNetwork, write_published
 from models.published.score_sde import PUBLISHED, read_score_sde
-from models.published.weights import Weights
+from models.published.translate import flat
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 where something is refused, in one sentence."""
+    """Run the command with these arguments and return its exit code, 2 for an error, which is said in one sentence."""
     parser = argparse.ArgumentParser(
         prog="python -m models.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -38,23 +38,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--time", choices=("t", "t_plus_1"), default="t", help="diffusers: t_plus_1 for DDIM's CelebA")
     args = parser.parse_args(argv)
     try:
-        found = read(args.source.expanduser(), args.config, args.time)
-        weights.save(args.dest.expanduser(), found)
+        network = read_network(args.source.expanduser(), args.config, args.time)
+        write_published(args.dest.expanduser(), network)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(describe(found))
+    print(described(network))
     print(f"written to {args.dest}; draw from it: python sample.py checkpoint={args.dest} extractor=none")
     return 0
 
 
-def read(source: Path, config: str | None = None, time: str = "t") -> Weights:
-    """The network at `source`, whatever form it has. Raises ValueError or FileNotFoundError with one sentence."""
+def read_network(source: Path, config: str | None = None, time: str = "t") -> PublishedNetwork:
+    """Read the network at `source`, in whichever format. Raises ValueError or FileNotFoundError with one sentence."""
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist")
     if source.is_dir():
-        if checkpoint.latest_step(_checkpoints(source)) is not None:
-            return read_run(source)
+        checkpoints = source if source.name == "checkpoints" else source / "checkpoints"
+        if (step := checkpoint.latest_step(checkpoints)) is not None:
+            return _read_run(source, checkpoints, step)
         if (source / "model.safetensors").is_file():
             raise ValueError(f"{source} is in the published form already")
         return read_diffusers(source, time=time)
@@ -67,42 +68,31 @@ def read(source: Path, config: str | None = None, time: str = "t") -> Weights:
     return read_score_sde(source, _score_sde_config(source, config))
 
 
-def read_run(folder: Path) -> Weights:
-    """The EMA parameters of the newest checkpoint of a training run."""
+def _read_run(folder: Path, checkpoints: Path, step: int) -> PublishedNetwork:
     import jax
 
     from models.unet import shapes
 
-    checkpoints = _checkpoints(folder)
-    step = checkpoint.latest_step(checkpoints)
-    assert step is not None
     config = checkpoint.read_config(checkpoints, step)
     model = UNetConfig(**config["model"])
     params = jax.device_get(checkpoint.restore(checkpoints, step, {"ema": shapes(model)})["ema"])
-    return Weights("deis", f"{folder.name}, step {step}", model, config["sde"], params, config["dataset"])
+    return PublishedNetwork("deis", f"{folder.name}, step {step}", model, config["sde"], params, config["dataset"])
 
 
-def describe(found: Weights) -> str:
-    """What was read, for people."""
-    model = found.model
-    count = sum(math.prod(leaf.shape) for leaf in weights.flat(found.params).values())
-    sde = ", ".join(f"{key} {value}" for key, value in found.sde.items() if key != "name")
+def described(network: PublishedNetwork) -> str:
+    """Return a description of a network in six lines."""
+    model = network.model
+    count = sum(leaf.size for leaf in flat(network.params).values())
+    sde = ", ".join(f"{key} {value}" for key, value in network.sde.items() if key != "name")
     shape = f"{model.image_size}x{model.image_size}x{model.image_channels}"
     classes = f"{model.num_classes} classes" if model.num_classes else "no classes"
-    return "\n".join(
-        [
-            f"family      {found.family}, from {found.source}",
-            f"parameters  {count:,}, {shape} images, {classes}",
-            f"SDE         {found.sde['name']}: {sde}",
-            f"time        {model.time}, {model.embedding} embedding",
-            f"input       {model.input}",
-            f"output      {model.output}",
-        ]
-    )
-
-
-def _checkpoints(folder: Path) -> Path:
-    return folder if folder.name == "checkpoints" else folder / "checkpoints"
+    return f"""\
+family      {network.family}, from {network.source}
+parameters  {count:,}, {shape} images, {classes}
+SDE         {network.sde["name"]}: {sde}
+time        {model.time}, {model.embedding} embedding
+input       {model.input}
+output      {model.output}"""
 
 
 def _score_sde_config(source: Path, config: str | None) -> dict[str, Any] | str:
@@ -110,9 +100,9 @@ def _score_sde_config(source: Path, config: str | None) -> dict[str, Any] | str:
     if config in PUBLISHED:
         return str(config)
     if config is not None:
-        return weights.read_json(Path(config).expanduser())
+        return read_json(Path(config).expanduser())
     if beside.is_file():
-        return weights.read_json(beside)
+        return read_json(beside)
     raise FileNotFoundError(
         f"{source} does not hold its configuration, and there is no {beside.name} beside it; give --config with a "
         f"JSON file or one of {', '.join(PUBLISHED)}"

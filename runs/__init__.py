@@ -1,1 +1,1 @@
-"""A run: its options, command line, folder, log, and what it is built from."""
+"""What every command has: command line, errors, signals, run folder, log, and JAX's environment."""

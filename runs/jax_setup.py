@@ -1,4 +1,4 @@
-"""What JAX should know before it starts. Does not import JAX."""
+"""Environment for JAX: compilation cache and CPU devices. Does not import JAX."""
 
 import gc
 import importlib.metadata

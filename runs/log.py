@@ -13,12 +13,14 @@ from omegaconf import MISSING
 
 @dataclass
 class LoggerConfig:
+    """The `logger` config group; conf/logger/wandb.yaml explains the options."""
+
     name: str = MISSING
-    project: str = "deis"
-    entity: str | None = None
-    group: str | None = None
-    mode: str = "auto"
-    init_timeout: int = 5
+    project: str = MISSING
+    entity: str | None = MISSING
+    group: str | None = MISSING
+    mode: str = MISSING
+    init_timeout: int = MISSING
 
 
 class Log:

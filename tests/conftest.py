@@ -1,9 +1,39 @@
-"""What tests of several files use."""
+"""What tests of several files use, and the option that leaves the slow ones out."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="leave out tests that start processes or are marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--fast"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_processes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With --fast, a test that starts Python anew is skipped where it would."""
+    start = subprocess.Popen.__init__
+
+    def skip_python(self: Any, command: Any, *arguments: Any, **options: Any) -> None:
+        if isinstance(command, list | tuple) and command[0] == sys.executable:
+            pytest.skip("starts a process")
+        start(self, command, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if request.config.getoption("--fast"):
+            patch.setattr(subprocess.Popen, "__init__", skip_python)
+        yield
 
 
 @pytest.fixture

@@ -1,15 +1,11 @@
 """The benchmarks themselves, on small cases: the exact solution, the errors, the count of compilations."""
 
-import shutil
-from pathlib import Path
-
-import jax
 import numpy as np
 import pytest
 from reference import loop
 
 import deis
-from benchmarks import exact_tables, overhead, report, results, work_precision
+from benchmarks import overhead, report, work_precision
 from benchmarks.problems import DATA, MODELS, problem
 
 SMALL = problem("VP linear", "2-d, 3 wide")
@@ -90,51 +86,3 @@ def test_data_are_of_size_one():
     for data in DATA.values():
         spread = np.sqrt(np.mean(data.sample(np.random.default_rng(0), 2000) ** 2))
         assert 0.3 < spread < 1.5
-
-
-def test_the_tables_of_the_paper_with_an_exact_network() -> None:
-    """The table's orders on the cluster problem, and an error that is the textbook loop's."""
-    page = exact_tables.main("cifar10_vp", "plane")
-    for nfe in (10, 15, 20):
-        assert f"| {nfe} | tAB3 < tAB2 < tAB1 < DDIM | yes |" in page
-    sde, ts = exact_tables.SDE, deis.timesteps(exact_tables.SDE, 10)
-    eps_fn, x_T, exact = exact_tables.solution("plane")
-    with jax.enable_x64(True):
-        x_0 = loop.ddim(sde.s, sde.sigma, lambda x, t: np.asarray(eps_fn(x, jax.numpy.asarray(t))), np.asarray(x_T), ts)
-    error = np.median(np.sqrt(np.mean((x_0 - exact) ** 2, axis=1)))
-    found = next(record for record in exact_tables.measure("cifar10_vp", "plane")[1] if record["nfe_asked"] == 10)
-    assert found["row"] == "DDIM"
-    assert found["fid"] == pytest.approx(1000 * error, rel=1e-6)
-
-
-def test_a_table_with_noise_has_no_error() -> None:
-    with pytest.raises(ValueError, match="is not a table without noise"):
-        exact_tables.measure("stochastic", "plane")
-
-
-def test_the_page_of_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every part is there, the long table is kept, and what is not finished is refused."""
-    monkeypatch.setattr(results, "exact", lambda table, problem: f"exact {table} {problem}")
-    measured, docs = tmp_path / "measured", tmp_path / "docs"
-    docs.mkdir()
-    for name in (*results.SECTIONS, *results.ANALYSES, results.LONG):
-        (measured / name).mkdir(parents=True)
-        (measured / name / "status.json").write_text('{"status": "done"}')
-        (measured / name / "table.md").write_text(f"# T\n\ntable {name}\n\n## Published, for X\n\nfigures\n")
-        (measured / name / "pixel_difference.md").write_text(f"differences {name}")
-        for picture in ("fid_vs_nfe", "grid", "pixel_difference"):
-            (measured / name / f"{picture}.png").write_bytes(b"png")
-    results.main(measured, docs)
-    page = (docs / "results.md").read_text()
-    for name in results.SECTIONS:
-        assert f"table {name}\n" in page
-        assert f"exact {name} digits" in page
-        assert (docs / "results" / f"{name}_fid_vs_nfe.png").is_file()
-    assert "### Published, for X" in page
-    assert (docs / "results" / results.LONG_PAGE).read_text() == f"table {results.LONG}\n"
-    shutil.rmtree(measured / results.LONG)
-    results.main(measured, docs)
-    assert (docs / "results.md").read_text() == page
-    (measured / "last_step" / "status.json").write_text('{"status": "stopped"}')
-    with pytest.raises(FileNotFoundError, match="last_step is not finished, its status is stopped"):
-        results.main(measured, docs)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import AS_USERS_DO, TINY, run
+from commands import AS_USERS_DO, TINY, run, run_here
 
 FEW = ["logger=none", "extractor=none", "sampler.nfe=3"]
 
@@ -24,26 +24,25 @@ def images(folder: Path) -> np.ndarray:
 
 
 def test_an_image_depends_on_its_own_seed_only(trained: Path) -> None:
-    for name, seeds, batch_size in (("whole", "0-9", 10), ("parts", "0-9", 3), ("picked", "7+2", 4)):
-        options = [f"seeds={seeds}", f"batch_size={batch_size}", f"run_dir={name}"]
-        result = run("sample.py", *FEW, *options, cwd=trained, env=AS_USERS_DO)
-        assert result.returncode == 0, result.stderr
-    whole = images(trained / "whole").astype(int)
+    sweep = ["seeds=0-9,7+2", "batch_size=10,3", "hydra.sweep.dir=seeds", "hydra.sweep.subdir=${seeds}x${batch_size}"]
+    result = run("sample.py", "-m", *FEW, *sweep, cwd=trained, env=AS_USERS_DO)
+    assert result.returncode == 0, result.stderr
+    whole, *others = (images(trained / "seeds" / name).astype(int) for name in ("0-9x10", "0-9x3", "7+2x10", "7+2x3"))
     assert np.ptp(whole) > 0
-    assert np.abs(images(trained / "parts") - whole).max() <= 1, "one grey level of rounding at most"
-    assert np.abs(images(trained / "picked") - whole[[7, 2]]).max() <= 1
+    for other, seeds in zip(others, (list(range(10)), [7, 2], [7, 2]), strict=True):
+        assert np.abs(other - whole[seeds]).max() <= 1, "one grey level of rounding at most"
 
 
 def test_multirun_with_fid_and_its_table(trained: Path) -> None:
     arguments = ["logger=none", "sampler=ddim,t_ab,rho_rk", "sampler.nfe=4,6", "num_samples=70", "extractor.steps=20"]
-    result = run("sample.py", "-m", *arguments, "hydra.sweep.dir=sweep", cwd=trained)
+    result = run_here("sample.py", "-m", *arguments, "hydra.sweep.dir=sweep", cwd=trained)
     assert result.returncode == 2, "rho_rk with 3 stages refuses nfe=4, and the other jobs go on"
     assert "use sampler.nfe=3 or 6" in result.stderr
     results = {path.parent.name: json.loads(path.read_text()) for path in (trained / "sweep").glob("*/result.json")}
     assert len(results) == 5
     assert {r["sampler"] for r in results.values()} == {"DDIM", "tAB3", "rho3Kutta"}
     assert all(r["fid"] > 0 and r["fid_name"] == "FID-digits-70" for r in results.values())
-    table = run("eval.table", str(trained / "sweep"), cwd=trained)
+    table = run_here("eval.table", str(trained / "sweep"), cwd=trained)
     assert table.returncode == 0, table.stderr
     assert "| DDIM" in table.stdout
     assert (trained / "sweep" / "fid_vs_nfe.png").stat().st_size > 10_000
@@ -54,7 +53,7 @@ def test_images_need_not_be_kept_to_be_measured(trained: Path) -> None:
     found = []
     for kept, batch_size in (("true", 70), ("false", 16)):
         options = [f"keep_samples={kept}", f"batch_size={batch_size}", "kid_subset_size=50", "grid_samples=20"]
-        result = run("sample.py", *arguments, *options, f"run_dir=kept_{kept}", cwd=trained)
+        result = run_here("sample.py", *arguments, *options, f"run_dir=kept_{kept}", cwd=trained)
         assert result.returncode == 0, result.stderr
         found.append(json.loads((trained / f"kept_{kept}" / "result.json").read_text()))
     assert not (trained / "kept_false" / "samples.npz").exists()
@@ -63,7 +62,9 @@ def test_images_need_not_be_kept_to_be_measured(trained: Path) -> None:
     for name in ("fid", "kid", "precision", "recall", "density", "coverage"):
         assert found[0][name] == pytest.approx(found[1][name], rel=0.02, abs=0.03), name
     assert (found[0]["fid_name"], found[0]["rounding"]) == ("FD-pixels-70", "floor")
-    again = run("eval.fid", "calc", "kept_true", "dataset=digits", "extractor=pixels", "dest=again.json", cwd=trained)
+    again = run_here(
+        "eval.fid", "calc", "kept_true", "dataset=digits", "extractor=pixels", "dest=again.json", cwd=trained
+    )
     assert again.returncode == 0, again.stderr
     record = json.loads((trained / "again.json").read_text())
     assert record["fid"] == pytest.approx(found[0]["fid"], rel=1e-9)
@@ -82,7 +83,7 @@ def test_images_need_not_be_kept_to_be_measured(trained: Path) -> None:
     ],
 )
 def test_refusals(arguments: list[str], said: str, trained: Path) -> None:
-    result = run("sample.py", *FEW, *arguments, cwd=trained)
+    result = run_here("sample.py", *FEW, *arguments, cwd=trained)
     assert result.returncode == 2
     assert said in result.stderr
 
@@ -96,6 +97,6 @@ def test_a_damaged_checkpoint_is_not_used(trained: Path, tmp_path: Path) -> None
     damaged = bytearray(newest.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     newest.write_bytes(damaged)
-    result = run("sample.py", *FEW, cwd=tmp_path)
+    result = run_here("sample.py", *FEW, cwd=tmp_path)
     assert result.returncode == 2
     assert "does not match its checksum" in result.stderr

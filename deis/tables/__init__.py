@@ -2,8 +2,9 @@
 
 from bisect import bisect_left
 from collections.abc import Callable
+from typing import Any
 
-from deis.schedule import timesteps
+from deis.schedule import round_down, timesteps
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.ablation import ei_score, euler
@@ -65,6 +66,13 @@ def fewest_steps(table: Callable[[int], Table], nfe: int) -> int:
     return bisect_left(range(1, nfe), nfe, key=lambda num_step: table(num_step).nfe) + 1
 
 
+PAPER_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
+    **{f"tab{order}": ("t_ab", {"ab_order": order}) for order in range(4)},
+    **{f"rhoab{order}": ("rho_ab", {"ab_order": order}) for order in range(4)},
+    **{f"rho{name}": ("rho_rk", {"rk_method": name}) for name in ("2heun", "3kutta", "4rk")},
+}
+"""The solvers of the paper's tables by their names there, in small letters: method and arguments of `build`."""
+
 _WITH_ORDER = ("t_ab", "rho_ab", "log_rho_ab", "dpm_solver", "dpm_solver_pp", "unipc", "t_ab_sde")
 
 
@@ -79,13 +87,20 @@ def build(
 ) -> Table:
     """The table that the published call `get_sampler` names: schedule and solver by their names.
 
+    method: one of METHODS; or a name of PAPER_NAMES, as "tab3", which says the order or the tableau as well.
     ab_order: the polynomial's degree; for "ipndm", whose order counts evaluations, degree 3 is its order 4; for
         "dpm_solver", "dpm_solver_pp" and "unipc", the order in their names. The others have none.
+    For a `DiscreteVPSDE` the nodes are whole times: rounded down, equal ones moved apart.
     Raises ValueError for any name or number that is not allowed.
     """
+    if method.lower() in PAPER_NAMES:
+        method, arguments = PAPER_NAMES[method.lower()]
+        ab_order, rk_method = arguments.get("ab_order", ab_order), arguments.get("rk_method", rk_method)
     if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        raise ValueError(f"method must be one of {', '.join((*METHODS, *PAPER_NAMES))}, got {method!r}")
     ts = timesteps(sde, num_step, ts_phase, ts_order)
+    if sde.is_discrete:
+        ts = round_down(ts, int(sde.T))
     if method == "rho_rk":
         return rho_rk(sde, ts, rk_method)
     if method == "ipndm":

@@ -21,7 +21,7 @@ def euler(sde: SDE, ts: np.ndarray) -> Table:
     ts: [N+1] decreasing nodes, sigma > 0 at every evaluation. Raises ValueError for bad nodes, or where the SDE has
     no derivatives.
     """
-    ts = check_nodes(ts)
+    ts = check_nodes(sde, ts)
     t, dt, s = ts[:-1], np.diff(ts), sde.s(ts)
     P = dt * sde.diffusion(t) ** 2 / (2 * sde.sigma(t)) / s[1:]
     p = (1 + dt * sde.drift(1.0, t)) * s[:-1] / s[1:]

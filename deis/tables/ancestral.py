@@ -94,7 +94,7 @@ def estimate_eps_norm(
     x_0, z: [batch, ...] data and standard normal noise, in NumPy, JAX or torch. Some hundred images are enough for
         two digits; of larger sets, average the results of equal batches.
     """
-    ts = check_nodes(ts)
+    ts = check_nodes(sde, ts)
     xp = array_library(x_0)
     means = []
     for t, s, sigma in zip(ts, *sde.marginal(ts), strict=True):

@@ -103,7 +103,7 @@ def extended_nodes(sde: SDE, ts: np.ndarray, denoise: bool = False) -> tuple[np.
 
     denoise: also sigma = 0, where x is x_0. No time need belong to it; t repeats the last node's.
     """
-    t = check_nodes(ts)
+    t = check_nodes(sde, ts)
     s, rho = sde.s(t), np.asarray(sde.rho(t.astype(np.longdouble)), np.longdouble)
     if not denoise:
         return t, s, rho

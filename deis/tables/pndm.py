@@ -48,7 +48,7 @@ def plms(sde: SDE, ts: np.ndarray) -> Table:
 
 
 def _pndm(name: str, sde: SDE, ts: np.ndarray, first_steps: list[PseudoStep], order: int) -> Table:
-    ts = check_nodes(ts)
+    ts = check_nodes(sde, ts)
     rho = sde.rho(ts)
     times: list[float] = []  # of the evaluations
     at_nodes: list[int] = []  # those that the extrapolation uses

@@ -64,7 +64,7 @@ def rho_rk(sde: SDE, ts: np.ndarray, rk_method: str | Tableau = "3kutta") -> Tab
     rk = TABLEAUS[rk_method] if isinstance(rk_method, str) else rk_method
     if np.any(rk.c < 0) or np.any(rk.c > 1):
         raise ValueError(f"tableau {rk.name}: stages must stand within the step, got c = {rk.c}")
-    ts = check_nodes(ts)
+    ts = check_nodes(sde, ts)
     rho_n = sde.rho(ts)
     h = np.diff(rho_n)
     num_step, stages = len(h), rk.stages

@@ -1,7 +1,7 @@
-"""What fixed steps get wrong, without FID: the analysis of DEIS (arXiv 2204.13902, sections 3.1 and 3.2).
+"""The errors of fixed steps, without FID: the analysis of DEIS (arXiv 2204.13902, sections 3.1 and 3.2).
 
 Everything is measured along trajectories of the probability-flow ODE that 1,000 steps make all but exact. Functions
-answer with arrays, or with rows: dicts from column to value.
+return arrays, or rows: dicts from column to value.
 """
 
 from collections.abc import Callable, Sequence

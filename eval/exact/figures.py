@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eval.figures import BASELINE_COLOUR, FAMILY_COLOUR, MARKERS
+from eval.figures import MARKERS, against_nfe, panels
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
@@ -27,7 +26,7 @@ def save(figure: "Figure", path: Path) -> None:
 
 def relative_change_figure(rows: Sequence[Row]) -> "Figure":
     """The relative change of eps and of the score against time."""
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = panels(1, (6.5, 4.0))
     for name, colour in PAIR.items():
         axes.plot(*_columns(rows, "t", "relative_change", quantity=name), color=colour, label=name)
     axes.set(xlabel="time t", ylabel="relative change", yscale="log")
@@ -37,7 +36,7 @@ def relative_change_figure(rows: Sequence[Row]) -> "Figure":
 
 def holding_figure(rows: Sequence[Row]) -> "Figure":
     """The error of holding eps or the score over each step, against time."""
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = panels(1, (6.5, 4.0))
     for name, colour in PAIR.items():
         axes.plot(*_columns(rows, "t", "eps_error", held=name), color=colour, label=f"{name} held constant")
     axes.set(xlabel="time t", ylabel="error in eps")
@@ -47,7 +46,7 @@ def holding_figure(rows: Sequence[Row]) -> "Figure":
 
 def extrapolation_figure(rows: Sequence[Row], nfe: int = 10) -> "Figure":
     """The error of extrapolated eps, by order: left over time with `nfe` steps, right its mean against the steps."""
-    figure, (over_time, over_nfe) = _figure(2)
+    figure, (over_time, over_nfe) = panels(2, (11.5, 4.0))
     nfes = sorted({row["nfe"] for row in rows})
     for order, colour in enumerate(ORDER_COLOURS):
         style: dict[str, Any] = {"color": colour, "marker": MARKERS[order], "markersize": 4, "label": f"order {order}"}
@@ -63,30 +62,13 @@ def extrapolation_figure(rows: Sequence[Row], nfe: int = 10) -> "Figure":
 
 
 def pixel_difference_figure(rows: Sequence[Row]) -> "Figure":
-    """The mean pixel difference of every sampler against network calls."""
-    figure, (axes,) = _figure(1)
-    drawn: dict[str, int] = {}
-    for sampler in dict.fromkeys(row["sampler"] for row in rows):
-        family = next((method for start, method in FAMILIES.items() if sampler.startswith(start)), "baseline")
-        colour = FAMILY_COLOUR.get(family, BASELINE_COLOUR)
-        place = drawn[family] = drawn.get(family, -1) + 1
-        axes.plot(
-            *_columns(rows, "nfe", "pixel_difference", sampler=sampler),
-            linestyle="-" if family in FAMILY_COLOUR else "--",
-            color=colour,
-            alpha=0.45 + 0.18 * place,
-            marker=MARKERS[place % len(MARKERS)],
-            markersize=4.5,
-            label=sampler,
-        )
-    nfes = sorted({row["nfe_asked"] for row in rows})
-    axes.set(xlabel="network calls", ylabel="mean |x - reference|", xscale="log", yscale="log")
-    if axes.get_ylim()[1] > 1.0:
-        axes.set_ylim(top=1.0)  # half the range of a pixel: all above is as wrong as can be
-    axes.set_xticks(nfes, map(str, nfes))
-    axes.minorticks_off()
-    figure.legend(loc="outside right center", frameon=False)
-    return figure
+    """The mean pixel difference of every sampler against network calls, cut off where it is as wrong as can be."""
+    families = {
+        row["sampler"]: next((method for start, method in FAMILIES.items() if row["sampler"].startswith(start)), "")
+        for row in rows
+    }
+    named = [{**row, "method": families[row["sampler"]]} for row in rows]
+    return against_nfe(named, "pixel_difference", "mean |x - reference|", top=1.0)  # half the range of a pixel
 
 
 def fitting_figure(map_rows: Sequence[Row], by_time: Sequence[Row]) -> "Figure":
@@ -94,7 +76,7 @@ def fitting_figure(map_rows: Sequence[Row], by_time: Sequence[Row]) -> "Figure":
 
     map_rows: of `error_map`, a full grid. by_time: of `error_by_time`, each with a "dim" besides.
     """
-    figure, (over_x, over_time) = _figure(2)
+    figure, (over_x, over_time) = panels(2, (11.5, 4.0))
     xs, ts = (sorted({row[key] for row in map_rows}) for key in ("x", "t"))
     at = {(row["t"], row["x"]): row for row in map_rows}
     error, density = (np.array([[at[t, x][key] for x in xs] for t in ts]) for key in ("eps_error", "log_density"))
@@ -109,18 +91,6 @@ def fitting_figure(map_rows: Sequence[Row], by_time: Sequence[Row]) -> "Figure":
     over_time.set(xlabel="time t", ylabel="error where data are", xscale="log", yscale="log")
     over_time.legend(frameon=False)
     return figure
-
-
-def _figure(panels: int) -> "tuple[Figure, Sequence[Axes]]":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.0 * panels + 1.5, 4.0), dpi=160, layout="constrained")
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    for each in axes:
-        each.spines[["top", "right"]].set_visible(False)
-        each.grid(which="major", color="#dddddd", linewidth=0.6)
-        each.set_axisbelow(True)
-    return figure, axes
 
 
 def _columns(rows: Sequence[Row], x: str, y: str, **chosen: Any) -> tuple[list[float], list[float]]:

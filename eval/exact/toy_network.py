@@ -23,7 +23,7 @@ Row = dict[str, Any]
 WIDTHS = (128, 128, 128)
 BATCH_SIZE = 512
 PEAK_RATE = 3e-3
-FREQUENCIES = 2.0 ** np.arange(4)  # of log rho, in what the network is told of the time
+FREQUENCIES = 2.0 ** np.arange(4)  # frequencies of log rho in the noise conditioning
 
 
 def predict(params: Params, sde: SDE, x: Float[Array, "b d"], t: Float[Array, " b"]) -> Float[Array, "b d"]:

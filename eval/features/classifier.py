@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 
-from eval.features.config import ExtractorConfig, validate_extractor
+import data
+from data.config import DatasetConfig
+from eval.features.config import ExtractorConfig
 from eval.features.extractor import Extractor, identity
 from formats.npz import read_npz, write_npz
 
@@ -56,57 +58,53 @@ class Classifier(nnx.Module):
         return self.outputs(images)[1]
 
 
-def classifier_extractor(
-    train_images: UInt8[np.ndarray, "n h w c"],
-    train_labels: Int[np.ndarray, "n"] | None,
-    test_images: UInt8[np.ndarray, "m h w c"],
-    test_labels: Int[np.ndarray, "m"] | None,
-    cfg: ExtractorConfig,
-    dataset_name: str,
-) -> Extractor:
+def extractor(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
+    """The classifier in the file `cfg.weights`, else the one trained on the data set's labels."""
+    if cfg.weights is not None:
+        return read_classifier(Path(cfg.weights).expanduser())
+    return classifier_extractor(data.load(dataset, "train"), data.load(dataset, "test"), cfg, dataset.name)
+
+
+def classifier_extractor(train: data.Split, test: data.Split, cfg: ExtractorConfig, dataset_name: str) -> Extractor:
     """Train a classifier on the data set once and return its penultimate layer; later calls read the cache.
 
-    The cache file lies in `cfg.cache_dir` and its name holds a hash of data and settings. The same data,
-    settings and seed give the same weights.
+    The cache file lies in `cfg.cache_dir` and its name holds a hash of data and settings. The same data, settings and
+    seed give the same weights.
 
-    Raises:
-        ValueError: no labels, fewer than two classes, no held-out images, bad settings, diverged training,
-            or a damaged file in the cache.
+    Raises ValueError for no labels, fewer than two classes, no held-out images, diverged training, or a damaged file in
+    the cache.
     """
-    validate_extractor(cfg)
-    if train_labels is None or test_labels is None:
+    if train.labels is None or test.labels is None:
         raise ValueError(
             f"data set {dataset_name} has no labels, so no classifier can be trained on it; "
             "use extractor=none or give labels"
         )
-    classes = len(np.unique(train_labels))
-    if classes < 2 or len(test_images) == 0:
+    classes = len(np.unique(train.labels))
+    if classes < 2 or len(test.images) == 0:
         raise ValueError(
-            f"data set {dataset_name} has {classes} class(es) and {len(test_images)} held-out images; "
+            f"data set {dataset_name} has {classes} class(es) and {len(test.images)} held-out images; "
             "the classifier needs at least 2 classes and 1 held-out image, or use extractor=none"
         )
     settings = f"{RECIPE} {cfg.steps} {cfg.batch_size} {cfg.learning_rate} {cfg.features} {cfg.seed}"
-    name = identity(dataset_name, settings, train_images, train_labels, test_images, test_labels)
+    name = identity(dataset_name, settings, train.images, train.labels, test.images, test.labels)
     path = Path(cfg.cache_dir) / f"classifier_{name}.npz"
-    shape = train_images.shape[1:]
+    shape = train.images.shape[1:]
 
     if not path.is_file():
         start = time.perf_counter()
-        network = Classifier(shape, int(np.max(train_labels)) + 1, cfg.features, rngs=nnx.Rngs(cfg.seed))
-        network = _train(network, train_images, train_labels, cfg)
-        _save(path, network, name=name, image_shape=shape, accuracy=_accuracy(network, test_images, test_labels))
+        network = Classifier(shape, int(np.max(train.labels)) + 1, cfg.features, rngs=nnx.Rngs(cfg.seed))
+        network = _train(network, train.images, train.labels, cfg)
+        _save(path, network, name=name, image_shape=shape, accuracy=_accuracy(network, test.images, test.labels))
         log.info("Trained extractor %s in %.1f s and wrote %s", name, time.perf_counter() - start, path)
-    extractor = read_classifier(path)
-    log.info("Extractor %s has accuracy %.3f on %d held-out images", name, extractor.accuracy, len(test_images))
-    return extractor
+    found = read_classifier(path)
+    log.info("Extractor %s has accuracy %.3f on %d held-out images", name, found.accuracy, len(test.images))
+    return found
 
 
 def read_classifier(path: Path) -> Extractor:
     """The extractor that `classifier_extractor` keeps at `path`; it needs no images.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or holds something else.
+    Raises FileNotFoundError if there is no such file; ValueError if it is damaged, or holds something else.
     """
     arrays = read_npz(path)
     try:
@@ -156,7 +154,7 @@ def _train(network: Classifier, images: np.ndarray, labels: np.ndarray, cfg: Ext
 
 
 def _accuracy(network: Classifier, images: np.ndarray, labels: np.ndarray) -> float:
-    """Share of images whose largest logit is their label."""
+    """The share of images whose largest logit is their label."""
     predict = nnx.jit(lambda network, images: network(images).argmax(axis=-1))
     right = [
         predict(network, images[start : start + EMBED_BATCH]) == labels[start : start + EMBED_BATCH]
@@ -166,7 +164,7 @@ def _accuracy(network: Classifier, images: np.ndarray, labels: np.ndarray) -> fl
 
 
 def _array_name(key: tuple[Any, ...]) -> str:
-    """Path of a parameter, such as "convs.0.kernel"; Flax versions differ in whether ".value" follows."""
+    """The path of a parameter, such as "convs.0.kernel"; Flax versions differ in whether ".value" follows."""
     return jax.tree_util.keystr(key, simple=True, separator=".").removesuffix(".value")
 
 

@@ -1,10 +1,19 @@
-"""Options of the feature extractor that FID is computed with."""
+"""Options of the feature extractor that FID is computed with, and the extractor that they name.
+
+A new extractor is a module here, with a function `extractor` of (ExtractorConfig, DatasetConfig), and a file of the
+same name in conf/extractor.
+"""
 
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 
+from data.config import DatasetConfig
+from eval.features.extractor import Extractor
 from eval.features.weights import efficientnet_file, inception_file
+from runs.errors import checking
 
-EXTRACTORS = ("classifier", "inception", "efficientnet_lite0", "pixels")
+CONF = Path(__file__).parents[2] / "conf" / "extractor"
 RESIZES = ("pytorch", "tf1")
 
 
@@ -14,13 +23,13 @@ class ExtractorConfig:
 
     name: str = "classifier"
     cache_dir: str = "outputs/extractors"
-    # of the classifier
+    # classifier
     steps: int = 600
     batch_size: int = 128
     learning_rate: float = 2e-3
     features: int = 64
     seed: int = 0
-    # of networks with weights in a file
+    # networks whose weights are in a file
     weights: str | None = None
     resize: str = "pytorch"
 
@@ -28,12 +37,10 @@ class ExtractorConfig:
 def validate_extractor(cfg: ExtractorConfig) -> None:
     """Refuse values that no extractor can work with, before anything expensive.
 
-    Raises:
-        ValueError: naming the value and what is allowed.
-        FileNotFoundError: the extractor's weights are not there; says where they are to be had.
+    Raises ValueError naming the value and what is allowed, and FileNotFoundError saying where to get missing weights.
     """
-    if cfg.name not in (*EXTRACTORS, "none"):
-        raise ValueError(f"extractor.name={cfg.name} is unknown; use {', '.join(EXTRACTORS)} or none")
+    if cfg.name not in (known := sorted(path.stem for path in CONF.glob("*.yaml"))):
+        raise ValueError(f"extractor.name={cfg.name} is unknown; use {', '.join(known)}")
     for field in ("steps", "batch_size", "learning_rate", "features"):
         if not getattr(cfg, field) > 0:
             raise ValueError(f"extractor.{field}={getattr(cfg, field)} must be greater than 0")
@@ -45,7 +52,15 @@ def validate_extractor(cfg: ExtractorConfig) -> None:
         raise ValueError(f"extractor.resize={cfg.resize} is unknown; use {' or '.join(RESIZES)}")
     if cfg.resize != "pytorch" and cfg.name != "inception":
         raise ValueError(f"extractor.resize={cfg.resize} belongs to inception, not {cfg.name}")
-    if cfg.name == "inception":
-        inception_file(cfg.weights)
-    if cfg.name == "efficientnet_lite0":
-        efficientnet_file(cfg.weights)
+    if file_of := {"inception": inception_file, "efficientnet_lite0": efficientnet_file}.get(cfg.name):
+        file_of(cfg.weights)
+
+
+def load_extractor(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
+    """The extractor that `cfg.name` names: read from its file, or trained on the data set or taken from its cache.
+
+    Imports JAX. Raises ConfigError for options, weights or a data set that cannot be used.
+    """
+    with checking():
+        validate_extractor(cfg)
+        return import_module(f"eval.features.{cfg.name}").extractor(cfg, dataset)

@@ -1,4 +1,4 @@
-"""What every feature extractor is to the rest of the program."""
+"""The interface of every feature extractor."""
 
 import hashlib
 import re
@@ -20,7 +20,7 @@ class Extractor:
     dim: number of features d.
     embed: maps exactly `batch_size` images to (features, logits or None), as arrays of any kind.
     image_shape: the only shape (h, w, c) of images it takes; None: any h and w, grey or RGB.
-    accuracy: of the classifier on held-out images, in [0, 1], where it was measured.
+    accuracy: the classifier's on held-out images, in [0, 1], where it was measured.
     """
 
     name: str
@@ -41,8 +41,7 @@ class Extractor:
     ) -> tuple[Float32[np.ndarray, "n d"], Float32[np.ndarray, "n k"] | None]:
         """(features, logits) of any number of images, in batches padded to one size (one compilation).
 
-        Raises:
-            ValueError: the images are not uint8, or of a shape that this extractor does not take.
+        Raises ValueError if the images are not uint8, or of a shape that this extractor does not take.
         """
         self._check(images)
         parts = []

@@ -12,26 +12,33 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from eval.features.config import ExtractorConfig, validate_extractor
+from data.config import DatasetConfig
+from eval.features.config import ExtractorConfig
 from eval.features.extractor import Extractor, identity
-from eval.features.layers import Conv, average_pool, dense, kernel_shapes, max_pool, on_devices, rgb, with_layers
-from eval.features.resize import bilinear
+from eval.features.layers import (
+    Conv,
+    average_pool,
+    bilinear,
+    dense,
+    kernel_shapes,
+    max_pool,
+    on_devices,
+    rgb,
+    with_layers,
+)
 from eval.features.weights import Layers, inception_file, read_layers
 
 SIZE, WIDTH, CLASSES = 299, 2048, 1008
 BATCH = 32
 
 
-def inception_extractor(cfg: ExtractorConfig, batch_size: int = BATCH) -> Extractor:
+def extractor(cfg: ExtractorConfig, dataset: DatasetConfig | None = None, batch_size: int = BATCH) -> Extractor:
     """Pool features, and the logits without bias: the Inception Score has been computed from these from the start.
 
     batch_size: images at a time, 30 MB each; changes speed and memory only.
 
-    Raises:
-        ValueError: bad settings, or a file of weights that is damaged or of another network.
-        FileNotFoundError: no file of weights.
+    Raises ValueError for a file of weights that is damaged or of another network; FileNotFoundError if it is not there.
     """
-    validate_extractor(cfg)
     layers = read_inception(inception_file(cfg.weights))
     return Extractor(
         name=identity(f"inception-{cfg.resize}", *(array for name in sorted(layers) for array in layers[name])),
@@ -55,7 +62,7 @@ def outputs(
     """(pool features, logits less their bias) of grey or RGB images of any size.
 
     resize: "pytorch" interpolates and scales as pytorch-fid does, to [-1, 1]; "tf1" as the graph itself and
-        torch-fidelity do, to [-1, 127/128]. See eval.features.resize.
+        torch-fidelity do, to [-1, 127/128]. See `bilinear`.
     """
     pixels = bilinear(rgb(images), SIZE, resize)
     pixels = pixels / 127.5 - 1.0 if resize == "pytorch" else pixels / 128.0 - 1.0

@@ -6,15 +6,21 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from eval.features.config import ExtractorConfig, validate_extractor
+import data
+from data.config import DatasetConfig
+from eval.features.config import ExtractorConfig
 from eval.features.extractor import Extractor, identity
 
 BATCH = 256
 
 
-def pixels_extractor(image_shape: tuple[int, int, int], cfg: ExtractorConfig) -> Extractor:
-    """The h w c pixel values of an image in [0, 1], row by row. Raises ValueError for bad settings."""
-    validate_extractor(cfg)
+def extractor(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
+    """The pixels of images of the data set's shape."""
+    return pixels_extractor(data.load(dataset, "train").images.shape[1:], cfg)
+
+
+def pixels_extractor(image_shape: tuple[int, ...], cfg: ExtractorConfig) -> Extractor:
+    """The h w c pixel values of an image in [0, 1], row by row."""
     return Extractor(
         name=identity("pixels", str(image_shape)),
         distance="FD",

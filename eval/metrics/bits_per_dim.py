@@ -14,7 +14,7 @@ from deis.likelihood import Flow, bits_per_dim, dequantise, log_prob
 from deis.sampler import EpsFn, State
 
 EpsFnOf = Callable[[Array | None], EpsFn]
-"""From the labels of a batch, None where there are none, to its eps_fn."""
+"""A function from the labels of a batch (None without labels) to its eps_fn."""
 
 
 def relative_to_x_0(flow: Flow) -> Flow:
@@ -63,7 +63,7 @@ def bits_of_batches(
 ) -> Iterator[tuple[Float[np.ndarray, " batch"], int]]:
     """(bits/dim of each image, network calls), batch after batch; the last one is filled up, so that all compile once.
 
-    An image's dequantisation noise and probes depend on (seed, its place in `images`) alone, not on its batch. An
+    An image's dequantisation noise and probes depend on (seed, its index in `images`) alone, not on its batch. An
     adaptive flow takes the steps that its batch needs, and so depends on it within its tolerance.
     flow, trace: as in `deis.likelihood.log_prob`. num_probes: random probes that are averaged over; the exact trace
         has none. The network calls are those of one probe.
@@ -77,17 +77,17 @@ def bits_of_batches(
         noise_keys, *probe_keys = _keys(seed, index, 1 + (1 if trace == "exact" else num_probes))
         x_0 = dequantise(images[index], noise_keys)
         eps_fn = eps_fn_of(None if labels is None else jax.numpy.asarray(labels[index]))
-        answers = [log_prob(sde, eps_fn, x_0, flow, trace, keys) for keys in probe_keys]
-        log_p = np.mean([np.asarray(log_p, np.float64) for log_p, _ in answers], axis=0)
-        yield np.asarray(bits_per_dim(log_p, dim))[: len(images) - first], answers[0][1]
+        results = [log_prob(sde, eps_fn, x_0, flow, trace, keys) for keys in probe_keys]
+        log_p = np.mean([np.asarray(log_p, np.float64) for log_p, _ in results], axis=0)
+        yield np.asarray(bits_per_dim(log_p, dim))[: len(images) - first], results[0][1]
 
 
 def _keys(seed: int, index: np.ndarray, count: int) -> Array:
-    """[count, batch] independent keys of the images at the places `index`."""
+    """[count, batch] independent keys for the images at `index`."""
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     return jax.vmap(lambda key: jax.random.split(key, count), out_axes=1)(fold(jax.random.key(seed), index))
 
 
 def standard_error(values: Float[np.ndarray, " n"]) -> float:
-    """Of the mean of independent values; NaN for fewer than two."""
+    """The standard error of the mean of independent values; NaN for fewer than two."""
     return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan

@@ -29,8 +29,8 @@ class Statistics:
     data: str
 
 
-def no_statistics(extractor: str, data: str) -> Statistics:
-    """Of no image yet: merged with other statistics it gives those."""
+def empty_statistics(extractor: str, data: str) -> Statistics:
+    """Statistics of an empty set, the identity of `merge`."""
     return Statistics(np.zeros(()), np.zeros(()), 0, extractor, data)
 
 
@@ -40,8 +40,7 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     The result does not depend on how rows were cut or ordered beyond float64 round-off: each batch, device or host
     can make its own, to be merged in any order.
 
-    Raises:
-        ValueError: the features come from different extractors, or a set is of unknown size.
+    Raises ValueError if the features come from different extractors, or a set is of unknown size.
     """
     _require_one_extractor(a, b)
     if UNKNOWN in (a.extractor, b.extractor):
@@ -58,8 +57,7 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
 def extend(stats: Statistics, batch: Float[np.ndarray, "batch d"]) -> Statistics:
     """`stats` with the rows of one more batch, which may be empty.
 
-    Raises:
-        ValueError: a feature is not finite.
+    Raises ValueError if a feature is not finite.
     """
     if len(batch) == 0:
         return stats
@@ -76,10 +74,9 @@ def extend(stats: Statistics, batch: Float[np.ndarray, "batch d"]) -> Statistics
 def feature_statistics(batches: Iterable[Float[np.ndarray, "batch d"]], extractor: str, data: str) -> Statistics:
     """Statistics of all rows of `batches`, in one pass and without keeping them.
 
-    Raises:
-        ValueError: fewer than two rows, or a feature that is not finite.
+    Raises ValueError for fewer than two rows, or a feature that is not finite.
     """
-    stats = no_statistics(extractor, data)
+    stats = empty_statistics(extractor, data)
     for batch in batches:
         stats = extend(stats, batch)
     if stats.n < 2:
@@ -94,8 +91,7 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     and no matrix square root of a non-symmetric product is needed. Round-off can leave a distance of
     identical sets slightly below zero; it is returned as it is.
 
-    Raises:
-        ValueError: the features come from different extractors, as far as both are known, or differ in number.
+    Raises ValueError if the features come from different extractors, as far as both are known, or differ in number.
     """
     _require_one_extractor(a, b)
     if a.mean.shape != b.mean.shape:
@@ -118,7 +114,7 @@ def _require_one_extractor(a: Statistics, b: Statistics) -> None:
 
 
 def metric_name(stats: Statistics, metric: str) -> str:
-    """Name of a metric of a sample set, with extractor and size: 1,797 samples give "FID-digits-1.8k".
+    """The name of a metric of a sample set, with extractor and size: 1,797 samples give "FID-digits-1.8k".
 
     metric: the word that the name begins with; for a Fréchet distance the `distance` of its extractor.
     """
@@ -145,9 +141,8 @@ def save_statistics(path: Path, stats: Statistics) -> None:
 def load_statistics(path: Path) -> Statistics:
     """Read what `save_statistics` wrote, or a file of pytorch-fid, which holds `mu` and `sigma` only.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, was changed, or holds something else.
+    Raises FileNotFoundError if there is no such file; ValueError if the file is damaged, was changed, or holds
+    something else.
     """
     arrays = read_npz(path)
     names = set(arrays)

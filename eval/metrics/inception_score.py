@@ -10,8 +10,7 @@ def inception_score(logits: Float[np.ndarray, "n classes"], splits: int = 10, se
 
     The rows are shuffled first, since images are often ordered by class. The part's own mean is taken for p(y).
 
-    Raises:
-        ValueError: fewer rows than parts.
+    Raises ValueError for fewer rows than parts.
     """
     n = len(logits)
     if not 1 <= splits <= n:

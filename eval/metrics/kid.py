@@ -29,8 +29,7 @@ def kernel_distance(
     Unlike the Fréchet distance its expectation does not depend on the number of images. `reference` may be a memory
     map.
 
-    Raises:
-        ValueError: a set has fewer than `subset_size` rows, or the sets differ in their number of features.
+    Raises ValueError if a set has fewer than `subset_size` rows, or the sets differ in their number of features.
     """
     if samples.shape[1] != reference.shape[1]:
         raise ValueError(f"samples have {samples.shape[1]} features but the reference has {reference.shape[1]}")

@@ -1,27 +1,39 @@
-"""Which metrics there are, and all that are asked for from one pass over the samples."""
+"""The metrics, and all that are asked for from one pass over the samples.
+
+A new metric is a module here and its entry in METRICS.
+"""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
+import data
+from data.config import DatasetConfig
+from eval.features.config import ExtractorConfig, load_extractor
 from eval.features.extractor import Extractor
-from eval.metrics.frechet import extend, frechet_distance, metric_name, no_statistics, rank_warning
+from eval.metrics.frechet import empty_statistics, extend, frechet_distance, metric_name, rank_warning
 from eval.metrics.inception_score import inception_score
 from eval.metrics.kid import kernel_distance
 from eval.metrics.precision_recall import precision_recall
-from eval.metrics.reference import Reference, chunk_size
+from eval.metrics.reference import (
+    Reference,
+    chunk_size,
+    foreign_statistics,
+    reference_features,
+    reference_statistics,
+)
+from runs.errors import checking
 
 log = logging.getLogger(__name__)
 
-METRICS = ("fid", "kid", "is", "pr")
-VALUES = ("fid", "kid", "is", "precision", "recall", "density", "coverage")  # what they give
 
-
-class Choice(NamedTuple):
-    """Metrics to compute, of METRICS, and the subsets of the kernel distance (kid)."""
+class MetricConfig(NamedTuple):
+    """Names of the metrics to compute, of METRICS, and the subsets of the kernel distance (kid)."""
 
     names: Sequence[str] = ("fid",)
     kid_subsets: int = 100
@@ -29,56 +41,34 @@ class Choice(NamedTuple):
 
     @property
     def need_features(self) -> bool:
-        """Whether a mean and a covariance are not enough."""
-        return "kid" in self.names or "pr" in self.names
-
-
-def validate_choice(choice: Choice, num_samples: int | None) -> None:
-    """Refuse what cannot be computed, before anything is drawn. num_samples: how many samples there will be, if any.
-
-    Raises:
-        ValueError: an unknown metric, or too few samples for one.
-    """
-    unknown = [name for name in choice.names if name not in METRICS]
-    if unknown or not choice.names:
-        raise ValueError(f"metrics must be some of {', '.join(METRICS)}, got {', '.join(unknown) or 'none'}")
-    least = {"fid": 2, "kid": choice.kid_subset_size, "is": 10, "pr": 6}
-    for name in choice.names:
-        if num_samples is not None and num_samples < least[name]:
-            hint = ", or a smaller kid_subset_size" if name == "kid" else ""
-            raise ValueError(f"metrics={name} needs at least {least[name]} samples, got {num_samples}; draw more{hint}")
-    if choice.kid_subsets < 1 or choice.kid_subset_size < 2:
-        raise ValueError(
-            f"kid_subsets must be at least 1 and kid_subset_size at least 2, got {choice.kid_subsets} and "
-            f"{choice.kid_subset_size}"
-        )
+        """Whether a metric needs the features of every image, beyond their mean and covariance."""
+        return any(METRICS[name].needs == "features" for name in self.names)
 
 
 class Measurement:
-    """Takes samples batch by batch and keeps of them only what the metrics need.
+    """Takes samples batch by batch and keeps only what the metrics need of them.
 
     That is a mean and a covariance for fid; the features of all samples for kid and pr; their logits for is.
 
-    Raises:
-        ValueError: a metric needs what the extractor or the reference does not have.
+    Raises ValueError if a metric needs what the extractor or the reference does not have.
     """
 
-    def __init__(self, extractor: Extractor, reference: Reference, choice: Choice):
-        features = reference.features
-        if choice.need_features and features is None:
+    def __init__(self, extractor: Extractor, reference: Reference, config: MetricConfig):
+        if config.need_features and reference.features is None:
             raise ValueError(
-                f"metrics={','.join(choice.names)} needs the features of every reference image, but "
+                f"metrics={','.join(config.names)} needs the features of every reference image, but "
                 f"{reference.statistics.data} has a mean and a covariance only; leave out kid and pr, or reference"
             )
-        if "kid" in choice.names and features is not None and len(features) < choice.kid_subset_size:
+        if "kid" in config.names and len(reference.all_features) < config.kid_subset_size:
             raise ValueError(
-                f"kid_subset_size={choice.kid_subset_size} is more than the {len(features)} images of "
+                f"kid_subset_size={config.kid_subset_size} is more than the {len(reference.all_features)} images of "
                 f"{reference.data_name}; use that many or fewer"
             )
-        if "is" in choice.names and extractor.outputs(np.zeros((1, *reference.image_shape), np.uint8))[1] is None:
+        self.need_logits = any(METRICS[name].needs == "logits" for name in config.names)
+        if self.need_logits and extractor.outputs(np.zeros((1, *reference.image_shape), np.uint8))[1] is None:
             raise ValueError(f"metrics=is needs class scores, and extractor {extractor.name} has none; leave it out")
-        self.extractor, self.reference, self.choice = extractor, reference, choice
-        self.statistics = no_statistics(extractor.name, "samples")
+        self.extractor, self.reference, self.config = extractor, reference, config
+        self.statistics = empty_statistics(extractor.name, "samples")
         self._features: list[np.ndarray] = []
         self._logits: list[np.ndarray] = []
         self._waiting = np.empty((0, *reference.image_shape), np.uint8)
@@ -86,8 +76,7 @@ class Measurement:
     def add(self, images: UInt8[np.ndarray, "b h w c"]) -> None:
         """Take more samples; they go through the extractor as soon as there is a `chunk_size` of them.
 
-        Raises:
-            ValueError: the images are not uint8, or not of the reference's shape.
+        Raises ValueError if the images are not uint8, or not of the reference's shape.
         """
         if images.dtype != np.uint8 or images.shape[1:] != self.reference.image_shape:
             raise ValueError(
@@ -96,22 +85,20 @@ class Measurement:
             )
         waiting = np.concatenate([self._waiting, images])
         full = len(waiting) // (size := chunk_size(self.extractor)) * size
-        self._measure(waiting[:full])
+        self._extract(waiting[:full])
         self._waiting = waiting[full:]
 
     def result(self) -> dict[str, Any]:
         """Every metric with the name it goes by, and what it was measured with and against.
 
-        Raises:
-            ValueError: too few samples.
+        Raises ValueError for too few samples.
         """
-        self._measure(self._waiting)
+        self._extract(self._waiting)
         self._waiting = self._waiting[:0]
-        validate_choice(self.choice, self.statistics.n)
-        compute = {"fid": self._fid, "kid": self._kid, "is": self._inception_score, "pr": self._precision_recall}
+        validate_metrics(self.config, self.statistics.n)
         found: dict[str, Any] = {}
-        for name in self.choice.names:
-            found |= compute[name]()
+        for name in self.config.names:
+            found |= METRICS[name].compute(self)
         return found | {
             "extractor": self.extractor.name,
             "extractor_accuracy": self.extractor.accuracy,
@@ -120,53 +107,152 @@ class Measurement:
             "reference_n": self.reference.statistics.n,
         }
 
-    def _fid(self) -> dict[str, Any]:
-        stats, distance = self.statistics, self.extractor.distance
-        if warning := rank_warning(stats, distance):
-            log.warning("warning: %s", warning)
-        return {"fid": frechet_distance(stats, self.reference.statistics), "fid_name": metric_name(stats, distance)}
-
-    def _kid(self) -> dict[str, Any]:
-        subsets, size = self.choice.kid_subsets, self.choice.kid_subset_size
-        mean, std = kernel_distance(*self._both_features(), subsets, size)
-        name = metric_name(self.statistics, "KID" if self.extractor.distance == "FID" else "KD")
-        return {"kid": mean, "kid_std": std, "kid_name": name, "kid_subsets": subsets, "kid_subset_size": size}
-
-    def _inception_score(self) -> dict[str, Any]:
-        mean, std = inception_score(np.concatenate(self._logits))
-        return {"is": mean, "is_std": std, "is_name": metric_name(self.statistics, "IS")}
-
-    def _precision_recall(self) -> dict[str, Any]:
-        return precision_recall(*self._both_features())._asdict() | {"pr_name": metric_name(self.statistics, "PR")}
-
-    def _both_features(self) -> tuple[np.ndarray, np.ndarray]:
-        assert self.reference.features is not None
+    @property
+    def features(self) -> tuple[np.ndarray, np.ndarray]:
+        """The features of all samples, and those of the reference."""
         self._features = [np.concatenate(self._features)]
-        return self._features[0], self.reference.features
+        return self._features[0], self.reference.all_features
 
-    def _measure(self, images: UInt8[np.ndarray, "b h w c"]) -> None:
+    @property
+    def logits(self) -> np.ndarray:
+        """The logits of all samples."""
+        return np.concatenate(self._logits)
+
+    def _extract(self, images: UInt8[np.ndarray, "b h w c"]) -> None:
         if len(images) == 0:
             return
         features, logits = self.extractor.outputs(images)
         self.statistics = extend(self.statistics, features)
-        if self.choice.need_features:
+        if self.config.need_features:
             self._features.append(features)
-        if "is" in self.choice.names:
+        if self.need_logits:
             assert logits is not None
             self._logits.append(logits)
 
 
+def _fid(samples: Measurement) -> dict[str, Any]:
+    stats, distance = samples.statistics, samples.extractor.distance
+    if warning := rank_warning(stats, distance):
+        log.warning("warning: %s", warning)
+    return {"fid": frechet_distance(stats, samples.reference.statistics), "fid_name": metric_name(stats, distance)}
+
+
+def _kid(samples: Measurement) -> dict[str, Any]:
+    subsets, size = samples.config.kid_subsets, samples.config.kid_subset_size
+    mean, std = kernel_distance(*samples.features, subsets, size)
+    name = metric_name(samples.statistics, "KID" if samples.extractor.distance == "FID" else "KD")
+    return {"kid": mean, "kid_std": std, "kid_name": name, "kid_subsets": subsets, "kid_subset_size": size}
+
+
+def _inception_score(samples: Measurement) -> dict[str, Any]:
+    mean, std = inception_score(samples.logits)
+    return {"is": mean, "is_std": std, "is_name": metric_name(samples.statistics, "IS")}
+
+
+def _precision_recall(samples: Measurement) -> dict[str, Any]:
+    return precision_recall(*samples.features)._asdict() | {"pr_name": metric_name(samples.statistics, "PR")}
+
+
+class Metric(NamedTuple):
+    """One metric: what it takes and what it gives.
+
+    needs: "statistics" (mean and covariance), "features" of every image, or "logits". least: the fewest samples it can
+    be computed from. compute: its numbers, from a finished `Measurement`. values: the keys of those that are logged.
+    line: its format in the summary for people.
+    """
+
+    needs: str
+    least: Callable[[MetricConfig], int]
+    compute: Callable[[Measurement], dict[str, Any]]
+    values: tuple[str, ...]
+    line: str
+
+
+METRICS = {
+    "fid": Metric("statistics", lambda _: 2, _fid, ("fid",), "{fid_name} {fid:.4g}"),
+    "kid": Metric(
+        *("features", lambda config: config.kid_subset_size, _kid, ("kid",)),
+        "{kid_name} {kid:.3g}, standard deviation {kid_std:.2g} over {kid_subsets} subsets of {kid_subset_size}",
+    ),
+    "is": Metric(
+        *("logits", lambda _: 10, _inception_score, ("is",)),
+        "{is_name} {is:.4g}, standard deviation {is_std:.2g} over 10 parts",
+    ),
+    "pr": Metric(
+        *("features", lambda _: 6, _precision_recall, ("precision", "recall", "density", "coverage")),
+        "{pr_name} precision {precision:.3f}, recall {recall:.3f}, density {density:.3f}, coverage {coverage:.3f}",
+    ),
+}
+VALUES = tuple(value for metric in METRICS.values() for value in metric.values)
+
+
+def validate_metrics(config: MetricConfig, num_samples: int | None) -> None:
+    """Refuse what cannot be computed, before anything is drawn. num_samples: how many there will be, None if unknown.
+
+    Raises ValueError for an unknown metric, or too few samples for one.
+    """
+    unknown = [name for name in config.names if name not in METRICS]
+    if unknown or not config.names:
+        raise ValueError(f"metrics must be some of {', '.join(METRICS)}, got {', '.join(unknown) or 'none'}")
+    for name in config.names:
+        least = METRICS[name].least(config)
+        if num_samples is not None and num_samples < least:
+            hint = ", or a smaller kid_subset_size" if name == "kid" else ""
+            raise ValueError(f"metrics={name} needs at least {least} samples, got {num_samples}; draw more{hint}")
+    if config.kid_subsets < 1 or config.kid_subset_size < 2:
+        raise ValueError(
+            f"kid_subsets must be at least 1 and kid_subset_size at least 2, got {config.kid_subsets} and "
+            f"{config.kid_subset_size}"
+        )
+
+
 def lines(found: dict[str, Any]) -> list[str]:
     """The metrics of a `Measurement.result` for people, one a line."""
-    text = []
-    if "fid" in found:
-        text.append(f"{found['fid_name']} {found['fid']:.4g}")
-    if "kid" in found:
-        subsets = f"{found['kid_subsets']} subsets of {found['kid_subset_size']}"
-        text.append(f"{found['kid_name']} {found['kid']:.3g}, standard deviation {found['kid_std']:.2g} over {subsets}")
-    if "is" in found:
-        text.append(f"{found['is_name']} {found['is']:.4g}, standard deviation {found['is_std']:.2g} over 10 parts")
-    if "pr_name" in found:
-        shares = ", ".join(f"{name} {found[name]:.3f}" for name in ("precision", "recall", "density", "coverage"))
-        text.append(f"{found['pr_name']} {shares}")
-    return text
+    return [metric.line.format(**found) for metric in METRICS.values() if metric.values[0] in found]
+
+
+def load_reference(
+    extractor: Extractor, dataset: DatasetConfig, config: MetricConfig, split: str = "train", path: Path | None = None
+) -> Reference:
+    """The reference that samples are measured against: a split of the data set, through the extractor unless cached.
+
+    path: a file of statistics to take instead; a data set's images then only say what shape samples have.
+    Raises ConfigError for images or files that cannot be used.
+    """
+    with checking():
+        images = data.load(dataset, split).images
+        name = f"{dataset.name}-{dataset.train_split if split == 'train' else dataset.test_split}"
+        if path is not None:
+            return Reference(name, images.shape[1:], foreign_statistics(path, extractor), None)
+        features = reference_features(extractor, images, name) if config.need_features else None
+        statistics = reference_statistics(extractor, images, name, features)
+        return Reference(name, images.shape[1:], statistics, features)
+
+
+def open_measurement(
+    cfg: ExtractorConfig, dataset: DatasetConfig, config: MetricConfig, published: Path | None = None
+) -> Measurement:
+    """A measurement against the data set's training images, with the extractor that `cfg` names.
+
+    published: folder of a published network that was trained on this data set. It may hold a classifier of its own with
+    the statistics of these images; then no images are needed, unless another extractor or more than FID is asked for.
+    Raises ConfigError for anything that cannot be used.
+    """
+    own = None if published is None else published / "classifier.npz"
+    with checking():
+        if own is None or not own.is_file() or config.need_features or (cfg.name, cfg.weights) != ("classifier", None):
+            extractor = load_extractor(cfg, dataset)
+            return Measurement(extractor, load_reference(extractor, dataset, config), config)
+        extractor = load_extractor(replace(cfg, weights=str(own)), dataset)
+        statistics = foreign_statistics(own.with_name("statistics.npz"), extractor)
+        assert extractor.image_shape is not None
+        reference = Reference(statistics.data.partition("@")[0], extractor.image_shape, statistics, None)
+        return Measurement(extractor, reference, config)
+
+
+def measure_fid(images: UInt8[np.ndarray, "n h w c"], extractor: Extractor, dataset: DatasetConfig) -> dict[str, Any]:
+    """FID of the images against the data set's training images, with the name it goes by. Raises ConfigError."""
+    with checking():
+        measurement = Measurement(extractor, load_reference(extractor, dataset, MetricConfig()), MetricConfig())
+        measurement.add(images)
+        return measurement.result()

@@ -34,8 +34,7 @@ def precision_recall(
     A ball reaches to the k-th nearest neighbour in its own set (the k_density-th for density and coverage), the
     boundary included. Values depend on n and m: compare only with the same numbers. `reference` may be a memory map.
 
-    Raises:
-        ValueError: a set has too few rows for its neighbours, or the sets differ in their number of features.
+    Raises ValueError if a set has too few rows for its neighbours, or the sets differ in their number of features.
     """
     if samples.shape[1] != reference.shape[1]:
         raise ValueError(f"samples have {samples.shape[1]} features but the reference has {reference.shape[1]}")

@@ -1,10 +1,9 @@
-"""What samples are measured against: the features of a data set, computed once and kept beside the extractor.
+"""The reference that samples are measured against: a data set's features, computed once and kept with the extractor.
 
 A file is named by the extractor's identity, which covers weights and resizing, and by that of the images, which covers
 the data set, its split and how they were cut to size: whatever changes, another file is made.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from eval.features.extractor import Extractor, identity
 from eval.metrics.frechet import UNKNOWN, Statistics, feature_statistics, load_statistics, save_statistics
+from formats.files import atomic_path
 
 CHUNK = 1024
 
@@ -30,6 +30,12 @@ class Reference(NamedTuple):
     statistics: Statistics
     features: Float32[np.ndarray, "n d"] | None
 
+    @property
+    def all_features(self) -> Float32[np.ndarray, "n d"]:
+        """The features, where they were asked for."""
+        assert self.features is not None
+        return self.features
+
 
 def reference_statistics(
     extractor: Extractor,
@@ -40,10 +46,9 @@ def reference_statistics(
     """Statistics of a data set's images, from the cache where they are in it.
 
     `data` of the result is data_name@HASH.
-    features: of these very images, if they are at hand.
+    features: the features of these very images, if they are at hand.
 
-    Raises:
-        ValueError: wrong kind of images, fewer than two, or a damaged file in the cache.
+    Raises ValueError for the wrong kind of images, fewer than two, or a damaged file in the cache.
     """
     data = identity(data_name, images)
     path = statistics_path(extractor, data)
@@ -58,24 +63,19 @@ def reference_features(
 ) -> Float32[np.ndarray, "n d"]:
     """Features of a data set's images, a read-only memory map of an .npy file in the cache.
 
-    Raises:
-        ValueError: wrong kind of images, or a damaged file in the cache.
+    Raises ValueError for the wrong kind of images, or a damaged file in the cache.
     """
     path = extractor.cache_dir / f"features_{extractor.name}_{identity(data_name, images)}.npy"
     shape = (len(images), extractor.dim)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with atomic_path(path) as partial:
             found = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
             first = 0
             for batch in _batches(extractor, images, data_name):
                 found[first : first + len(batch)] = batch
                 first += len(batch)
             found.flush()
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
     try:
         found = np.load(path, mmap_mode="r")
     except (ValueError, EOFError, OSError) as error:
@@ -88,9 +88,8 @@ def reference_features(
 def foreign_statistics(path: Path, extractor: Extractor) -> Statistics:
     """Statistics from a file that somebody gives, such as the published ones of pytorch-fid (mu and sigma only).
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or of another extractor as far as it says.
+    Raises FileNotFoundError if there is no such file; ValueError if it is damaged, or of another extractor as far as it
+    says.
     """
     stats = load_statistics(path)
     if stats.extractor not in (extractor.name, UNKNOWN):
@@ -106,12 +105,12 @@ def foreign_statistics(path: Path, extractor: Extractor) -> Statistics:
 
 
 def chunk_size(extractor: Extractor) -> int:
-    """Images to take features of together: full batches, and enough for a covariance to cost little beside them."""
+    """The number of images to extract features of at a time: full batches, and enough to make a covariance cheap."""
     return max(1, CHUNK // extractor.batch_size) * extractor.batch_size
 
 
 def statistics_path(extractor: Extractor, data: str) -> Path:
-    """Where the statistics of the images with identity `data` are kept."""
+    """The file that keeps the statistics of the images with identity `data`."""
     return extractor.cache_dir / f"statistics_{extractor.name}_{data}.npz"
 
 

@@ -35,9 +35,8 @@ def open_samples(path: Path, num_samples: int | None = None) -> Samples:
     .npz: `images`, uint8 [n, h, w, c] or [n, h, w]. A folder: its samples.npz if it has one, else all .png, .jpg and
     .jpeg files in it and below, in alphabetical order; grey ones get one channel.
 
-    Raises:
-        FileNotFoundError: no such path, or no images in the folder.
-        ValueError: a file that cannot be read, something other than uint8 images, or fewer of them than asked for.
+    Raises FileNotFoundError if there is no such path, or no image in the folder; ValueError for a file that cannot be
+    read, something other than uint8 images, or fewer of them than asked for.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give a folder of images, an .npz file, or a run of sample.py")
@@ -88,7 +87,7 @@ def _read_npz(path: Path) -> tuple[UInt8[np.ndarray, "n h w c"], str | None]:
 
 
 def _described(images: np.ndarray) -> str:
-    """What is there instead of uint8 images, and what to do about it."""
+    """A clause that says what was found instead of uint8 images, and what to do about it."""
     if not np.issubdtype(images.dtype, np.number) or images.size == 0:
         return f"they are {images.dtype} {list(images.shape)}"
     if bad := int((~np.isfinite(images.reshape(len(images), -1))).any(axis=1).sum()):

@@ -5,13 +5,9 @@ Each finished cell is a file in the run's folder, so that a run that was stopped
 
 import hashlib
 import json
-import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,25 +19,25 @@ import deis
 from data.config import DatasetConfig
 from deis import adaptive
 from eval.features.extractor import Extractor
-from eval.metrics.frechet import Statistics, extend, frechet_distance, metric_name, no_statistics, rank_warning
+from eval.metrics.frechet import Statistics, empty_statistics, extend, frechet_distance, metric_name, rank_warning
+from eval.paper.costs import Costs
 from eval.paper.plan import Adaptive, Analytic, Cell
+from eval.paper.spec import Record
 from formats.files import write_atomically
 from formats.npz import read_npz, write_npz
 from models.sampling.draw import Trained, draw, starts
 from models.score import eps_fn
-
-Record = dict[str, Any]
-Item = TypeVar("Item")
 
 SHOWN = 4  # images of each cell that are kept for the picture
 STATISTIC_IMAGES = 512  # training images that Analytic-DDIM's statistic is estimated on
 
 
 class Setup(NamedTuple):
-    """What all cells share. dataset: `reference` are the statistics of its training images.
+    """The network, the extractor and all else that the cells share.
 
-    rounding: how samples become uint8, as in `data.to_uint8`. folder: of the finished cells' files.
-    identity: what a number depends on besides its cell's options, as plain values.
+    dataset: `reference` are the statistics of its training images. rounding: how samples become uint8, as in
+    `data.to_uint8`. folder: it holds the files of finished cells. identity: all that a number depends on besides its
+    cell's options, as plain values.
     """
 
     net: Trained
@@ -52,55 +48,6 @@ class Setup(NamedTuple):
     rounding: str
     folder: Path
     identity: dict[str, Any]
-
-
-@dataclass
-class Costs:
-    """Seconds by what they were spent on, and what the network was compiled for. now: what is being done."""
-
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    compiled: list[str] = field(default_factory=list)
-    now: str = ""
-
-    @contextmanager
-    def of(self, what: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[what] += time.perf_counter() - start
-
-    def each(self, what: str, items: Iterator[Item]) -> Iterator[Item]:
-        """The items, with the time that it takes to make them."""
-        while True:
-            with self.of(what):
-                item = next(items, None)
-            if item is None:
-                return
-            yield item
-
-    def __str__(self) -> str:
-        """Two lines: where the time went, and the compilations."""
-        network, features = self.seconds["network"], self.seconds["features"]
-        rest = self.seconds["cells"] - network - features
-        share = f" ({rest / (network + features):.1%} of these two)" if network else ""
-        before = ", ".join(f"{what} {self.seconds[what]:.1f} s" for what in ("setting up", "compiling"))
-        compiled = f": {', '.join(self.compiled)}" if self.compiled else ""
-        return (
-            f"network {network:.1f} s, features {features:.1f} s, all else {rest:.1f} s{share}; before that {before}\n"
-            f"network compiled {len(self.compiled)} time(s){compiled}"
-        )
-
-
-def counting(net: Trained, costs: Costs) -> Trained:
-    """The same network, which notes in `costs` what it is compiled for: JAX then traces it, some solvers repeatedly."""
-
-    def apply(*arguments: Any) -> Any:
-        if costs.now not in costs.compiled[-1:]:
-            costs.compiled.append(costs.now)
-        return net.network.apply(*arguments)
-
-    return net._replace(network=net.network._replace(apply=apply))
 
 
 def warm_up(setup: Setup, cells: Sequence[Cell], costs: Costs) -> None:
@@ -133,26 +80,26 @@ def prepare(
     return Setup(net, extractor, reference, dataset, batch_size, rounding, folder, identity | {"rounding": rounding})
 
 
-def read(folder: Path, name: str) -> Record | None:
+def read_record(folder: Path, name: str) -> Record | None:
     """The record of a finished cell, None if it is not there."""
     path = folder / f"{name}.json"
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def read_shown(folder: Path, name: str) -> UInt8[np.ndarray, "n h w c"]:
+def read_images(folder: Path, name: str) -> UInt8[np.ndarray, "n h w c"]:
     """The first images of a finished cell."""
     return read_npz(folder / f"{name}.npz")["images"]
 
 
-def measure(setup: Setup, cell: Cell, name: str, costs: Costs, progress: Callable[[int], None]) -> Record:
+def measure_cell(setup: Setup, cell: Cell, name: str, costs: Costs, progress: Callable[[int], None]) -> Record:
     """Draw the cell's images, measure them batch by batch, and write its record, last and at once.
 
-    progress: told the network calls of every batch; may end the run by an exception, which leaves no record.
+    progress: called with the network calls of every batch; may end the run by an exception, which leaves no record.
     A cell whose samples are not finite has an "error" instead of a FID, and no file.
     """
     costs.now = str(cell)
     record, before = description(cell), dict(costs.seconds)
-    stats, calls = no_statistics(setup.extractor.name, costs.now), []
+    stats, calls = empty_statistics(setup.extractor.name, costs.now), []
     shown = np.zeros((0, *setup.net.image_shape), np.uint8)
     for x_0, nfe in costs.each("network", samples(setup, cell)):
         if not np.isfinite(x_0).all():
@@ -180,7 +127,7 @@ def measure(setup: Setup, cell: Cell, name: str, costs: Costs, progress: Callabl
 
 
 def description(cell: Cell) -> Record:
-    """What is known of a cell before it is measured."""
+    """The fields of a cell's record that are known before it is measured."""
     return {
         "row": cell.row,
         "sampler": cell.options.get("sampler", "DOPRI5"),

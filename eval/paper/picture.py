@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
+from matplotlib import get_data_path
+from PIL import Image, ImageDraw, ImageFont
 
 from eval.figures import image_grid
 
@@ -22,9 +24,6 @@ def samples_picture(
 
     The blocks hold equally many images of one shape, n at most 9 looks well. Raises ValueError if there are none.
     """
-    from matplotlib import get_data_path
-    from PIL import Image, ImageDraw, ImageFont
-
     if not cells:
         raise ValueError("there are no samples to show")
     font = ImageFont.truetype(str(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), FONT_SIZE)

@@ -29,7 +29,7 @@ class Analytic(NamedTuple):
     denoise: bool
 
     def table(self, eps_norm: np.ndarray) -> deis.Table:
-        """Its table for images in [-1, 1]. eps_norm: of `deis.tables.estimate_eps_norm` at `ts`."""
+        """Its table for images in [-1, 1]. eps_norm: what `deis.tables.estimate_eps_norm` gives at `ts`."""
         return deis.tables.analytic_ddim(self.sde, self.ts, eps_norm, self.eta, half_range=1.0, denoise=self.denoise)
 
 
@@ -81,13 +81,13 @@ class Cell:
         return isinstance(self.solver, Analytic) or (isinstance(self.solver, deis.Table) and self.solver.is_stochastic)
 
     def file_name(self, surroundings: dict[str, Any]) -> str:
-        """Name of its record, another one for other options or surroundings (network, images, features)."""
+        """The name of its record, another one for other options or surroundings (network, images, features)."""
         identity = json.dumps([self.row, self.options, str(self.seeds), surroundings], sort_keys=True)
         words = re.sub(r"[^A-Za-z0-9.=-]+", "_", f"{self.row} {self.column} {self.repeat}")
         return f"{words}_{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
 
 
-def cells(paper: Paper, sde: deis.SDE, num_samples: int) -> list[Cell]:
+def plan_cells(paper: Paper, sde: deis.SDE, num_samples: int) -> list[Cell]:
     """All cells of the table, row by row; adaptive ones last, as nobody knows how long they take.
 
     Raises ValueError, naming the row, for what no sampler allows. To be called within a Hydra job.

@@ -1,17 +1,19 @@
-"""The table of a folder of sampling runs: gathered, laid out in rows and columns, and written."""
+"""The table of a folder of sampling runs: gathered, arranged in rows and columns, and written."""
 
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from eval.figures import fid_vs_nfe_plot
+from eval.paper.spec import Entry
+from eval.paper.tables import columns_of, grid_rows, in_markdown
+from formats.tables import markdown_table, write_csv
 
 Run = dict[str, Any]  # the fields of status.json and result.json, and "folder"
 Rows = dict[str, dict[int, Run]]  # row name -> NFE asked for -> run
 
-METHODS = ("ddim", "rho_rk", "rho_ab", "log_rho_ab", "t_ab", "ipndm")  # order of the rows
+ROW_ORDER = ("ddim", "rho_rk", "rho_ab", "log_rho_ab", "t_ab", "ipndm")  # of the methods
 COLUMNS = (
     "sampler", "method", "order", "nfe_asked", "nfe", "fid_name", "fid", "images_per_s", "seconds", "num_samples",
     "seeds", "dataset", "extractor", "checkpoint", "step", "overrides", "status", "error", "folder",
@@ -28,9 +30,8 @@ def gather(folder: Path) -> list[Run]:
 
     A run is a folder whose result.json or status.json names a sampler; training runs do not.
 
-    Raises:
-        FileNotFoundError: the folder does not exist or holds no run.
-        ValueError: a file is not JSON, or the runs cannot be compared in one table.
+    Raises FileNotFoundError if the folder does not exist or holds no run; ValueError if a file is not JSON, or the runs
+    cannot be compared in one table.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; give the folder that sample.py wrote its runs into")
@@ -58,12 +59,12 @@ def _read_run(folder: Path) -> Run:
 
 
 def _position(run: Run) -> tuple:
-    method = METHODS.index(run["method"]) if run.get("method") in METHODS else len(METHODS)
+    method = ROW_ORDER.index(run["method"]) if run.get("method") in ROW_ORDER else len(ROW_ORDER)
     return method, run.get("order") or 0, run["sampler"], run["nfe_asked"]
 
 
 def arrange(runs: Sequence[Run]) -> Rows:
-    """Lay runs out in rows; runs of one sampler that differ in an override get rows that name it.
+    """Arrange runs in rows; runs of one sampler that differ in an override get rows that name it.
 
     Of several runs of a cell the newest finished one is shown. A run that does not know its overrides, having failed
     early, stands in the row of the bare sampler.
@@ -86,52 +87,31 @@ def _settings(run: Run) -> set[str]:
     return {text for text in run.get("overrides", ()) if text.partition("=")[0] not in NOT_IN_ROW_NAMES}
 
 
-def markdown(rows: Rows) -> str:
+def sweep_page(rows: Rows) -> str:
     """The table as Markdown, in the paper's manner: best in bold, +k where k more network calls were made."""
     runs = [run for cells in rows.values() for run in cells.values()]
-    columns = sorted({run["nfe_asked"] for run in runs})
-    measured = [run for run in runs if run.get("fid") is not None and run["nfe"] <= run["nfe_asked"]]
-    best = {nfe: min((run["fid"] for run in measured if run["nfe_asked"] == nfe), default=None) for nfe in columns}
+    grid = {name: {nfe: _entry(run) for nfe, run in cells.items()} for name, cells in rows.items()}
+    columns = columns_of(grid)
+    speeds = [cells.get(columns[-1], {}).get("images_per_s") for cells in rows.values()]
     lines = [
-        "| sampler | " + " | ".join(f"NFE {nfe}" for nfe in columns) + f" | images/s at {columns[-1]} |",
-        "|---|" + "---:|" * (len(columns) + 1),
+        [*line, "-" if speed is None else f"{speed:.4g}"]
+        for line, speed in zip(grid_rows(grid, columns, in_markdown), speeds, strict=True)
     ]
-    for name, cells in rows.items():
-        speed = cells.get(columns[-1], {}).get("images_per_s")
-        row = [name, *(_cell(cells.get(nfe), best[nfe]) for nfe in columns), "-" if speed is None else f"{speed:.4g}"]
-        lines.append("| " + " | ".join(row) + " |")
+    header = ["sampler", *(f"NFE {nfe}" for nfe in columns), f"images/s at {columns[-1]}"]
     about = {key: next((run[key] for run in runs if run.get(key) is not None), None) for key in COLUMNS}
-    lines += [
-        "",
+    text = (
+        f"{markdown_table(header, lines)}\n\n"
         f"{about['fid_name'] or 'No FID'} on {about['dataset']}, checkpoint {about['checkpoint']} at step "
-        f"{about['step']}; lower is better. Bold: best of those within the NFE. +k: k more network calls were made.",
-    ]
+        f"{about['step']}; lower is better. Bold: best of those within the NFE. +k: k more network calls were made.\n"
+    )
     failed = [run for run in runs if run["status"] == "failed"]
-    lines += [f"\nERR: {run['sampler']} at NFE {run['nfe_asked']}: {run.get('error')}" for run in failed]
-    return "\n".join(lines) + "\n"
+    return text + "".join(f"\nERR: {run['sampler']} at NFE {run['nfe_asked']}: {run.get('error')}\n" for run in failed)
 
 
-def _cell(run: Run | None, best: float | None) -> str:
-    if run and run["status"] == "failed":
-        return "ERR"
-    if run is None or run["status"] != "done":
-        return "-"
-    if run.get("fid") is None:
-        return "no FID"
-    extra = run["nfe"] - run["nfe_asked"]
-    value = f"{run['fid']:.2f}"
-    if extra <= 0 and run["fid"] == best:
-        value = f"**{value}**"
-    return f"{value} <sup>{extra:+d}</sup>" if extra else value
-
-
-def write_csv(path: Path, runs: Sequence[Run]) -> None:
-    """One line per run, empty where a run does not know the column."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        for run in runs:
-            writer.writerow(run | {"overrides": " ".join(run.get("overrides", ()))})
+def _entry(run: Run) -> Entry:
+    if run["status"] != "done":
+        return Entry("ERR" if run["status"] == "failed" else "-")
+    return Entry("no FID") if run.get("fid") is None else Entry(run["fid"], run["nfe"] - run["nfe_asked"])
 
 
 def write_table(folder: Path) -> str:
@@ -141,9 +121,10 @@ def write_table(folder: Path) -> str:
     """
     runs = gather(folder)
     rows = arrange(runs)
-    text = markdown(rows)
+    text = sweep_page(rows)
     (folder / "table.md").write_text(text)
-    write_csv(folder / "table.csv", runs)
+    lines = [run | {"overrides": " ".join(run.get("overrides", ()))} for run in runs]
+    write_csv(folder / "table.csv", lines, COLUMNS)
     measured = [run | {"sampler": name} for name, cells in rows.items() for run in cells.values()]
     if any(run.get("fid") is not None for run in measured):
         fid_vs_nfe_plot(folder / "fid_vs_nfe.png", measured)

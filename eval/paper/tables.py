@@ -1,12 +1,12 @@
 """A paper's table as Markdown, LaTeX and CSV."""
 
-import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from eval.paper.spec import Entry, Grid, Paper, Record, Verdict, as_printed, by_nfe, by_tolerance, verdicts
+from formats.tables import latex_escaped, latex_table, markdown_table, write_csv
 
 CSV_COLUMNS = (
     "row", "sampler", "method", "nfe_asked", "tolerance", "nfe", "repeat", "seeds", "num_samples", "fid_name", "fid",
@@ -15,7 +15,7 @@ CSV_COLUMNS = (
 )  # fmt: skip
 
 
-def markdown(paper: Paper, records: Sequence[Record]) -> str:
+def paper_page(paper: Paper, records: Sequence[Record]) -> str:
     """The whole page: what was measured, whether the paper's orderings hold, and what was published."""
     fixed, adaptive = by_nfe(records), by_tolerance(records)
     parts = [f"# {paper.title}", about(paper, records)]
@@ -33,7 +33,7 @@ def markdown(paper: Paper, records: Sequence[Record]) -> str:
 
 
 def about(paper: Paper, records: Sequence[Record]) -> str:
-    """What the measured numbers are: metric, images, network, seeds and grid, in a few sentences."""
+    """A few sentences on the measured numbers: metric, images, network, seeds and grid."""
     one = next((record for record in records if "fid_name" in record), records[0])
     first, last = paper.first_seed, paper.first_seed + paper.repeats * one["num_samples"] - 1
     spread = f", mean and standard deviation of {paper.repeats} sets of seeds" if paper.repeats > 1 else ""
@@ -49,21 +49,16 @@ def about(paper: Paper, records: Sequence[Record]) -> str:
 
 def markdown_grid(grid: Grid, what: str = "NFE") -> str:
     """Rows are samplers, columns the NFE (or the tolerance)."""
-    columns = _columns(grid)
-    lines = [_line([f"sampler \\ {what}", *(f"{column:g}" for column in columns)]), "|---|" + "---:|" * len(columns)]
-    best = {column: _best(grid, column) for column in columns}
-    for row, cells in grid.items():
-        lines.append(_line([row, *(_in_markdown(cells.get(column), best[column]) for column in columns)]))
-    return "\n".join(lines)
+    columns = columns_of(grid)
+    header = [f"sampler \\ {what}", *(f"{column:g}" for column in columns)]
+    return markdown_table(header, grid_rows(grid, columns, in_markdown))
 
 
 def markdown_verdicts(found: Sequence[Verdict]) -> str:
     """One line for each ordering and NFE, with the measured figures."""
     words = {True: "yes", False: "**no**", None: "-"}
     rows = [[str(v.nfe), v.expected, words[v.holds], v.measured] for v in found]
-    return "\n".join(
-        [_line(["NFE", "the paper's order", "holds", "measured"]), "|---:|---|---|---|", *map(_line, rows)]
-    )
+    return markdown_table(["NFE", "the paper's order", "holds", "measured"], rows, align="rlll")
 
 
 def latex(paper: Paper, records: Sequence[Record]) -> str:
@@ -73,47 +68,44 @@ def latex(paper: Paper, records: Sequence[Record]) -> str:
         ("DOPRI5 by tolerance.", by_tolerance(records)),
         *((f"Published, for {block.of}. Source: {block.source}.", as_printed(block)) for block in paper.published),
     ]
-    return "\n".join(_latex_grid(_escaped(caption), grid) for caption, grid in grids if grid)
+    tables = []
+    for caption, grid in grids:
+        if columns := columns_of(grid):
+            rows = [[latex_escaped(row), *cells] for row, *cells in grid_rows(grid, columns, _in_latex)]
+            tables.append(latex_table(latex_escaped(caption), ["", *(f"{column:g}" for column in columns)], rows))
+    return "\n".join(tables)
 
 
-def write_csv(path: Path, paper: Paper, records: Sequence[Record]) -> None:
-    """One line per cell and set of seeds; what was published for the same row and NFE has columns of its own."""
+def write_records(path: Path, paper: Paper, records: Sequence[Record]) -> None:
+    """Write one CSV line per cell and set of seeds; what was published for the row and NFE has columns of its own."""
     printed = {
         (row, nfe): {"published": str(value), "published_of": block.of, "published_source": block.source}
         for block in paper.published
         for row, cells in block.fid.items()
         for nfe, value in cells.items()
     }
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, CSV_COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        for record in records:
-            options = {"options": json.dumps(record["options"])}
-            writer.writerow(record | options | printed.get((record["row"], record["nfe_asked"]), {}))
+    rows = [
+        record | {"options": json.dumps(record["options"])} | printed.get((record["row"], record["nfe_asked"]), {})
+        for record in records
+    ]
+    write_csv(path, rows, CSV_COLUMNS)
 
 
-def _columns(grid: Grid) -> list[Any]:
+def columns_of(grid: Grid) -> list[Any]:
+    """The columns that any row of the grid has, in increasing order."""
     return sorted({column for cells in grid.values() for column in cells})
 
 
-def _best(grid: Grid, column: Any) -> float | None:
-    entries = [cells[column] for cells in grid.values() if column in cells]
-    values = [entry.value for entry in entries if not isinstance(entry.value, str) and entry.extra <= 0]
-    return min(values, default=None)
+def grid_rows(
+    grid: Grid, columns: Sequence[Any], shown: Callable[[Entry | None, float | None], str]
+) -> list[list[str]]:
+    """The rows of a table: a row's name, then for each column `shown(entry or None, best value of the column)`."""
+    best = {column: _best(grid, column) for column in columns}
+    return [[row, *(shown(cells.get(column), best[column]) for column in columns)] for row, cells in grid.items()]
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _text(entry: Entry) -> str:
-    if isinstance(entry.value, str):
-        return entry.value
-    number = f"{entry.value:.{entry.decimals}f}"
-    return number if entry.std is None else f"{number} ± {entry.std:.{entry.decimals}f}"
-
-
-def _in_markdown(entry: Entry | None, best: float | None) -> str:
+def in_markdown(entry: Entry | None, best: float | None) -> str:
+    """An entry in the paper's manner: best in bold, +k where k more network calls were made, - for None."""
     if entry is None:
         return "-"
     text = f"**{_text(entry)}**" if entry.value == best and entry.extra <= 0 else _text(entry)
@@ -123,37 +115,20 @@ def _in_markdown(entry: Entry | None, best: float | None) -> str:
 def _in_latex(entry: Entry | None, best: float | None) -> str:
     if entry is None:
         return "--"
-    text = _escaped(_text(entry))
+    text = latex_escaped(_text(entry))
     if entry.value == best and entry.extra <= 0:
         text = rf"\textbf{{{text}}}"
     return rf"{text}\textsuperscript{{{entry.extra:+d}}}" if entry.extra else text
 
 
-def _latex_grid(caption: str, grid: Grid) -> str:
-    columns = _columns(grid)
-    best = {column: _best(grid, column) for column in columns}
-    rows = [
-        " & ".join([_escaped(row), *(_in_latex(cells.get(column), best[column]) for column in columns)]) + r" \\"
-        for row, cells in grid.items()
-    ]
-    header = " & ".join(["", *(f"{column:g}" for column in columns)]) + r" \\"
-    return "\n".join(
-        [
-            r"\begin{table}",
-            rf"\caption{{{caption}}}",
-            r"\centering",
-            rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
-            *(r"\toprule", header, r"\midrule", *rows, r"\bottomrule"),
-            *(r"\end{tabular}", r"\end{table}", ""),
-        ]
-    )
+def _best(grid: Grid, column: Any) -> float | None:
+    entries = [cells[column] for cells in grid.values() if column in cells]
+    values = [entry.value for entry in entries if not isinstance(entry.value, str) and entry.extra <= 0]
+    return min(values, default=None)
 
 
-_LATEX_CHARACTERS = str.maketrans(
-    {"±": r"$\pm$", "<": "$<$", ">": "$>$", "^": r"\^{}", "~": r"\~{}", "\\": r"\textbackslash{}", "`": ""}
-    | {character: f"\\{character}" for character in "&%$#_{}"}
-)
-
-
-def _escaped(text: str) -> str:
-    return text.translate(_LATEX_CHARACTERS)
+def _text(entry: Entry) -> str:
+    if isinstance(entry.value, str):
+        return entry.value
+    number = f"{entry.value:.{entry.decimals}f}"
+    return number if entry.std is None else f"{number} ± {entry.std:.{entry.decimals}f}"

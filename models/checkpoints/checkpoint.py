@@ -1,86 +1,34 @@
-"""Checkpoints: a folder per step that is there whole or not at all.
+"""Reading checkpoints: every bit as it was written, or one sentence that says what is wrong.
 
-<folder>/<step>/state/           arrays, by Orbax
+<folder>/<step>/state/           the arrays, written by Orbax
 <folder>/<step>/config.json      the resolved configuration
-<folder>/<step>/manifest.json    see `models.checkpoints.manifest`
-<folder>/<step>.damaged/         one that `restore_latest` passed over
+<folder>/<step>/manifest.json    {"score", "files": {name: SHA-256 digest}, "sha256": digest of the rest}
+<folder>/<step>.damaged/         a checkpoint that `restore_latest` passed over
 
-Orbax and JAX are imported when arrays are read or written, so that a command can be refused without them.
+`models.checkpoints.saver` writes them. Orbax and JAX are imported when arrays are read, so that a command can be
+refused without them.
 """
 
-import errno
+import hashlib
 import json
 import logging
+import math
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from formats.files import read_json, sha256
 
-from formats.files import read_json
-from models.checkpoints import manifest
-
-_SMALL_FILES = 200_000  # bytes of a checkpoint beside its arrays, and to spare
+MANIFEST = "manifest.json"
 State = Any  # a dict or NamedTuple of pytrees of arrays
 
 log = logging.getLogger(__name__)
 
 
-def save(
-    folder: Path,
-    step: int,
-    state: State,
-    config: dict[str, Any],
-    keep: int,
-    keep_best: bool = False,
-    score: float | None = None,
-) -> None:
-    """Write the checkpoint of `step`, then delete all but this one, the newest `keep` and, if asked, the best.
-
-    state: arrays that this process can read. score: the lower the better; it is kept in the manifest.
-    Killed at any moment, it leaves the checkpoints of other steps as they were and no half one under a step's name.
-    Raises OSError, with the other checkpoints as they were, if it cannot be written.
-    """
-    import jax
-
-    folder, entries = folder.absolute(), jax.tree.map(np.asarray, _entries(state))
-    partial, final = folder / f".partial-{step}", _path(folder, step)
-    folder.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
-    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(entries))
-    try:
-        if shutil.disk_usage(folder).free < needed + _SMALL_FILES:  # TensorStore's threads would each say so at length
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        partial.mkdir()
-        with _checkpointer() as checkpointer:
-            checkpointer.save(partial / "state", entries)
-        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        manifest.write(partial, manifest.describe(entries), score)
-        for path in (*partial.rglob("*"), partial):
-            _sync(path)
-    except (OSError, ValueError) as error:  # TensorStore raises ValueError for whatever the disk says
-        shutil.rmtree(partial, ignore_errors=True)
-        free = shutil.disk_usage(folder).free / 1e6
-        raise OSError(
-            f"checkpoint {step} cannot be written to {folder}: {_reason(error)}; it needs about {needed / 1e6:.1f} MB, "
-            f"and {free:.1f} MB are free there; earlier checkpoints are kept"
-        ) from error
-    if final.exists():
-        _set_aside(final)
-    os.replace(partial, final)
-    _sync(folder)
-    have = steps(folder)
-    for old in {*have} - {step, *have[-keep:], best_step(folder) if keep_best else step}:
-        _set_aside(_path(folder, old))
-    _sweep(folder)
-
-
 def steps(folder: Path) -> list[int]:
-    """The steps whose checkpoints are complete, in order."""
-    found = (path.parent for path in folder.glob(f"*/{manifest.NAME}") if path.parent.name.isdigit())
-    return sorted(int(path.name) for path in found)
+    """The steps that have a complete checkpoint, in increasing order."""
+    return [step for step in _numbered(folder) if (path_of(folder, step) / MANIFEST).is_file()]
 
 
 def latest_step(folder: Path) -> int | None:
@@ -90,8 +38,17 @@ def latest_step(folder: Path) -> int | None:
 
 def best_step(folder: Path) -> int | None:
     """The step of the checkpoint with the lowest score, the first of equals; None if none has a finite score."""
-    scores = [(_score(folder, step), step) for step in steps(folder)]
-    return min(((score, step) for score, step in scores if np.isfinite(score)), default=(None, None))[1]
+    scores = {step: score(folder, step) for step in steps(folder)}
+    return min((step for step in scores if math.isfinite(scores[step])), key=scores.__getitem__, default=None)
+
+
+def score(folder: Path, step: int) -> float:
+    """The checkpoint's score; infinite if it has none, or if its manifest is damaged."""
+    try:
+        found = _read_manifest(path_of(folder, step))["score"]
+    except ValueError:
+        found = None
+    return math.inf if found is None else found
 
 
 def read_config(folder: Path, step: int) -> dict[str, Any]:
@@ -99,11 +56,7 @@ def read_config(folder: Path, step: int) -> dict[str, Any]:
 
     Raises FileNotFoundError if there is no such checkpoint, ValueError if the file is damaged.
     """
-    path = _require(folder, step)
-    try:
-        return read_json(path / "config.json")
-    except (FileNotFoundError, ValueError) as error:
-        raise _damaged(path, str(error).removeprefix(f"{path}/")) from None
+    return read_json(_require(folder, step) / "config.json")
 
 
 def restore(folder: Path, step: int, like: State) -> State:
@@ -114,8 +67,8 @@ def restore(folder: Path, step: int, like: State) -> State:
     is not what `like` expects.
     """
     path = _require(folder, step)
-    if what := manifest.damage(path):
-        raise _damaged(path, what)
+    if what := damage(path):
+        raise ValueError(f"checkpoint {path} is damaged: {what}; delete it to use an earlier one")
     return _read(path, like)
 
 
@@ -129,122 +82,129 @@ def restore_latest(folder: Path, like: State) -> tuple[int, State] | None:
     import jax
     from jax.experimental import multihost_utils
 
-    good, damaged = _newest_good(folder)
-    step = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if good is None else good)))
-    if jax.process_index() == 0:  # and here every process has looked
-        for unfinished in _unfinished(folder):
-            log.warning("checkpoint %d was not finished; it is ignored", unfinished)
-        for bad, what in damaged.items():
-            log.warning("checkpoint %d is damaged (%s); going on from %d", bad, what, step)
-            aside = _path(folder, bad).with_suffix(".damaged")
-            shutil.rmtree(aside, ignore_errors=True)
-            os.replace(_path(folder, bad), aside)
-    return None if step < 0 else (step, _read(_path(folder, step), like))
-
-
-def _newest_good(folder: Path) -> tuple[int | None, dict[int, str]]:
-    """(step, what is wrong with each newer one); the step is None if there is no checkpoint at all."""
-    damaged: dict[int, str] = {}
-    for step in reversed(steps(folder)):
-        what = manifest.damage(_path(folder, step))
-        if what is None:
-            return step, damaged
+    good, damaged = -1, dict[int, str]()
+    for step in reversed(_numbered(folder)):
+        if not (what := damage(path_of(folder, step))):
+            good = step
+            break
         damaged[step] = what
-    if damaged:
+    if damaged and good < 0:
         said = ", ".join(f"{step} ({what})" for step, what in damaged.items())
         raise ValueError(f"every checkpoint in {folder} is damaged: {said}; delete the folder to begin again")
-    return None, {}
+    good = int(multihost_utils.broadcast_one_to_all(jax.numpy.int32(good)))
+    if jax.process_index() == 0:  # and here every process has looked
+        for unfinished in folder.glob("[0-9]*.orbax-checkpoint-tmp*"):
+            log.warning("checkpoint %d was not finished; it is ignored", int(unfinished.name.partition(".")[0]))
+        for step, what in damaged.items():
+            log.warning("checkpoint %d is damaged (%s); going on from %d", step, what, good)
+            aside = path_of(folder, step).with_suffix(".damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(path_of(folder, step), aside)
+    return None if good < 0 else (good, _read(path_of(folder, good), like))
 
 
-def _unfinished(folder: Path) -> list[int]:
-    partial = {int(path.name.removeprefix(".partial-")) for path in folder.glob(".partial-[0-9]*")}
-    named = {int(path.name) for path in folder.glob("*") if path.name.isdigit()}
-    return sorted((partial | named) - {*steps(folder)})
+def path_of(folder: Path, step: int) -> Path:
+    """The folder of a checkpoint."""
+    return folder / f"{step:08d}"
+
+
+def entries(state: State) -> dict[str, Any]:
+    """The state as a dict of its entries, which is how it is stored."""
+    return state if isinstance(state, dict) else state._asdict()
+
+
+def seal(path: Path, config: dict[str, Any], score: float | None) -> None:
+    """Complete a checkpoint whose arrays are in `path`/state with its configuration and its manifest.
+
+    Orbax's own notes beside state/ change later and are never read; the manifest leaves them out.
+    """
+    (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    files = [path / "config.json", *sorted(file for file in (path / "state").rglob("*") if file.is_file())]
+    content = {"score": score, "files": {str(file.relative_to(path)): sha256(file) for file in files}}
+    (path / MANIFEST).write_text(json.dumps(content | {"sha256": _digest(content)}, indent=1) + "\n")
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a file of the checkpoint in `path`; None if every one is as it was written."""
+    try:
+        files = _read_manifest(path)["files"]
+    except (FileNotFoundError, ValueError) as error:
+        return str(error).removeprefix(f"{path}/")
+    for name, digest in files.items():
+        if not (path / name).is_file():
+            return f"{name} is missing"
+        if sha256(path / name) != digest:
+            return f"{name} does not match its checksum"
+    return None
+
+
+def array_handler() -> tuple[Any, Any]:
+    """Orbax's handler for pytrees of arrays, and the options by which it waits for no other process."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax logs as an error, it raises too
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+    return ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone), alone
 
 
 def _read(path: Path, like: State) -> State:
     import jax
+    import numpy as np
     import orbax.checkpoint as ocp
 
-    entries = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), _entries(like))
-    if what := manifest.misfit(manifest.read(path)["arrays"], manifest.describe(entries)):
+    handler, _ = array_handler()
+    stored = path.absolute() / "state"
+    expected = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), entries(like))
+    if what := _misfit(handler.metadata(stored).tree, expected):
         raise ValueError(
             f"checkpoint {path} does not fit this network: {what}; "
             "check model.channels, model.multipliers, model.num_blocks and model.attention_resolutions"
         )
-    with _checkpointer() as checkpointer:
-        arguments = ocp.args.PyTreeRestore(
-            item=entries, restore_args=ocp.checkpoint_utils.construct_restore_args(entries), partial_restore=True
-        )
-        restored = checkpointer.restore(path.absolute() / "state", arguments)
-    return restored if isinstance(like, dict) else type(like)(**restored)
+    as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), expected)
+    arguments = ocp.args.PyTreeRestore(item=expected, restore_args=as_numpy, partial_restore=True)
+    found = handler.restore(stored, args=arguments)
+    return found if isinstance(like, dict) else type(like)(**found)
 
 
-def _checkpointer() -> Any:
-    """Orbax, for this process alone: it waits for no other. Arrays go to disk as they are; floats hardly compress."""
+def _misfit(saved: dict[str, Any], expected: dict[str, Any]) -> str | None:
+    """How saved arrays differ from the expected ones; None if they match. Entries beside the expected do not count."""
     import jax
-    import orbax.checkpoint as ocp
 
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what it logs as an error, it raises too
-    me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
-    types = ocp.type_handlers
-    arrays = types.create_type_handler_registry((np.ndarray, types.NumpyHandler(deepcopy_host_arrays=False)))
-    handler = ocp.PyTreeCheckpointHandler(
-        use_compression=False, multiprocessing_options=alone, type_handler_registry=arrays
-    )
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+    def described(tree: Any) -> dict[str, str]:  # {"params/down/bias": "float32[5]"}
+        leaves = jax.tree.leaves_with_path({name: tree[name] for name in expected if name in tree})
+        names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves)
+        return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, (_, leaf) in zip(names, leaves, strict=True)}
+
+    there, here = described(saved), described(expected)
+    wrong = [
+        f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
+    ]
+    more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return "; ".join(wrong[:3]) + more if wrong else None
 
 
-def _entries(state: State) -> dict[str, Any]:
-    return state if isinstance(state, dict) else state._asdict()
-
-
-def _path(folder: Path, step: int) -> Path:
-    return folder / f"{step:08d}"
+def _numbered(folder: Path) -> list[int]:
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
 
 
 def _require(folder: Path, step: int) -> Path:
     if step not in (have := steps(folder)):
         there = ", ".join(map(str, have)) or "none"
         raise FileNotFoundError(f"no checkpoint of step {step} in {folder}; there are: {there}")
-    return _path(folder, step)
+    return path_of(folder, step)
 
 
-def _score(folder: Path, step: int) -> float:
-    """Of a checkpoint; infinite if it has none, or if its manifest cannot be trusted."""
-    try:
-        score = manifest.read(_path(folder, step))["score"]
-    except ValueError:
-        score = None
-    return np.inf if score is None else score
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """The checkpoint's manifest. Raises FileNotFoundError, or ValueError if it is damaged itself."""
+    content = read_json(path / MANIFEST)
+    if content.pop("sha256", None) != _digest(content):
+        raise ValueError(f"{MANIFEST} does not match its checksum")
+    return content
 
 
-def _damaged(path: Path, what: str) -> ValueError:
-    return ValueError(f"checkpoint {path} is damaged: {what}; delete it to use an earlier one")
-
-
-def _reason(error: Exception) -> str:
-    """What the system said, also where TensorStore wraps it in a paragraph."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    return os.strerror(int(code[1])) if code else getattr(error, "strerror", None) or str(error)
-
-
-def _sync(path: Path) -> None:
-    """Have the system put a file or folder on disk now."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _set_aside(checkpoint: Path) -> None:
-    """Take the step's name away in one move, so that a kill while its files go leaves no half checkpoint under it."""
-    os.replace(checkpoint, checkpoint.with_name(f".partial-old-{checkpoint.name}"))
-
-
-def _sweep(folder: Path) -> None:
-    """Delete what was left half written or half deleted."""
-    for leftover in folder.glob(".partial-*"):
-        shutil.rmtree(leftover)
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,48 +1,62 @@
-"""Saving checkpoints in the background, from a state that may lie on many devices of many processes."""
+"""Saving checkpoints in the background with Orbax, from a state that may be sharded over several processes."""
 
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+import errno
+import math
+import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from models.checkpoints import checkpoint
 from models.checkpoints.checkpoint import State
 
+_SMALL_FILES = 200_000  # bytes of a checkpoint beside its arrays, and to spare
+_UNNAMED = ocp.utils.TMP_DIR_SUFFIX  # a step has it in its name while Orbax writes it
+_TRASH = ".partial-old"  # old steps lose their name in one move, before their files are deleted
+
 
 class Saver:
     """Saves checkpoints in the background, one at a time; a context, at whose end the last one is written.
 
-    keep: how many of the newest to keep; keep_best: the one with the lowest score so far too. written: what is written
-    of a state in host memory. A write that failed raises its OSError at the next call, or at the end of the context.
+    keep: how many of the newest to keep; keep_best: keep the one with the lowest score so far too.
+    Killed at any moment, it leaves the checkpoints of other steps as they were and no half one under a step's name.
+    A write that failed raises its OSError at the next call, or at the end of the context; earlier checkpoints are kept.
     With several processes each makes these calls at the same steps, process 0 alone writes, and if it fails all raise.
     """
 
-    def __init__(
-        self, folder: Path, keep: int, keep_best: bool = False, written: Callable[[State], State] = lambda state: state
-    ):
-        self._folder, self._keep, self._keep_best, self._written = folder, keep, keep_best, written
-        self._writer = ThreadPoolExecutor(1, "checkpoint")
-        self._pending: Future[None] | None = None
+    def __init__(self, folder: Path, keep: int, keep_best: bool = False):
+        self._folder, self._keep, self._keep_best = folder.absolute(), keep, keep_best
+        self._writing: ocp.CheckpointManager | Exception | None = None
+        self._what = ""
 
     def save(self, step: int, state: State, config: dict[str, Any], score: float | None = None) -> None:
         """Copy the state to host memory and have it written; it may be donated or changed as soon as this returns.
 
-        state: its arrays may be laid over the devices of several processes. Waits while the write before goes on.
+        state: its arrays may be sharded over the devices of several processes. score: the lower, the better.
+        Waits until the write before has ended.
         """
         self.wait()
-        copy = _host_copy(state)
+        entries = jax.tree.map(_host_array, checkpoint.entries(state))
         if jax.process_index() == 0:
-            arguments = (self._folder, step, self._written(copy), config, self._keep, self._keep_best, score)
-            self._pending = self._writer.submit(checkpoint.save, *arguments)
+            size = sum(leaf.nbytes for leaf in jax.tree.leaves(entries))
+            self._what = f"checkpoint {step}, about {size / 1e6:.1f} MB,"
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                if shutil.disk_usage(self._folder).free < size + _SMALL_FILES:  # each thread of Orbax would complain
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._writing = self._begin(step, entries, config, score)
+            except (OSError, ValueError) as error:
+                self._writing = error
 
     def wait(self) -> None:
         """Return when what was given to `save` is on disk. Raises OSError if it could not be written."""
-        pending, self._pending = self._pending, None
-        error = pending.exception() if pending is not None else None
+        error = self._end()
         # told to all, or the others would go on and wait minutes for a process that has left
         failed = multihost_utils.broadcast_one_to_all(np.int32(error is not None))
         if error is not None:
@@ -54,22 +68,67 @@ class Saver:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.wait()
+        elif error := self._end():  # this process may be leaving alone
+            raise error
+
+    def _begin(
+        self, step: int, entries: dict[str, Any], config: dict[str, Any], score: float | None
+    ) -> ocp.CheckpointManager:
+        """A manager that is writing the checkpoint of `step`, and then deletes those that are no longer kept."""
+        best = checkpoint.best_step(self._folder)
+        if best is None or (score is not None and -math.inf < score < checkpoint.score(self._folder, best)):
+            best = step
+        kept = ocp.checkpoint_managers
+        policies = [kept.LatestN(self._keep), kept.CustomSteps([best] if self._keep_best else [])]
+
+        def seal() -> None:  # called when the arrays are written, before the step gets its name
+            checkpoint.seal(next(self._folder.glob(f"{step:08d}{_UNNAMED}*")), config, score)
+
+        handler, alone = checkpoint.array_handler()
+        registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        registry.add("state", ocp.args.PyTreeSave, handler)
+        options = ocp.CheckpointManagerOptions(
+            create=False,
+            step_format_fixed_length=8,
+            preservation_policy=kept.AnyPreservationPolicy(policies),
+            todelete_subdir=_TRASH,
+            save_root_metadata=False,
+            lightweight_initialize=True,  # Orbax's notes on other steps are not read: no checksum covers them
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=seal),
+            multiprocessing_options=alone,
+        )
+        manager = ocp.CheckpointManager(self._folder, options=options, handler_registry=registry)
+        manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(entries)), force=True)
+        return manager
+
+    def _end(self) -> OSError | None:
+        """Wait for the write under way, if any; the error that it ended with."""
+        if jax.process_index() > 0:
+            return None
+        writing, self._writing = self._writing, None
         try:
-            if kind is None:
-                self.wait()
-            elif self._pending is not None:  # this process may be leaving alone
-                self._pending.result()
-        finally:
-            self._writer.shutdown()
+            if isinstance(writing, ocp.CheckpointManager):
+                writing.close()
+        except (OSError, ValueError) as error:  # TensorStore raises ValueError for whatever the disk says
+            writing = error
+        for leftover in (*self._folder.glob(".partial-*"), *self._folder.glob(f"*{_UNNAMED}*")):
+            shutil.rmtree(leftover, ignore_errors=True)  # threads of a failed write may still be at it; then next time
+        if not isinstance(writing, Exception):
+            return None
+        free = f"{shutil.disk_usage(self._folder).free / 1e6:.1f} MB are free there"
+        said = f"cannot be written to {self._folder}: {_reason(writing)}; {free}; earlier checkpoints are kept"
+        return OSError(f"{self._what} {said}")
 
 
-def _host_copy(state: State) -> State:
-    """The state in host memory of its own; all processes but the first only send their parts, and get no arrays."""
-    first = jax.process_index() == 0
+def _host_array(leaf: Any) -> np.ndarray:
+    """A whole array in host memory; all processes must ask for it if it is sharded over them."""
+    readable = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
+    return np.asarray(leaf if readable else multihost_utils.process_allgather(leaf, tiled=True))
 
-    def copy(leaf: Any) -> np.ndarray | None:
-        readable = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
-        whole = leaf if readable else multihost_utils.process_allgather(leaf, tiled=True)
-        return np.array(whole) if first else None  # np.asarray would share the memory of an array on the CPU
 
-    return jax.tree.map(copy, state)
+def _reason(error: Exception) -> str:
+    """What the system said, also where TensorStore wraps it in a paragraph."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(code[1])) if code else getattr(error, "strerror", None) or str(error)

@@ -1,1 +1,1 @@
-"""Networks as files: this project's form, and what is imported from other projects."""
+"""Networks in files: this project's published form, and import from the formats of other projects."""

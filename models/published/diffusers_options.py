@@ -1,104 +1,75 @@
-"""The options that diffusers saves with a `UNet2DModel` and its scheduler, and what they are called here.
+"""The options that diffusers saves with a `UNet2DModel` and its scheduler, translated into those of this project.
 
 Names and defaults are those of diffusers 0.42.
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import deis
 from formats.files import read_json
 from models.config import UNetConfig
-
-Options = dict[str, Any]
+from models.published import allowed
+from models.published.options import Options, Table, checked, refuse_unknown
 
 _OUTPUTS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
 _SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 
 
-class Option(NamedTuple):
-    """What diffusers takes for an option that is not in the file, and which values can be imported."""
-
-    default: Any
-    is_allowed: Callable[[Any], bool]
-    allowed: str
-
-
-def _one_of(*values: Any) -> tuple[Callable[[Any], bool], str]:
-    return lambda value: value in values, " or ".join(map(repr, values))
-
-
-def _list_of(*values: str) -> tuple[Callable[[Any], bool], str]:
-    return lambda value: isinstance(value, list) and all(v in values for v in value), f"a list of {', '.join(values)}"
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 1
-
-
-def _are_counts(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(map(_is_count, value))
-
-
 def _is_side(value: Any) -> bool:
-    return _is_count(value) or (_are_counts(value) and len(value) == 2 and value[0] == value[1])
+    return allowed.is_count(value) or (allowed.are_counts(value) and len(value) == 2 and value[0] == value[1])
 
 
-def _is_fraction(value: Any) -> bool:
-    return isinstance(value, int | float) and 0 < value < 1
-
-
-_COUNT = (_is_count, "a whole number of at least 1")
-_COUNT_OR_NONE = (lambda value: value is None or _is_count(value), "None or a whole number of at least 1")
-_FRACTION = (_is_fraction, "a number between 0 and 1")
-
-UNET = {
-    "sample_size": Option(None, _is_side, "the side of a square image in pixels"),
-    "in_channels": Option(3, *_COUNT),
-    "out_channels": Option(3, *_COUNT),
-    "center_input_sample": Option(False, *_one_of(False)),
-    "time_embedding_type": Option("positional", *_one_of("positional")),
-    "time_embedding_dim": Option(None, *_COUNT_OR_NONE),
-    "freq_shift": Option(0, *_one_of(0, 1)),
-    "flip_sin_to_cos": Option(True, *_one_of(False, True)),
-    "down_block_types": Option(["DownBlock2D", *["AttnDownBlock2D"] * 3], *_list_of("DownBlock2D", "AttnDownBlock2D")),
-    "mid_block_type": Option("UNetMidBlock2D", *_one_of("UNetMidBlock2D")),
-    "up_block_types": Option([*["AttnUpBlock2D"] * 3, "UpBlock2D"], *_list_of("UpBlock2D", "AttnUpBlock2D")),
-    "block_out_channels": Option([224, 448, 672, 896], _are_counts, "a list of whole numbers of at least 1"),
-    "layers_per_block": Option(2, *_COUNT),
-    "mid_block_scale_factor": Option(1, *_one_of(1)),
-    "downsample_padding": Option(1, *_one_of(0, 1)),
-    "downsample_type": Option("conv", *_one_of("conv")),
-    "upsample_type": Option("conv", *_one_of("conv")),
-    "dropout": Option(0.0, lambda value: value == 0 or _is_fraction(value), "a number of at least 0 and below 1"),
-    "act_fn": Option("silu", *_one_of("silu", "swish")),
-    "attention_head_dim": Option(8, *_COUNT_OR_NONE),
-    "norm_num_groups": Option(32, *_COUNT),
-    "attn_norm_num_groups": Option(None, *_COUNT_OR_NONE),
-    "norm_eps": Option(1e-5, *_FRACTION),
-    "resnet_time_scale_shift": Option("default", *_one_of("default")),
-    "add_attention": Option(True, *_one_of(True)),
-    "class_embed_type": Option(None, *_one_of(None)),
-    "num_class_embeds": Option(None, *_COUNT_OR_NONE),
-    "num_train_timesteps": Option(None, *_COUNT_OR_NONE),  # read for learned time embeddings only
+UNET: Table = {
+    "sample_size": (None, (_is_side, "the side of a square image in pixels")),
+    "in_channels": (3, allowed.COUNT),
+    "out_channels": (3, allowed.COUNT),
+    "center_input_sample": (False, allowed.one_of(False)),
+    "time_embedding_type": ("positional", allowed.one_of("positional")),
+    "time_embedding_dim": (None, allowed.COUNT_OR_NONE),
+    "freq_shift": (0, allowed.one_of(0, 1)),
+    "flip_sin_to_cos": (True, allowed.FLAG),
+    "down_block_types": (["DownBlock2D", *["AttnDownBlock2D"] * 3], allowed.list_of("DownBlock2D", "AttnDownBlock2D")),
+    "mid_block_type": ("UNetMidBlock2D", allowed.one_of("UNetMidBlock2D")),
+    "up_block_types": ([*["AttnUpBlock2D"] * 3, "UpBlock2D"], allowed.list_of("UpBlock2D", "AttnUpBlock2D")),
+    "block_out_channels": ([224, 448, 672, 896], allowed.COUNTS),
+    "layers_per_block": (2, allowed.COUNT),
+    "mid_block_scale_factor": (1, (lambda value: value == 1, "1")),
+    "downsample_padding": (1, allowed.one_of(0, 1)),
+    "downsample_type": ("conv", allowed.one_of("conv")),
+    "upsample_type": ("conv", allowed.one_of("conv")),
+    "dropout": (0.0, allowed.DROPOUT),
+    "act_fn": ("silu", allowed.one_of("silu", "swish")),
+    "attention_head_dim": (8, allowed.COUNT_OR_NONE),
+    "norm_num_groups": (32, allowed.COUNT),
+    "attn_norm_num_groups": (None, allowed.COUNT_OR_NONE),
+    "norm_eps": (1e-5, allowed.FRACTION),
+    "resnet_time_scale_shift": ("default", allowed.one_of("default")),
+    "add_attention": (True, allowed.one_of(True)),
+    "class_embed_type": (None, allowed.one_of(None)),
+    "num_class_embeds": (None, allowed.COUNT_OR_NONE),
+    "num_train_timesteps": (None, allowed.COUNT_OR_NONE),  # read for learned time embeddings only
 }
 
-SCHEDULER = {
-    "beta_schedule": Option(None, *_one_of(*_SCHEDULES)),
-    "beta_start": Option(None, *_FRACTION),
-    "beta_end": Option(None, *_FRACTION),
-    "num_train_timesteps": Option(None, *_COUNT),
-    "trained_betas": Option(None, *_one_of(None)),
-    "rescale_betas_zero_snr": Option(False, *_one_of(False)),
-    "prediction_type": Option("epsilon", *_one_of(*_OUTPUTS)),
-    "predict_epsilon": Option(True, *_one_of(True)),  # the older name of prediction_type
+SCHEDULER: Table = {
+    "beta_schedule": (None, allowed.one_of(*_SCHEDULES)),
+    "beta_start": (None, allowed.FRACTION),
+    "beta_end": (None, allowed.FRACTION),
+    "num_train_timesteps": (None, allowed.COUNT),
+    "trained_betas": (None, allowed.one_of(None)),
+    "rescale_betas_zero_snr": (False, allowed.one_of(False)),
+    "prediction_type": ("epsilon", allowed.one_of(*_OUTPUTS)),
+    "predict_epsilon": (True, allowed.one_of(True)),  # the older name of prediction_type
 }
-"""What the network was trained for. A scheduler's other options are of how diffusers samples, and are not read."""
+"""The diffusion that the network was trained under. A scheduler's other options concern sampling and are not read."""
 
 
 def read_scheduler(path: Path, given: Options | None = None) -> tuple[Options, str]:
-    """The options of the SDE that a network was trained under, and what it predicts; from the file unless given."""
+    """Return the options of the SDE that a network was trained under, and what it predicts.
+
+    given: the scheduler's options, used instead of the file.
+    Raises FileNotFoundError if there is neither, ValueError for an option that cannot be expressed here.
+    """
     if given is None and not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist, and nothing else says under which diffusion the network was trained; for that of "
@@ -106,7 +77,7 @@ def read_scheduler(path: Path, given: Options | None = None) -> tuple[Options, s
             '"num_train_timesteps": 1000, "prediction_type": "epsilon"} into it'
         )
     source = str(path) if given is None else "scheduler"
-    options = _checked(source, read_json(path) if given is None else given, SCHEDULER)
+    options = checked(source, read_json(path) if given is None else given, SCHEDULER)
     sde = {
         "schedule": _SCHEDULES[options["beta_schedule"]],
         "beta_start": options["beta_start"],
@@ -121,13 +92,15 @@ def read_scheduler(path: Path, given: Options | None = None) -> tuple[Options, s
 
 
 def read_unet(path: Path) -> Options:
-    """All options of the UNet2DModel that a config.json describes, defaults included; all of them can be imported."""
+    """Return all options of the UNet2DModel that a config.json describes, defaults included.
+
+    Raises ValueError for another class, and for an option that cannot be expressed here.
+    """
     config = read_json(path)
     if config.get("_class_name") != "UNet2DModel":
         raise ValueError(f"{path} must be of the class UNet2DModel, got _class_name={config.get('_class_name')!r}")
-    if unknown := sorted(name for name in config.keys() - UNET.keys() if not name.startswith("_")):
-        raise ValueError(f"{path} has an option {unknown[0]}={config[unknown[0]]!r}, which is not known here")
-    options = _checked(str(path), config, UNET)
+    refuse_unknown(str(path), {name: config[name] for name in config if not name.startswith("_")}, UNET)
+    options = checked(str(path), config, UNET)
     widths, groups, head = (options[n] for n in ("block_out_channels", "norm_num_groups", "attention_head_dim"))
     up_types = [name.replace("Down", "Up") for name in reversed(options["down_block_types"])]
     factor = 2 ** (len(widths) - 1)
@@ -149,7 +122,7 @@ def read_unet(path: Path) -> Options:
 
 
 def model_of(options: Options, time: str, output: str) -> UNetConfig:
-    """The network that the options of `read_unet` describe."""
+    """Return the network that the options of `read_unet` describe, with this noise conditioning and prediction."""
     channels, size = options["block_out_channels"][0], _side(options)
     types = options["down_block_types"]
     return UNetConfig(
@@ -175,15 +148,6 @@ def model_of(options: Options, time: str, output: str) -> UNetConfig:
         image_size=size,
         image_channels=options["in_channels"],
     )
-
-
-def _checked(source: str, config: Options, table: dict[str, Option]) -> Options:
-    """The options in `table`, from `config` or by default."""
-    options = {name: config.get(name, option.default) for name, option in table.items()}
-    for name, option in table.items():
-        if not option.is_allowed(options[name]):
-            raise ValueError(f"{source}: {name} must be {option.allowed}, got {options[name]!r}")
-    return options
 
 
 def _side(options: Options) -> int:

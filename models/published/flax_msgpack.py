@@ -1,6 +1,6 @@
-"""Reading of flax's own form of checkpoints, msgpack, with nothing in the file trusted.
+"""Reader of flax's msgpack checkpoints that does not trust the file.
 
-flax.serialization reads it too, but everything in it, of any dtype, and ends in any exception if a file is damaged.
+flax.serialization reads all of a file, with any dtype, and raises any exception if it is damaged.
 """
 
 from pathlib import Path
@@ -10,18 +10,18 @@ import ml_dtypes
 import msgpack
 import numpy as np
 
-from models.published.weights import Tensors, flat
+from models.published.translate import Tensors, flat
 
 _DTYPES = {np.dtype(kind).name: np.dtype(kind) for kind in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)}
 _MOST_DIMENSIONS = 32
-# what reading bytes that are not a checkpoint can end in
+# the exceptions that bytes which are not a checkpoint can cause
 _MALFORMED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, msgpack.UnpackException)
 
 
 def read_tensors(path: Path, entry: str) -> Tensors:
-    """The tensors below one entry of the map in the file, named by path: ResnetBlockDDPM_0.Conv_0.kernel.
+    """Return the tensors below one entry of the map in the file, by path: ResnetBlockDDPM_0.Conv_0.kernel.
 
-    The other entries are passed over and take no memory, but have to be there to their end.
+    Other entries are skipped and take no memory, but must be complete.
     Raises FileNotFoundError without the file; ValueError for one that is damaged, is no msgpack map, has no such entry
     or has anything but floating-point tensors in it.
     """
@@ -53,7 +53,7 @@ def read_tensors(path: Path, entry: str) -> Tensors:
 
 
 def _array(code: int, data: bytes) -> np.ndarray:
-    """The array in flax's extension 1: its shape, the name of its dtype, and its bytes in C order, little-endian."""
+    """Return the array in flax's extension 1: its shape, its dtype's name and its bytes, in C order, little-endian."""
     if code != 1:
         raise ValueError(f"extension {code} is not a tensor")
     shape, dtype, content = msgpack.unpackb(data, max_array_len=_MOST_DIMENSIONS)
@@ -63,7 +63,7 @@ def _array(code: int, data: bytes) -> np.ndarray:
 
 
 def _whole(found: dict[str, Any]) -> dict[str, Any] | np.ndarray:
-    """A map as it is, or the array that it stands for: flax cuts those of more than 1 GiB into chunks."""
+    """Return a map as it is, or the array that it stands for: flax cuts arrays of more than 1 GiB into chunks."""
     if "__msgpack_chunked_array__" not in found:
         return found
     chunks, shape = ([part[str(i)] for i in range(len(part))] for part in (found["chunks"], found["shape"]))

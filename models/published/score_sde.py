@@ -1,4 +1,4 @@
-"""Checkpoints of score_sde's JAX code (Song et al., arXiv 2011.13456): DDPM, DDPM++ and NCSN++ in continuous time.
+"""Import of checkpoints of score_sde's JAX code (Song et al., arXiv 2011.13456), for continuous times.
 
 A checkpoint is one msgpack map as flax writes it: step, optimizer, ..., and the weights to use, params_ema, as
 {"ResnetBlockDDPM_0": {"Conv_0": {"kernel": array, "bias": array}, ...}, ...}. Modules are numbered per class in the
@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from models.config import UNetConfig, validate
-from models.layout import Stage, stages
+from models.layout import stages
+from models.published import allowed
 from models.published.flax_msgpack import read_tensors
-from models.published.weights import Rule, Weights, translate
-
-Options = dict[str, Any]  # named by section: {"data.image_size": 32, "model.nf": 128, ...}
+from models.published.network import PublishedNetwork
+from models.published.options import REQUIRED, Options, checked, refuse_unknown, require
+from models.published.translate import Rule, block, concatenated, translate
 
 _DDPM: Options = {
     "training.sde": "vpsde",
@@ -77,93 +78,69 @@ PUBLISHED: dict[str, Options] = {
     "ve/cifar10_ncsnpp_continuous": _NCSNPP,
     "ve/cifar10_ncsnpp_deep_continuous": _NCSNPP | _DEEP,
 }
-"""score_sde's configurations of its published checkpoints, by the names they have there."""
+"""score_sde's configurations of its published checkpoints, by their names there; an option is SECTION.NAME."""
 
-# which values of an option this project's network can express; options of NCSN++ are checked for NCSN++ only
-_EXPRESSED: dict[str, tuple[Any, ...]] = {
-    "training.sde": ("vpsde", "subvpsde", "vesde"),
-    "training.continuous": (True,),
-    "model.normalization": ("GroupNorm",),
-    "model.nonlinearity": ("swish",),
-    "model.resamp_with_conv": (True,),
-    "model.conditional": (True,),
-    "model.resblock_type": ("biggan",),
-    "model.fir_kernel": ([1, 3, 3, 1],),
-    "model.progressive": ("none",),
-    "model.progressive_input": ("none", "residual"),
-    "model.progressive_combine": ("sum",),
-    "model.attention_type": ("ddpm",),
-    "model.conv_size": (3,),
+_CHOICES: dict[str, allowed.Allowed] = {
+    "training.sde": allowed.one_of("vpsde", "subvpsde", "vesde"),
+    "training.continuous": allowed.one_of(True),
+    "model.name": allowed.one_of("ddpm", "ncsnpp"),
+    "model.resamp_with_conv": allowed.one_of(True),
+    "model.conditional": allowed.one_of(True),
+    "model.fir_kernel": allowed.one_of([1, 3, 3, 1]),
+    "model.progressive_input": allowed.one_of("none", "residual"),
+    "model.conv_size": allowed.one_of(3),
+    "model.embedding_type": allowed.one_of("positional", "fourier"),
 }
-# and which go with the variance preserving and with the variance exploding diffusion
-_VP = {"data.centered": (True,), "model.scale_by_sigma": (False,), "model.embedding_type": ("positional",)}
-_VE = {"model.name": ("ncsnpp",), "model.scale_by_sigma": (True,), "model.embedding_type": ("fourier",)}
-# of training, of sampling in discrete steps, or set for a network that does not read it
+"""The values that can be imported, for options where these are not all values like the published one."""
+
+_VP = {"data.centered": True, "model.scale_by_sigma": False, "model.embedding_type": "positional"}
+_VE = {"model.name": "ncsnpp", "model.scale_by_sigma": True, "model.embedding_type": "fourier"}
+# options of training or of sampling in discrete steps, or set for a network that does not read them
 _WITHOUT_EFFECT = {"model.ema_rate", "model.init_scale", "model.num_scales", "model.embedding_type"}
 
 
-def read_score_sde(path: Path, config: dict[str, Any] | str) -> Weights:
-    """The network in a checkpoint file of score_sde: its EMA weights, in float32.
+def read_score_sde(path: Path, config: dict[str, Any] | str) -> PublishedNetwork:
+    """Read the network in a checkpoint file of score_sde, its EMA parameters, in float32.
 
     config: score_sde's own configuration, as {"data": {...}, "model": {...}, "training": {...}}, or the name of one in
-    `PUBLISHED`. A VE network that was trained on images in [0, 1] is given sigmas for images in [-1, 1].
-    Raises FileNotFoundError without the file; ValueError, naming option or tensor, for a network that cannot be
-    expressed, or a file that is damaged or does not fit the configuration.
+    `PUBLISHED`. The SDE of a VE network that was trained on images in [0, 1] has sigmas for images in [-1, 1].
+    Raises FileNotFoundError without the file; ValueError, naming the option or tensor, for a network that cannot be
+    expressed here, or a file that is damaged or does not fit the configuration.
     """
     tensors = read_tensors(path, "params_ema")
+    options = _options(str(path), config)
     try:
-        options = _options(config)
         model, sde = _model(options), _sde(options)
         validate(model)
         params = translate(_rules(model), tensors, model)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return Weights("score_sde", str(path), model, sde, params)
+    return PublishedNetwork("score_sde", str(path), model, sde, params)
 
 
-def _options(config: dict[str, Any] | str) -> Options:
-    """Raises ValueError for an option that is absent, unknown, or has a value that cannot be expressed."""
+def _options(source: str, config: dict[str, Any] | str) -> Options:
+    """Return the options by section and name. Raises ValueError for one that is missing, unknown or not allowed."""
     if isinstance(config, str):
         if config not in PUBLISHED:
-            raise ValueError(f"the configuration must be one of {', '.join(PUBLISHED)}, got {config!r}")
+            raise ValueError(f"{source}: the configuration must be one of {', '.join(PUBLISHED)}, got {config!r}")
         return PUBLISHED[config]
-    options: Options = {}
+    given: Options = {}
     for section in ("training", "data", "model"):
         if not isinstance(config.get(section), dict):
-            raise ValueError(f"the configuration must have a section {section!r}, as score_sde's have")
+            raise ValueError(f"{source}: the configuration must have a section {section!r}, as score_sde's have")
         for name, value in config[section].items():
-            options[f"{section}.{name}"] = list(value) if isinstance(value, tuple) else value
-    options.setdefault("training.sde", "vesde" if options.get("model.scale_by_sigma") else "vpsde")
-    _check(options)
-    return options
-
-
-def _check(options: Options) -> None:
-    name = options.get("model.name")
-    if name not in ("ddpm", "ncsnpp"):
-        raise ValueError(f"model.name must be 'ddpm' or 'ncsnpp', got {name!r}")
+            given[f"{section}.{name}"] = list(value) if isinstance(value, tuple) else value
+    given.setdefault("training.sde", "vesde" if given.get("model.scale_by_sigma") else "vpsde")
+    name = checked(source, given, {"model.name": (REQUIRED, _CHOICES["model.name"])})["model.name"]
     published = _DDPM if name == "ddpm" else _NCSNPP
-    for option, example in published.items():
-        if option not in options:
-            raise ValueError(f"the configuration must have {option}, for example {example!r}")
-        if not _is_like(example, options[option]):
-            raise ValueError(f"{option} must be like {example!r}, got {options[option]!r}")
-    expressed = _EXPRESSED | (_VE if options["training.sde"] == "vesde" else _VP)
-    if options.get("model.progressive_input") == "residual":
-        expressed["model.fir"] = (True,)
-    for option, values in expressed.items():
-        if option in published and options[option] not in values:
-            raise ValueError(f"{option} must be {' or '.join(map(repr, values))} here, got {options[option]!r}")
-    for option in sorted(options.keys() - published.keys() - _WITHOUT_EFFECT):
-        if option.startswith("model."):
-            raise ValueError(f"{option}={options[option]!r} is not an option of {name} that is known here")
-
-
-def _is_like(example: Any, value: Any) -> bool:
-    """Of the same type; a float may be written as a whole number."""
-    if isinstance(example, list):
-        return isinstance(value, list) and all(type(item) is int for item in value)
-    return type(value) is type(example) or (type(example) is float and type(value) is int)
+    kinds = {option: allowed.like(value) for option, value in published.items() if option not in _CHOICES} | _CHOICES
+    options = checked(source, given, {option: (REQUIRED, kinds[option]) for option in published})
+    dependent: Options = _VE if options["training.sde"] == "vesde" else _VP
+    is_residual = options.get("model.progressive_input") == "residual"
+    require(source, options, dependent | ({"model.fir": True} if is_residual else {}))
+    network = {option: value for option, value in given.items() if option.startswith("model.")}
+    refuse_unknown(source, network, published.keys() | _WITHOUT_EFFECT)
+    return options
 
 
 def _model(options: Options) -> UNetConfig:
@@ -196,7 +173,7 @@ def _model(options: Options) -> UNetConfig:
 
 
 def _sde(options: Options) -> dict[str, Any]:
-    """The diffusion with the t_0 and T that score_sde samples with."""
+    """Return the SDE, with the t_0 and T that score_sde samples with."""
     of = "sigma" if options["training.sde"] == "vesde" else "beta"
     low, high = float(options[f"model.{of}_min"]), float(options[f"model.{of}_max"])
     if not 0 < low < high < math.inf:
@@ -212,11 +189,12 @@ def _rules(model: UNetConfig) -> list[Rule]:
     numbers: defaultdict[str, count] = defaultdict(count)
 
     def module(name: str) -> str:
-        """The next module of a class."""
+        """Return the name of the next module of a class."""
         return f"{name}_{next(numbers[name])}"
 
     is_ncsnpp = model.resample == "block"
-    block, attention = ("ResnetBlockBigGANpp", "AttnBlockpp") if is_ncsnpp else ("ResnetBlockDDPM", "AttnBlock")
+    block_class, attention = ("ResnetBlockBigGANpp", "AttnBlockpp") if is_ncsnpp else ("ResnetBlockDDPM", "AttnBlock")
+    names = ["GroupNorm_0", "Conv_0", "Dense_0", "GroupNorm_1", "Conv_1", "Conv_2" if is_ncsnpp else "NIN_0"]
     rules = [
         *_layer("embed_in", "Dense_0"),
         *_layer("embed_out", "Dense_1"),
@@ -229,42 +207,28 @@ def _rules(model: UNetConfig) -> list[Rule]:
     for stage in stages(model):
         ours = f"stages.{stage.name}"
         if stage.kind == "block":
-            rules += _block(stage, ours, module(block), is_ncsnpp)
+            rules += block(stage, module(block_class), names, _layer, _norm)
         else:
             rules += _layer(f"{ours}.conv", f"{module(stage.kind.capitalize())}.Conv_0")
         if stage.attention:
-            rules += _attention(f"{ours}.attention", module(attention))
+            theirs = module(attention)
+            rules += _norm(f"{ours}.attention.norm", f"{theirs}.GroupNorm_0")
+            rules += _layer(f"{ours}.attention.qkv", *(f"{theirs}.NIN_{i}" for i in range(3)))
+            rules += _layer(f"{ours}.attention.out", f"{theirs}.NIN_3")
         if stage.pyramid:
-            rules += _layer(f"pyramid.{stage.name}.conv", f"{module('Downsample')}.Conv2d_0", "weight")
+            rules += _layer(f"pyramid.{stage.name}.conv", f"{module('Downsample')}.Conv2d_0")
     return rules
 
 
-def _block(stage: Stage, ours: str, theirs: str, is_ncsnpp: bool) -> list[Rule]:
-    rules = [
-        *_norm(f"{ours}.norm_1", f"{theirs}.GroupNorm_0"),
-        *_layer(f"{ours}.conv_1", f"{theirs}.Conv_0"),
-        *_layer(f"{ours}.embed", f"{theirs}.Dense_0"),
-        *_norm(f"{ours}.norm_2", f"{theirs}.GroupNorm_1"),
-        *_layer(f"{ours}.conv_2", f"{theirs}.Conv_1"),
-    ]
-    if is_ncsnpp and (stage.n_in != stage.n_out or stage.resample):  # a 1x1 convolution
-        kernel, bias = _layer(f"{ours}.shortcut", f"{theirs}.Conv_2")
-        return [*rules, kernel._replace(convert=lambda kernel: kernel.reshape(kernel.shape[2:])), bias]
-    if stage.n_in != stage.n_out:
-        rules += _linear(f"{ours}.shortcut", f"{theirs}.NIN_0")
-    return rules
-
-
-def _attention(ours: str, theirs: str) -> list[Rule]:
+def _layer(ours: str, *theirs: str) -> list[Rule]:
+    """Rules for a layer with bias, or for several with the same inputs, whose outputs are concatenated."""
+    kind = theirs[0].split(".")[-1].split("_")[0]
+    leaves = {"NIN": ("W", "b"), "Conv2d": ("weight", "bias")}.get(kind, ("kernel", "bias"))
+    kernels, biases = (tuple(f"{name}.{leaf}" for name in theirs) for leaf in leaves)
     return [
-        *_norm(f"{ours}.norm", f"{theirs}.GroupNorm_0"),
-        *_linear(f"{ours}.qkv", *(f"{theirs}.NIN_{i}" for i in range(3))),
-        *_linear(f"{ours}.out", f"{theirs}.NIN_3"),
+        Rule(f"{ours}.kernel", kernels, lambda *kernels: concatenated(*map(_kernel, kernels))),
+        Rule(f"{ours}.bias", biases, concatenated),
     ]
-
-
-def _layer(ours: str, theirs: str, kernel: str = "kernel") -> list[Rule]:
-    return [Rule(f"{ours}.kernel", (f"{theirs}.{kernel}",)), Rule(f"{ours}.bias", (f"{theirs}.bias",))]
 
 
 def _norm(ours: str, theirs: str) -> list[Rule]:
@@ -273,14 +237,6 @@ def _norm(ours: str, theirs: str) -> list[Rule]:
     ]
 
 
-def _linear(ours: str, *theirs: str) -> list[Rule]:
-    """Of layers with the same input, side by side."""
-    return [
-        Rule(f"{ours}.{leaf}", tuple(f"{name}.{their_leaf}" for name in theirs), _side_by_side)
-        for leaf, their_leaf in (("kernel", "W"), ("bias", "b"))
-    ]
-
-
-def _side_by_side(*tensors: np.ndarray) -> np.ndarray:
-    """[..., n] of each as [..., number n]; np.stack refuses different shapes, which could add up to the right one."""
-    return np.concatenate(np.stack(tensors), axis=-1)
+def _kernel(kernel: np.ndarray) -> np.ndarray:
+    """Return a 1x1 convolution [1, 1, in, out] as a dense layer's kernel [in, out], and any other kernel as it is."""
+    return kernel.reshape(kernel.shape[2:]) if kernel.ndim == 4 and kernel.shape[:2] == (1, 1) else kernel

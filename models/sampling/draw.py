@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 import deis
 from models.config import UNetConfig
 from models.sampling.build import build_sde
-from models.sampling.source import load
+from models.sampling.source import load_network
 from models.score import Network, Params, eps_fn
 from models.unet import network_of
 
@@ -51,7 +51,7 @@ def load_trained(path: Path, step: int | None) -> Trained:
 
     Kept, so that the jobs of a sweep share it and what was compiled for it.
     """
-    model, sde, params = load(path, step)
+    model, sde, params = load_network(path, step)
     return trained(model, build_sde(sde), params)
 
 

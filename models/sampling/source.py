@@ -1,4 +1,4 @@
-"""The networks that can be drawn from: a run's checkpoints, or a folder that `models.published.weights` wrote."""
+"""Networks to sample from: those in a run's checkpoints, and published ones (`models.published.network`)."""
 
 import logging
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from models.checkpoints import checkpoint
 from models.config import UNetConfig
-from models.published import weights
+from models.published.network import read_published, read_published_config
 
 log = logging.getLogger(__name__)
 
@@ -14,8 +14,11 @@ SHIPPED = Path(__file__).parents[2] / "checkpoints" / "fashion_mnist"  # comes w
 
 
 class Source(NamedTuple):
-    """Where a network is. step: of a run's checkpoint, None for a published one. config: `model`, `sde` and `dataset`
-    (None where nobody knows what it was trained on)."""
+    """Where a network is.
+
+    path: the folder of a run's checkpoints, or of a published network. step: the checkpoint's; None if published.
+    config: the options `model`, `sde` and `dataset` (None where nobody knows what it was trained on).
+    """
 
     path: Path
     step: int | None
@@ -23,8 +26,9 @@ class Source(NamedTuple):
 
 
 def find(folder: str | None, step: int | None, output_root: str) -> Source:
-    """The network in `folder`, or that of the newest run below `output_root`, or, where nothing was trained yet, the
-    one that comes with this repository. step: of a run; None for its latest.
+    """The network in `folder`; without one that of the newest run below `output_root`, or `SHIPPED` if there is no run.
+
+    step: which of a run's checkpoints to take; None for the newest.
 
     Raises FileNotFoundError if there is none, ValueError if its configuration cannot be used.
     """
@@ -51,15 +55,15 @@ def find(folder: str | None, step: int | None, output_root: str) -> Source:
 def _published(path: Path, step: int | None) -> Source:
     if step is not None:
         raise ValueError(f"{path} holds one network, not the steps of a run; leave out step={step}")
-    return Source(path, None, weights.read_config(path))
+    return Source(path, None, read_published_config(path))
 
 
-def load(path: Path, step: int | None) -> tuple[UNetConfig, dict[str, Any], dict[str, Any]]:
-    """(network, its SDE's options, its EMA parameters) of a `Source`."""
+def load_network(path: Path, step: int | None) -> tuple[UNetConfig, dict[str, Any], dict[str, Any]]:
+    """(network's options, its SDE's options, its EMA parameters) at the path and step of a `Source`."""
     from models.unet import shapes
 
     if step is None:
-        published = weights.load(path)
+        published = read_published(path)
         return published.model, published.sde, published.params
     config = checkpoint.read_config(path, step)
     model = UNetConfig(**config["model"])

@@ -1,6 +1,6 @@
 """The options of training, and their checks. JAX is not imported; conf/ explains every option."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
@@ -52,7 +52,7 @@ class DistributedConfig:
 
 @dataclass
 class ObjectiveConfig:
-    """What training minimises; conf/objective/eps.yaml explains every option."""
+    """The training objective; conf/objective/eps.yaml explains every option."""
 
     weight: str = "eps"
     snr_gamma: float = 5.0
@@ -63,14 +63,33 @@ class ObjectiveConfig:
     label_dropout: float = 0.0
 
 
+PLACEMENTS = ("auto", "device", "stream")
+MAY_BE_ZERO = ("sample_every", "fid_every", "ema_decay", "fsdp", "keep_best")  # of TrainConfig; the rest is 1 or more
+
 OBJECTIVE_CHOICES = {
     "weight": ("eps", "likelihood", "min_snr", "edm", "output"),
     "times": ("uniform", "importance", "discrete", "log_normal"),
 }
 
 
+def validate_training(train: TrainConfig, optimizer: OptimizerConfig) -> None:
+    """Raise ValueError, naming the option and what is allowed, for numbers that no training can have."""
+    for key, value in asdict(train).items():
+        least = 0 if key in MAY_BE_ZERO else 1
+        if not isinstance(value, str) and value < least:
+            raise ValueError(f"train.{key} must be at least {least}, got {value}")
+    if train.ema_decay >= 1:
+        raise ValueError(f"train.ema_decay must be below 1, got {train.ema_decay}")
+    if train.placement not in PLACEMENTS:
+        raise ValueError(f"train.placement must be one of {', '.join(PLACEMENTS)}, got {train.placement!r}")
+    if train.batch_size % train.accumulate:
+        raise ValueError(f"train.accumulate={train.accumulate} must divide train.batch_size={train.batch_size}")
+    if optimizer.learning_rate <= 0:
+        raise ValueError(f"optimizer.learning_rate must be positive, got {optimizer.learning_rate}")
+
+
 def validate_objective(cfg: ObjectiveConfig, model: UNetConfig, sde: "SDE") -> None:
-    """Raise ValueError, naming the option and what is allowed, for what cannot be minimised by this network."""
+    """Raise ValueError, naming the option and what is allowed, for an objective that this network cannot minimise."""
     for name, allowed in OBJECTIVE_CHOICES.items():
         if getattr(cfg, name) not in allowed:
             raise ValueError(f"objective.{name} must be one of {', '.join(allowed)}, got {getattr(cfg, name)!r}")

@@ -1,6 +1,6 @@
-"""Processes and devices: how processes find each other, and how arrays are laid over all their devices.
+"""Processes and devices: how processes find each other, and how arrays are sharded over all their devices.
 
-The devices of all processes form one row, the mesh axis "data". One device is a row of one: nothing here, and nothing
+The devices of all processes form one mesh axis, "data". One device is an axis of length one: nothing here, and nothing
 in a caller, is different for it.
 """
 
@@ -15,10 +15,11 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 Tree = Any
 
+REPLICATED, SHARDED = PartitionSpec(), PartitionSpec("data")  # a copy on every device; rows shared out over them
 MODES = ("none", "auto", "slurm", "explicit")
 
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
-_SMALL = 1024  # elements; gathering an array below this before each use costs more than keeping it whole
+_SMALL = 1024  # elements; gathering an array below this before each use costs more than replicating it
 
 
 def connect(
@@ -85,41 +86,45 @@ def agree(value: int) -> int:
 
 
 def mesh() -> Mesh:
-    """All devices of all processes in one row, "data", those of process 0 first. Starts JAX's devices."""
+    """All devices of all processes along one axis, "data", those of process 0 first. Starts JAX's devices."""
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(devices), ("data",))
 
 
 def shardings(shapes: Tree, mesh: Mesh | AbstractMesh, fsdp: bool) -> Tree:
-    """How to lay a pytree over the mesh: a NamedSharding for every leaf (an array, or a shape of `jax.eval_shape`).
+    """A NamedSharding for every leaf of a pytree (an array, or a shape of `jax.eval_shape`).
 
-    Without fsdp every device holds the whole of it. With fsdp ("fully sharded data parallel", arXiv 2304.11277) each
-    array whose first axis the number of devices divides is cut along it; small ones stay whole. Packed parameters,
-    their average and Adam's moments are such arrays. Nothing is computed or moved here.
+    Without fsdp every array is replicated on all devices. With fsdp ("fully sharded data parallel", arXiv 2304.11277)
+    each large array is sharded along its longest axis that the number of devices divides; arrays without such an axis,
+    and small ones, stay replicated. A parameter, its moving average and Adam's moments have one shape, and so one
+    sharding. Nothing is computed or moved here.
     """
 
-    def lay_out(leaf: Any) -> PartitionSpec:
-        large = leaf.ndim and leaf.shape[0] % mesh.size == 0 and math.prod(leaf.shape) >= _SMALL
-        return PartitionSpec("data") if fsdp and large else PartitionSpec()
+    def spec(shape: tuple[int, ...]) -> PartitionSpec:
+        divisible = [axis for axis, length in enumerate(shape) if length % mesh.size == 0]
+        if not fsdp or not divisible or math.prod(shape) < _SMALL:
+            return REPLICATED
+        longest = max(divisible, key=lambda axis: shape[axis])
+        return PartitionSpec(*[None] * longest, "data")
 
-    return jax.tree.map(lambda leaf: NamedSharding(mesh, lay_out(leaf)), shapes)
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, spec(leaf.shape)), shapes)
 
 
-def lay(tree: Tree, shardings: Tree) -> Tree:
-    """The arrays of `tree`, which every process holds whole and equal, as global arrays laid by `shardings`.
+def shard_tree(tree: Tree, shardings: Tree) -> Tree:
+    """The arrays of `tree`, of which every process holds an equal copy, as global arrays with these shardings.
 
-    Every device is sent its own part: one copy of its bytes from the host, no communication.
+    Every device is sent its own shard: one copy of its bytes from the host, no communication.
     """
 
-    def place(array: Any, sharding: NamedSharding) -> jax.Array:
+    def shard(array: Any, sharding: NamedSharding) -> jax.Array:
         array = np.asarray(array)
-        return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
     # jax.device_put would first send the whole of every array to every process, to compare them
-    return jax.tree.map(place, tree, shardings)
+    return jax.tree.map(shard, tree, shardings)
 
 
-def lay_batch(tree: Tree, mesh: Mesh, batch_size: int) -> Tree:
+def shard_batch(tree: Tree, mesh: Mesh, batch_size: int) -> Tree:
     """Host arrays [b, ...] as global arrays [batch_size, ...], each device holding an equal run of consecutive rows.
 
     Every process gives either the whole batch (b = batch_size), the same in all, or its share: process p of P the
@@ -127,18 +132,21 @@ def lay_batch(tree: Tree, mesh: Mesh, batch_size: int) -> Tree:
     equally.
     """
     check_batch_size(batch_size, mesh)
-    rows = NamedSharding(mesh, PartitionSpec("data"))
+    rows = NamedSharding(mesh, SHARDED)
     return jax.tree.map(
         lambda array: jax.make_array_from_process_local_data(rows, array, (batch_size, *array.shape[1:])), tree
     )
 
 
 def check_batch_size(batch_size: int, mesh: Mesh | AbstractMesh, accumulate: int = 1) -> None:
-    """Raise ValueError, with the nearest size that works, unless the devices can share each of `accumulate` parts."""
+    """Raise ValueError, with the nearest size that works, unless the devices can share each micro-batch equally.
+
+    accumulate: the number of micro-batches in a batch.
+    """
     unit = mesh.size * accumulate
     if batch_size < 1 or batch_size % unit:
-        parts = f" times the {accumulate} parts of train.accumulate" if accumulate > 1 else ""
+        micro_batches = f" times the {accumulate} micro-batches of train.accumulate" if accumulate > 1 else ""
         raise ValueError(
-            f"train.batch_size must be a multiple of the {mesh.size} devices{parts}, got {batch_size}; "
+            f"train.batch_size must be a multiple of the {mesh.size} devices{micro_batches}, got {batch_size}; "
             f"the nearest that works is {max(round(batch_size / unit), 1) * unit}"
         )

@@ -1,9 +1,9 @@
-"""What training minimises: the error of the predicted noise at random times, weighted.
+"""The training objective: the weighted error of the predicted noise at random times.
 
     mean over t of w(t) |eps_theta(s(t) x_0 + sigma(t) eps, t) - eps|^2,    |.|^2 being a mean over the image's elements
 
-Every objective in use is a weight w and a way to draw t (Kingma & Gao, arXiv 2303.00848). What the network puts out is
-another matter: the weights below hold for every `Network.output`.
+Every objective in use is a weight w and a way to draw t (Kingma & Gao, arXiv 2303.00848). What the network
+predicts is another matter: the weights below hold for every `Network.output`.
 """
 
 import math
@@ -28,16 +28,16 @@ PerImage = Float[Array, " b"]
 
 
 class Examples(NamedTuple):
-    """A batch or a part of it.
+    """A batch or a micro-batch of it.
 
     images: [b, h, w, c]. label: [b], or None for a network without classes.
-    place: of every image in the whole batch, from 0. Its random numbers follow from it, so that they do not depend on
-        how the batch is cut into parts or laid over devices.
+    indices: of the images in the whole batch, from 0. An image's random numbers follow from its index, so that they do
+        not depend on micro-batches nor on devices.
     """
 
     images: Images
     label: Labels
-    place: Int[Array, " b"]
+    indices: Int[Array, " b"]
 
 
 def _log_rho_rate(sde: SDE, t: PerImage) -> PerImage:
@@ -63,7 +63,7 @@ likelihood: g^2 |error of the score|^2, twice the integrand of a bound on the ne
     arXiv 2101.09258, theorem 1).
 min_snr: min(SNR, gamma) |error of x_0|^2 with SNR = 1 / rho^2 (Hang et al., arXiv 2303.09556).
 edm: |error of F|^2, which is lambda(sigma) |error of x_0|^2 (Karras et al., arXiv 2206.00364, eq. 8 and table 1).
-output: |error of what the network puts out|^2, so of x_0 for x_0, of v for v.
+output: |error of the network's output|^2, so of x_0 for x_0, of v for v.
 """
 
 
@@ -87,13 +87,13 @@ def _log_normal(cfg: ObjectiveConfig, sde: SDE, u: PerImage) -> tuple[PerImage, 
     return sde.t_of_rho(rho.clip(*_rho_range(sde))), 1.0
 
 
-TIMES: dict[str, Callable[[ObjectiveConfig, SDE, PerImage], tuple[PerImage, Any]]] = {
+TIME_DISTRIBUTIONS: dict[str, Callable[[ObjectiveConfig, SDE, PerImage], tuple[PerImage, Any]]] = {
     "uniform": _uniform,
     "importance": _importance,
     "discrete": _discrete,
     "log_normal": _log_normal,
 }
-"""How t is drawn: the time below which a share u of all times lies, and what the weight is multiplied by.
+"""How t is drawn: each function maps u, uniform in [0, 1], to the u-quantile of all times and a factor of the weight.
 
 uniform: over [t_0, T] (score_sde, arXiv 2011.13456, eq. 7).
 importance: with the density of the likelihood weight g^2 / sigma^2 (Song et al., arXiv 2101.09258). That is
@@ -115,28 +115,28 @@ def weighted_loss(
     key: PRNGKeyArray,
     train: bool = True,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """The loss of a batch of `batch_size`, or of a part of it, and the error of eps by noise level.
+    """The loss of a batch of `batch_size`, or of a micro-batch of it, and the error of eps by noise level.
 
     Times are stratified: image i of b has one of the i-th of b equal shares of all times, which lowers the variance.
     examples.images: x_0 in [-1, 1]. train: with dropout, and with labels dropped by `cfg.label_dropout`.
     level_loss, level_count [NUM_LEVELS]: |error of eps|^2 summed over the images whose noise lies between two
     `level_edges`, and how many these are.
     """
-    x_0, label, place = examples
+    x_0, label, indices = examples
     draw_key, dropout_key = jax.random.split(key)
-    u, eps, chance = jax.vmap(partial(_draw, draw_key, batch_size, x_0.shape[1:]))(place)
+    u, eps, drop_u = jax.vmap(partial(_draw, draw_key, batch_size, x_0.shape[1:]))(indices)
     if train and cfg.label_dropout:
         assert label is not None
         assert network.null_label is not None
-        label = jnp.where(chance < cfg.label_dropout, network.null_label, label)
-    t, correction = TIMES[cfg.times](cfg, sde, u)
+        label = jnp.where(drop_u < cfg.label_dropout, network.null_label, label)
+    t, correction = TIME_DISTRIBUTIONS[cfg.times](cfg, sde, u)
     x = per_image(sde.s(t)) * x_0 + per_image(sde.sigma(t)) * eps
-    dropout_keys = jax.vmap(partial(jax.random.fold_in, dropout_key))(place) if train else None
-    answer = predict(network, sde, params, x, t, label, dropout_keys)
+    dropout_keys = jax.vmap(partial(jax.random.fold_in, dropout_key))(indices) if train else None
+    output = predict(network, sde, params, x, t, label, dropout_keys)
 
-    # eps = a x + b answer: compared as answers, which are of unit size where errors of eps may be lost in rounding
+    # eps = a x + b output: compared as outputs, which are of unit size where errors of eps may be lost in rounding
     a, b = eps_weights(network, per_image(sde.s(t)), per_image(sde.sigma(t)))
-    eps_error = jnp.mean(b**2 * (answer - (eps - a * x) / b) ** 2, axis=(1, 2, 3))
+    eps_error = jnp.mean(b**2 * (output - (eps - a * x) / b) ** 2, axis=(1, 2, 3))
     loss = jnp.mean(WEIGHTS[cfg.weight](cfg, network, sde, t) * correction * eps_error)
     return loss, _by_level(sde, t, eps_error)
 
@@ -148,11 +148,12 @@ def level_edges(sde: SDE) -> Float[np.ndarray, " levels+1"]:
 
 
 def _draw(
-    key: PRNGKeyArray, batch_size: int, shape: tuple[int, ...], place: Int[Array, ""]
+    key: PRNGKeyArray, batch_size: int, shape: tuple[int, ...], index: Int[Array, ""]
 ) -> tuple[Float[Array, ""], Float[Array, "h w c"], Float[Array, ""]]:
-    """The random numbers of one image: where it lies among all times, its noise, whether its label is dropped."""
-    u_key, eps_key, label_key = jax.random.split(jax.random.fold_in(key, place), 3)
-    u = (place + jax.random.uniform(u_key)) / batch_size
+    """(u, eps, drop_u) of one image: its quantile among all times, its noise, and the number, uniform in [0, 1), by
+    which its label is dropped."""
+    u_key, eps_key, label_key = jax.random.split(jax.random.fold_in(key, index), 3)
+    u = (index + jax.random.uniform(u_key)) / batch_size
     return u, jax.random.normal(eps_key, shape), jax.random.uniform(label_key)
 
 

@@ -1,30 +1,34 @@
-"""One step of training: the loss's gradient, the optimiser, the moving average."""
+"""One training step: the gradient of the loss, the optimiser, the moving average of the parameters."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
+from jax.stages import Wrapped
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from deis import SDE
 from models.score import Images, Labels, Network, Params, per_image
 from models.training.config import ObjectiveConfig
-from models.training.objective import Examples, weighted_loss
+from models.training.devices import REPLICATED, SHARDED
+from models.training.objective import NUM_LEVELS, Examples, weighted_loss
 
-WHOLE, CUT = PartitionSpec(), PartitionSpec("data")  # how an array lies over devices: whole on each, or by its rows
+Rows = Array | np.ndarray
 
 
 class TrainState(NamedTuple):
-    """All that a run must remember to go on bit for bit.
+    """Everything that a run needs to go on bit for bit.
 
-    step: int32, steps done. params, ema: the network's parameters and their moving average, float32.
+    step: int32, the number of steps done. params, ema: the network's parameters and their moving average, float32.
     key: raw key data; the randomness of step n is `fold_in(key, n)`.
-    skipped, skipped_in_a_row: int32, steps whose update was left out because the loss or its gradient was not finite,
-        in all and since the last one that was taken.
+    skipped, skipped_in_a_row: int32, the number of steps whose update was skipped because the loss or its gradient was
+        not finite, in all and since the last update.
     """
 
     step: Int[Array, ""]
@@ -61,6 +65,42 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, key: PRN
     return TrainState(step, params, ema, optimizer.init(params), jax.random.key_data(key), skipped, in_a_row)
 
 
+class Sums(NamedTuple):
+    """The sums over the micro-batches of a step: of the mean loss, its gradient, and the levels of `weighted_loss`."""
+
+    grad: Params
+    loss: Float[Array, ""]
+    levels: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """A function (state, images, labels, index) -> (state, metrics) that reuses the memory of the old state.
+
+    images: uint8 [n, h, w, c]; labels: int [n] or None. The batch is images[index], index int [b], in this order; or
+        all images, in theirs, if index is None.
+    metrics: loss; grad_norm, the gradient's norm before clipping; param_norm; finite, whether loss and grad_norm are;
+        level_loss and level_count as `weighted_loss` returns them. If a step is not finite it is counted, but the
+        parameters, their average and the optimiser's state stay as they were, and both levels are 0.
+
+    Three jitted functions. Micro-batches are calls of one of them rather than turns of a loop in it, since XLA on CPUs
+    computes the gradients of convolutions in loops ten times as slowly.
+    """
+
+    zeros: Wrapped
+    add_gradient: Wrapped
+    update: Wrapped
+    accumulate: int
+
+    def __call__(
+        self, state: TrainState, images: Rows, labels: Rows | None, index: Rows | None
+    ) -> tuple[TrainState, dict[str, Array]]:
+        sums = self.zeros(state.params)
+        for i in range(self.accumulate):
+            sums = self.add_gradient(sums, state.params, state.key, state.step, images, labels, index, np.int32(i))
+        return self.update(state, sums)
+
+
 def make_train_step(
     network: Network,
     sde: SDE,
@@ -69,47 +109,70 @@ def make_train_step(
     ema_decay: float,
     flip: bool,
     accumulate: int,
-    laid: Any = None,
-) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
-    """A jitted function (state, images, labels, index) -> (state, metrics), with the old state's memory reused.
+    shardings: Any = None,
+) -> TrainStep:
+    """The training step of a network.
 
-    images: uint8 [n, h, w, c]; labels: int [n] or None. The batch is images[index], index int [b], in this order; or
-        all images, in theirs, if index is None.
     flip: mirror every image left to right with probability 1/2.
-    accumulate: parts that the batch is cut into, one after the other, to need less memory; b must be a multiple of it.
-    laid: how the state lies over devices, as of `models.training.devices.shardings`; None for one device.
-    metrics: loss, and the gradient's norm before clipping, grad_norm; param_norm; finite, whether both of the former
-        are; level_loss and level_count as of `weighted_loss`. If not finite, the step is counted but the parameters,
-        their average and the optimiser's state stay as they were, and the levels are empty.
+    accumulate: gradient accumulation: the number of micro-batches that the batch is taken in, one after the other, to
+        need less memory. The batch size must be a multiple of it times the number of devices.
+    shardings: those of the state, from `models.training.devices.shardings`; None for one device.
 
-    Random numbers follow from (state.key, state.step) and an image's place in the batch. Each device takes the gradient
-    of its share of the batch, and then they meet once.
+    Random numbers follow from (state.key, state.step) and an image's index in the batch, whatever device computes it.
     """
-    mesh = Mesh(jax.devices()[:1], "data") if laid is None else laid.step.mesh
+    replicated: Any
+    replicated, sharded = (shardings and NamedSharding(shardings.step.mesh, spec) for spec in (REPLICATED, SHARDED))
+    like_sums: Any = shardings and Sums(shardings.params, replicated, replicated)
 
-    @partial(jax.jit, donate_argnums=0, out_shardings=None if laid is None else (laid, None))
-    def train_step(
-        state: TrainState, images: Array, labels: Labels, index: Int[Array, " b"] | None
-    ) -> tuple[TrainState, dict[str, Array]]:
-        images, labels = (images, labels) if index is None else jax.tree.map(lambda leaf: leaf[index], (images, labels))
-        batch = Examples(images, labels, jnp.arange(len(images)))
-        flip_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step))
+    def constrain(tree: Any, sharding: NamedSharding | None) -> Any:
+        return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
 
-        def loss_of(params: Params, part: Examples) -> tuple[Array, dict[str, Array]]:
-            x_0 = _mirrored(flip_key, _to_float(part.images), part.place) if flip else _to_float(part.images)
-            return weighted_loss(network, sde, objective, len(images), params, part._replace(images=x_0), loss_key)
+    @partial(jax.jit, out_shardings=like_sums)
+    def zeros(params: Params) -> Sums:
+        levels = {name: jnp.zeros(NUM_LEVELS) for name in ("level_loss", "level_count")}
+        return Sums(jax.tree.map(jnp.zeros_like, params), jnp.zeros(()), levels)
 
-        specs = jax.tree.map(lambda _: WHOLE, state.params) if laid is None else jax.tree.map(_spec, laid.params)
-        gradient = _over_devices(jax.value_and_grad(loss_of, has_aux=True), mesh, specs, accumulate)
-        (loss, levels), grad = gradient(state.params, batch)
+    @partial(jax.jit, donate_argnums=0, out_shardings=like_sums)
+    def add_gradient(
+        sums: Sums,
+        params: Params,
+        key: Array,
+        step: Int[Array, ""],
+        images: Array,
+        labels: Labels,
+        index: Int[Array, " b"] | None,
+        i: Int[Array, ""],
+    ) -> Sums:
+        """The sums with micro-batch i added."""
+        batch_size = len(images if index is None else index)
+        flip_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(key), step))
+
+        def micro_batch(rows: Array) -> Array:  # every accumulate-th row, so that none moves to another device
+            return constrain(rows.reshape(-1, accumulate, *rows.shape[1:])[:, i], sharded)
+
+        def chosen(rows: Array) -> Array:
+            return micro_batch(rows) if index is None else constrain(rows[micro_batch(index)], sharded)
+
+        def loss_of(params: Params) -> tuple[Array, dict[str, Array]]:
+            x_0, indices = _to_float(chosen(images)), micro_batch(jnp.arange(batch_size))
+            x_0 = _mirrored(flip_key, x_0, indices) if flip else x_0
+            examples = Examples(x_0, None if labels is None else chosen(labels), indices)
+            return weighted_loss(network, sde, objective, batch_size, params, examples, loss_key)
+
+        (loss, levels), grad = jax.value_and_grad(loss_of, has_aux=True)(constrain(params, replicated))
+        return jax.tree.map(jnp.add, sums, Sums(grad, loss, levels))
+
+    @partial(jax.jit, donate_argnums=0, out_shardings=shardings and (shardings, replicated))
+    def update(state: TrainState, sums: Sums) -> tuple[TrainState, dict[str, Array]]:
+        loss, grad = jax.tree.map(lambda leaf: leaf / accumulate, (sums.loss, sums.grad))
         grad_norm = optax.tree.norm(grad)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         state = _updated(optimizer, ema_decay, state, grad, finite)
-        levels = jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), levels)
+        levels = jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), sums.levels)
         norms = {"grad_norm": grad_norm, "param_norm": optax.tree.norm(state.params)}
         return state, {"loss": loss, "finite": finite, **norms, **levels}
 
-    return train_step
+    return TrainStep(zeros, add_gradient, update, accumulate)
 
 
 def make_evaluation(network: Network, sde: SDE, objective: ObjectiveConfig) -> Callable[..., Float[Array, ""]]:
@@ -123,53 +186,10 @@ def make_evaluation(network: Network, sde: SDE, objective: ObjectiveConfig) -> C
     return evaluate
 
 
-def _over_devices(
-    gradient: Callable[[Params, Examples], Any], mesh: Mesh, specs: Any, parts: int
-) -> Callable[[Params, Examples], Any]:
-    """The mean of `gradient` over the devices' shares of the batch, each taken in `parts`; of the levels, the sum.
-
-    specs: how the parameters lie over the devices, WHOLE or CUT for each array; so will their gradient.
-    """
-
-    def of_share(params: Params, share: Examples) -> Any:
-        take = gradient if parts == 1 else partial(_sum_over_parts, gradient, parts)
-        (loss, levels), grad = take(jax.tree.map(_gathered, params, specs), share)
-        loss, grad = jax.tree.map(lambda leaf: leaf / (parts * mesh.size), (loss, grad))
-        return jax.lax.psum((loss, levels), "data"), jax.tree.map(_summed, grad, specs)
-
-    return jax.shard_map(of_share, mesh=mesh, in_specs=(specs, CUT), out_specs=(WHOLE, specs), check_vma=False)
-
-
-def _spec(sharding: NamedSharding) -> PartitionSpec:
-    return sharding.spec
-
-
-def _gathered(share: Array, spec: PartitionSpec) -> Array:
-    """The whole of an array of which this device may hold a share only."""
-    return share if spec == WHOLE else jax.lax.all_gather(share, "data", tiled=True)
-
-
-def _summed(array: Array, spec: PartitionSpec) -> Array:
-    """Summed over the devices, each of which may keep a share only."""
-    return jax.lax.psum(array, "data") if spec == WHOLE else jax.lax.psum_scatter(array, "data", tiled=True)
-
-
-def _sum_over_parts(gradient: Callable[[Params, Examples], Any], parts: int, params: Params, batch: Examples) -> Any:
-    """The sum of `gradient` over `parts` parts of the batch."""
-
-    def add(total: Params, part: Examples) -> tuple[Params, Any]:
-        value, grad = gradient(params, part)
-        return jax.tree.map(jnp.add, total, grad), value
-
-    cut = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), batch)
-    grad, values = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), cut)
-    return jax.tree.map(lambda leaf: leaf.sum(0), values), grad
-
-
 def _updated(
     optimizer: optax.GradientTransformation, ema_decay: float, state: TrainState, grad: Params, finite: Bool[Array, ""]
 ) -> TrainState:
-    """The state after a step with this gradient, whose update is left out if it is not finite."""
+    """The state after a step with this gradient, whose update is skipped if it is not finite."""
     updates, opt_state = optimizer.update(grad, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = optax.incremental_update(params, state.ema, 1 - ema_at(state.step, ema_decay))
@@ -186,9 +206,9 @@ def _updated(
     )
 
 
-def _mirrored(key: PRNGKeyArray, images: Images, place: Int[Array, " b"]) -> Images:
-    """Each image as it is or left to right, as its place decides."""
-    chosen = jax.vmap(lambda place: jax.random.bernoulli(jax.random.fold_in(key, place)))(place)
+def _mirrored(key: PRNGKeyArray, images: Images, indices: Int[Array, " b"]) -> Images:
+    """Each image as it is or mirrored left to right, by a random number that follows from its index."""
+    chosen = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i)))(indices)
     return jnp.where(per_image(chosen), images[:, :, ::-1], images)
 
 
@@ -198,5 +218,5 @@ def _to_float(images: Array) -> Images:
 
 
 def ema_at(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
-    """Decay of the moving average after `step` steps: it rises to `decay`, so that the start is soon forgotten."""
+    """The decay of the moving average after `step` steps: it rises to `decay`, so that the start is soon forgotten."""
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))

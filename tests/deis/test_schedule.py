@@ -1,5 +1,7 @@
 """Nodes between T and t_0."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from reference.problem import SDES
@@ -142,3 +144,35 @@ def test_negative_times_have_no_root():
         deis.timesteps(sde, 5, "t", 2.0)
     for phase, order in (("t", 1.0), ("rho", 7.0)):
         assert deis.timesteps(sde, 5, phase, order)[-1] == -0.1
+
+
+@pytest.mark.parametrize("ts", [[1.5, 0.5, 0.1], [1.0, 0.5, 0.0001]])
+@pytest.mark.parametrize("method", sorted(deis.tables.METHODS))
+def test_nodes_outside_of_the_sde_are_refused(method, ts):
+    with pytest.raises(ValueError, match=r"must lie between the SDE's t_0=0.001 and T=1, got (1.5|0.0001)"):
+        deis.tables.METHODS[method](deis.vp_linear(), np.array(ts))
+
+
+def test_nodes_from_float32_are_taken():
+    ts = np.asarray(deis.timesteps(deis.vp_linear(), 10), np.float32).astype(np.float64)
+    assert deis.tables.t_ab(deis.vp_linear(), ts).nfe == 10
+    assert deis.tables.t_ab(replace(deis.vp_linear(), t_0=1e-4), np.array([1.0, 0.1, 1e-4])).nfe == 2
+
+
+@pytest.mark.parametrize("method", ["t_ab", "rho_ab", "rho_rk"])
+def test_get_sampler_asks_a_discrete_model_at_whole_times(method):
+    table = deis.tables.build(deis.discrete_vp(), num_step=50, method=method)
+    at_steps = table.t[:: 3 if method == "rho_rk" else 1]
+    np.testing.assert_array_equal(at_steps, np.round(at_steps))
+    assert len(set(at_steps)) == 51
+
+
+@pytest.mark.parametrize(
+    ("name", "shown", "nfe"),
+    [("tab3", "tAB3", 4), ("tAB0", "tAB0", 4), ("rhoab2", "rhoAB2", 4), ("rho2heun", "rho2Heun", 8)],
+)
+def test_the_papers_names_are_methods(name, shown, nfe):
+    table = deis.tables.build(deis.vp_linear(), num_step=4, method=name)
+    assert (table.name, table.nfe) == (shown, nfe)
+    with pytest.raises(ValueError, match=r"method must be one of ddim, t_ab, .*tab3.*got 'tab9'"):
+        deis.tables.build(deis.vp_linear(), method="tab9")

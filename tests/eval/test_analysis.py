@@ -8,13 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import published_network
 import pytest
-from commands import run
+from commands import run, run_here
+from matplotlib.colors import to_rgb
 
 import deis
 from eval.exact import figures
 from eval.exact import toy_network as toy
 from eval.exact.mixture import IN_1D
-from eval.exact.records import markdown, write_csv
+from eval.exact.study import means_table
+from eval.figures import BASELINE_COLOUR, FAMILY_COLOUR
+from formats.tables import write_csv
 
 SDE = deis.vp_linear()
 NAMES = ("relative_change", "holding", "extrapolation", "pixel_difference")
@@ -71,10 +74,10 @@ def test_records(tmp_path):
         {"sampler": "DDIM", "nfe": 10, "error": 0.25},
         {"sampler": "tAB3", "nfe": 10, "error": 0.0125},
     ]
-    assert markdown(rows, "sampler", "nfe", "error") == (
+    assert means_table(rows, "sampler", "nfe", "error") == (
         "| sampler | nfe 5 | nfe 10 |\n|---|---:|---:|\n| DDIM | 0.6 | 0.25 |\n| tAB3 | - | 0.0125 |\n"
     )
-    assert markdown([{"t": 0.123456, "held": "eps", "e": 1.0}], "t", "held", "e").splitlines()[2] == "| 0.1235 | 1 |"
+    assert means_table([{"t": 0.123456, "held": "eps", "e": 1.0}], "t", "held", "e").splitlines()[2] == "| 0.1235 | 1 |"
     write_csv(tmp_path / "rows.csv", rows)
     assert read(tmp_path / "rows.csv")[3] == {"sampler": "tAB3", "nfe": "10", "error": "0.0125"}
     with pytest.raises(ValueError, match="there are no rows to write"):
@@ -92,7 +95,8 @@ def test_figures_draw_their_rows():
     drawn = {line.get_label(): line for line in axes.lines}
     assert list(drawn) == ["DDIM", "tAB1", "tAB3"]
     np.testing.assert_allclose(np.array(drawn["tAB1"].get_data()).T, [[5, 0.1], [10, 0.05]])
-    assert drawn["tAB1"].get_color() == drawn["tAB3"].get_color() != drawn["DDIM"].get_color()
+    assert drawn["tAB3"].get_color() == pytest.approx(to_rgb(FAMILY_COLOUR["t_ab"]))
+    assert drawn["DDIM"].get_color() == pytest.approx(to_rgb(BASELINE_COLOUR))
 
     rows = [
         {"nfe": nfe, "order": order, "t": t, "eps_error": t / nfe ** (order + 1)}
@@ -128,7 +132,7 @@ def test_the_command_on_the_mixture(tmp_path):
 
 def test_the_command_on_a_network(tmp_path):
     published_network.write(tmp_path / "net")
-    result = run("eval.analysis", "checkpoint=net", "num_samples=2", "nfe=[6]", "run_dir=found", cwd=tmp_path)
+    result = run_here("eval.analysis", "checkpoint=net", "num_samples=2", "nfe=[6]", "run_dir=found", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert {path.stem for path in (tmp_path / "found").glob("*.png")} == set(NAMES)
     assert len(read(tmp_path / "found" / "pixel_difference.csv")) == 13
@@ -145,7 +149,7 @@ def test_the_command_on_a_network(tmp_path):
     ],
 )
 def test_refusals(arguments, said, tmp_path):
-    result = run("eval.analysis", *arguments, cwd=tmp_path)
+    result = run_here("eval.analysis", *arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert said in result.stderr
     assert len(result.stderr.splitlines()) <= 2

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import run
+from commands import run, run_here
 from PIL import Image
 
 from eval.metrics.samples import open_samples
@@ -29,9 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fid(folder: Path, *words: str):
-    data = ["dataset=images", "dataset.path=data.npz", "extractor=pixels"]
-    # threads that wait for each other are slow where other tests keep the cores busy
-    return run("eval.fid", *words, *data, cwd=folder, env={"OPENBLAS_NUM_THREADS": "1"})
+    return run_here("eval.fid", *words, "dataset=images", "dataset.path=data.npz", "extractor=pixels", cwd=folder)
 
 
 def test_a_folder_and_a_file_of_the_same_samples_give_the_same_numbers(folder: Path) -> None:
@@ -53,7 +51,9 @@ def test_a_folder_and_a_file_of_the_same_samples_give_the_same_numbers(folder: P
 
 
 def test_a_reference_is_written_and_measured_against(folder: Path) -> None:
-    made = fid(folder, "ref", "dest=ref.npz")
+    data = ["dataset=images", "dataset.path=data.npz", "extractor=pixels"]
+    # threads that wait for each other are slow where other tests keep the cores busy
+    made = run("eval.fid", "ref", "dest=ref.npz", *data, cwd=folder, env={"OPENBLAS_NUM_THREADS": "1"})
     assert made.returncode == 0, made.stderr
     assert "360 images of images-train@" in made.stdout
     with np.load(folder / "ref.npz") as file:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import published_network
 import pytest
-from commands import run
+from commands import run, run_here
 from scipy.stats import norm
 from sklearn.datasets import load_digits
 
@@ -17,8 +17,8 @@ import data
 import deis
 from deis import adaptive, likelihood, tables
 from eval.exact.mixture import Mixture
-from eval.likelihood import encoding_table
 from eval.metrics.bits_per_dim import bits_of_batches, relative_to_x_0, standard_error
+from eval.metrics.flows import encoding_table
 
 SDE = deis.vp_linear()
 KUTTA_36 = partial(likelihood.encode, ts=deis.timesteps(SDE, 12, "log"))
@@ -142,7 +142,7 @@ def test_encoding_tables_have_the_calls_of_the_sampler(cfg, calls):
     table = encoding_table(cfg, SDE)
     assert table.nfe == calls
     assert (table.t[0], table.t[-1]) == (SDE.t_0, SDE.T)
-    if cfg.method == "rho_rk":
+    if cfg["method"] == "rho_rk":
         expected = likelihood.encoding(SDE, deis.timesteps(SDE, calls // 3, "log"), tables.rho_rk)
         np.testing.assert_array_equal(table.P, expected.P)
 
@@ -180,7 +180,7 @@ def test_the_command(network: Path) -> None:
 
 def test_a_table_of_network_calls(network: Path) -> None:
     few = ["checkpoint=net", "num_images=5", "methods=[table]", "nfe=[3,12]", "run_dir=table"]
-    result = run("eval.likelihood", *few, cwd=network)
+    result = run_here("eval.likelihood", *few, cwd=network)
     assert result.returncode == 0, result.stderr
     found = json.loads((network / "table" / "result.json").read_text())
     assert [(row["solver"], row["nfe"]) for row in found["rows"]] == [("rho3Kutta", 3), ("rho3Kutta", 12)]
@@ -202,7 +202,7 @@ def test_a_table_of_network_calls(network: Path) -> None:
     ],
 )
 def test_refusals(argument: str, said: str, network: Path) -> None:
-    result = run("eval.likelihood", "checkpoint=net", "dataset=digits", argument, "run_dir=refused", cwd=network)
+    result = run_here("eval.likelihood", "checkpoint=net", "dataset=digits", argument, "run_dir=refused", cwd=network)
     assert result.returncode == 2
     assert said in result.stderr
     assert len(result.stderr.splitlines()) <= 2

@@ -9,7 +9,7 @@ import sys
 import pytest
 from PIL import Image
 
-from eval.paper.sweep import arrange, gather, markdown
+from eval.paper.sweep import arrange, gather, sweep_page
 from eval.table import main
 
 RESULT = {
@@ -44,7 +44,7 @@ def write_run(folder, status="done", error=None, result=True, **fields):
 
 def cells(folder):
     """The Markdown table as {row: {column: cell}}."""
-    lines = [line for line in markdown(arrange(gather(folder))).splitlines() if line.startswith("| ")]
+    lines = [line for line in sweep_page(arrange(gather(folder))).splitlines() if line.startswith("| ")]
     header, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows}
 
@@ -72,7 +72,7 @@ def test_cells_follow_the_papers_conventions(paper):
 
 
 def test_text_names_metric_checkpoint_and_every_error(paper):
-    text = markdown(arrange(gather(paper)))
+    text = sweep_page(arrange(gather(paper)))
     assert "FID-digits-1.8k on digits, checkpoint outputs/digits/run at step 800" in text
     assert "ERR: DDIM at NFE 10: eps is not finite at call 3" in text
 

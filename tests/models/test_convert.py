@@ -3,76 +3,77 @@
 import json
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import TINY, run
 
-from models.published import weights
-from models.sampling.build import build_sde
-from models.score import predict_eps
-from models.unet import network_of
+from models.convert import main
+from models.published.network import read_published, write_published
+from models.published.score_sde import read_score_sde
 
 FIXTURES = Path(os.environ["DEIS_SHARED"]) / "fixtures" / "score_sde" if "DEIS_SHARED" in os.environ else None
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "unet2d"
 FEW = ["logger=none", "extractor=none", "sampler.nfe=3", "num_samples=2"]
 
 
-def convert(*arguments: object, cwd: Path) -> tuple[int, str, str]:
-    done = run("models.convert", *map(str, arguments), cwd=cwd)
-    return done.returncode, done.stdout, done.stderr
+Convert = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Convert:
+    """`python -m models.convert ARGUMENTS` in tmp_path, in this process: exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return call
 
 
 @pytest.mark.skipif(FIXTURES is None, reason="DEIS_SHARED does not name a folder with score_sde checkpoints")
-@pytest.mark.parametrize("name", ["ddpm", "ddpmpp", "ncsnpp"])
-def test_score_sde_checkpoints_answer_as_in_their_own_code(name: str, tmp_path: Path) -> None:
-    """Within 1e-4, through the command line; `labels` are 999 t for VP, sigma for VE, where y is the score."""
+def test_a_score_sde_checkpoint_is_converted_and_drawn_from(tmp_path: Path, convert: Convert) -> None:
+    """Bit for bit as `read_score_sde` reads it, which tests/models/published compares with score_sde's own code."""
     assert FIXTURES is not None
-    code, out, error = convert(FIXTURES / f"{name}.msgpack", "net", cwd=tmp_path)
+    code, out, error = convert(FIXTURES / "ncsnpp.msgpack", "net")
     assert (code, error) == (0, "")
-    count = json.loads((FIXTURES / f"{name}.json").read_text())["parameters_here"]
-    assert f"parameters  {count:,}, 16x16x3 images" in out
-
-    io, found = np.load(FIXTURES / f"{name}_io.npz"), weights.load(tmp_path / "net")
-    sde = build_sde(found.sde)
-    t = io["labels"] / 999 if name != "ncsnpp" else sde.t_of_rho(io["labels"].astype(np.float64))
-    eps = predict_eps(network_of(found.model), sde, found.params, io["x"], jnp.asarray(t, jnp.float32))
-    y = -eps / io["labels"][:, None, None, None] if name == "ncsnpp" else eps
-    assert np.abs(y - io["y"]).max() < 1e-4 * np.abs(io["y"]).max()
-
+    config = json.loads((FIXTURES / "ncsnpp.json").read_text())
+    assert f"parameters  {config['parameters_here']:,}, 16x16x3 images" in out
+    found, expected = read_published(tmp_path / "net"), read_score_sde(FIXTURES / "ncsnpp.msgpack", config)
+    assert found._replace(params={}) == expected._replace(params={})
+    assert jax.tree.all(jax.tree.map(np.array_equal, found.params, expected.params))
     done = run("sample.py", "checkpoint=net", *FEW, "run_dir=drawn", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert np.load(tmp_path / "drawn" / "samples.npz")["images"].shape == (2, 16, 16, 3)
 
 
 def test_a_diffusers_folder_just_works(tmp_path: Path) -> None:
-    code, out, error = convert(GOLDEN, "net", cwd=tmp_path)
-    assert (code, error) == (0, "")
-    assert "discrete_vp" in out
-    for sampler in ("t_ab", "ddim"):
-        arguments = ["checkpoint=net", f"sampler={sampler}", "sampler.ts_phase=leading", *FEW, f"run_dir={sampler}"]
-        done = run("sample.py", *arguments, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+    done = run("models.convert", str(GOLDEN), "net", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "discrete_vp" in done.stdout
+    done = run("sample.py", "checkpoint=net", "sampler=t_ab", "sampler.ts_phase=leading", *FEW, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     done = run("sample.py", "checkpoint=net", "logger=none", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "does not say what images the network was trained on; give dataset=NAME" in done.stderr
 
 
-def test_a_run_of_ours_is_published_bit_for_bit(tmp_path: Path) -> None:
+def test_a_run_of_ours_is_published_bit_for_bit(tmp_path: Path, convert: Convert) -> None:
     """The images are those of the run, and the images it was trained on are known."""
     done = run("train.py", *TINY, "run_dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert convert("run", "net", cwd=tmp_path)[0] == 0
+    assert convert("run", "net")[0] == 0
     for source in ("run", "net"):
         done = run("sample.py", f"checkpoint={source}", *FEW, f"run_dir=from_{source}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     drawn = [np.load(tmp_path / f"from_{source}" / "samples.npz")["images"] for source in ("run", "net")]
     np.testing.assert_array_equal(*drawn)
     assert json.loads((tmp_path / "from_net" / "result.json").read_text())["dataset"] == "digits"
-    assert "published form already" in convert("net", "again", cwd=tmp_path)[2]
+    assert "published form already" in convert("net", "again")[2]
     assert "not the steps of a run" in run("sample.py", "checkpoint=net", "step=4", *FEW, cwd=tmp_path).stderr
 
 
@@ -81,7 +82,7 @@ class Foreign:
         return os.system, ("touch it_was_run",)
 
 
-def test_refusals_are_one_sentence_and_write_nothing(tmp_path: Path) -> None:
+def test_refusals_are_one_sentence_and_write_nothing(tmp_path: Path, convert: Convert) -> None:
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"ema": Foreign()}))
     (tmp_path / "empty").mkdir()
     (tmp_path / "torch.pt").write_bytes(b"PK\x03\x04")
@@ -101,7 +102,7 @@ def test_refusals_are_one_sentence_and_write_nothing(tmp_path: Path) -> None:
         ("lies", [], "but the configuration needs"),
         ("absent", [], "absent does not exist"),
     ):
-        code, out, error = convert(source, "net", *arguments, cwd=tmp_path)
+        code, out, error = convert(source, "net", *arguments)
         assert (code, out, error.count("\n")) == (2, "", 1), error
         assert error.startswith("error: ")
         assert said in error
@@ -109,18 +110,18 @@ def test_refusals_are_one_sentence_and_write_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "it_was_run").exists()
 
 
-def test_a_folder_that_holds_something_is_not_written_to(tmp_path: Path) -> None:
+def test_a_folder_that_holds_something_is_not_written_to(tmp_path: Path, convert: Convert) -> None:
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "mine").write_text("")
-    code, _, error = convert(GOLDEN, "net", cwd=tmp_path)
+    code, _, error = convert(GOLDEN, "net")
     assert (code, error) == (2, "error: net is not empty; choose another folder\n")
     assert [path.name for path in (tmp_path / "net").iterdir()] == ["mine"]
 
 
-def test_arrays_survive_the_published_form_bit_for_bit(tmp_path: Path) -> None:
-    assert convert(GOLDEN, "net", cwd=tmp_path)[0] == 0
-    found = weights.load(tmp_path / "net")
-    weights.save(tmp_path / "again", found)
-    again = weights.load(tmp_path / "again")
+def test_arrays_survive_the_published_form_bit_for_bit(tmp_path: Path, convert: Convert) -> None:
+    assert convert(GOLDEN, "net")[0] == 0
+    found = read_published(tmp_path / "net")
+    write_published(tmp_path / "again", found)
+    again = read_published(tmp_path / "again")
     assert again._replace(params={}) == found._replace(params={})
     assert jax.tree.all(jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), found.params, again.params))

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from eval.features.efficientnet import SIZE, outputs, read_efficientnet
+from eval.features.efficientnet_lite0 import SIZE, outputs, read_efficientnet
 from eval.features.weights import efficientnet_file
 
 torch = pytest.importorskip("torch", reason="compares with torch; make test-peers installs it")

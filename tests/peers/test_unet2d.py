@@ -120,12 +120,12 @@ def test_defaults_are_those_of_diffusers():
     """Of every option of the network, none left out; of a scheduler's, those that are not asked for."""
     defaults = inspect.signature(diffusers.UNet2DModel.__init__).parameters
     expected = {name: p.default for name, p in defaults.items() if name != "self"}
-    assert {name: option.default for name, option in UNET.items()} == {
+    assert {name: default for name, (default, _) in UNET.items()} == {
         name: list(value) if isinstance(value, tuple) else value for name, value in expected.items()
     }
     scheduler = dict(diffusers.DDIMScheduler().config)
     for name in ("trained_betas", "rescale_betas_zero_snr", "prediction_type"):
-        assert SCHEDULER[name].default == scheduler[name]
+        assert SCHEDULER[name][0] == scheduler[name]
 
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])

@@ -170,3 +170,20 @@ RUNGE_KUTTA = {
     "4rk": (_classical4, 4),
 }
 """Every named method as one explicit step of dv/dr = f(r, v), with its order of convergence."""
+
+
+def euler_vp(beta: TimeFn, sigma: TimeFn, eps: EpsFn, x: np.ndarray, ts: np.ndarray) -> np.ndarray:
+    """Euler's method on dx/dt = -beta x / 2 + beta / (2 sigma) eps."""
+    for t, t_next in pairwise(ts):
+        x = x + (t_next - t) * (-beta(t) / 2 * x + beta(t) / (2 * sigma(t)) * eps(x, t))
+    return x
+
+
+def ei_score_vp(
+    beta: TimeFn, psi: Callable[[float, float], float], sigma: TimeFn, eps: EpsFn, x: np.ndarray, ts: np.ndarray
+) -> np.ndarray:
+    """x' = Psi(t', t) x + [integral of -Psi(t', tau) beta(tau) / 2 dtau] score(x, t) (arXiv 2204.13902)."""
+    for t, t_next in pairwise(ts):
+        weight = quad(lambda tau, end=t_next: -psi(end, tau) * beta(tau) / 2, t, t_next, epsabs=0, epsrel=1e-12)[0]
+        x = psi(t_next, t) * x + weight * -eps(x, t) / sigma(t)
+    return x

@@ -1,60 +1,199 @@
 """Commands that cannot work: one or two clear lines, the right exit code, and nothing left behind."""
 
 import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import ROOT, TINY, run
+from commands import ROOT, environment, run
+from jobs import job
 from PIL import Image
 
+import sample
+import train
+from runs import cli
+from runs.log import LoggerConfig
+
 NO_KEY = "0" * 40
+COMMANDS = {"train": (train.main, train.TrainJob), "sample": (sample.main, sample.SampleJob)}
 
 
 def refused(*arguments: str, script: str = "train.py", cwd: Path, code: int = 2) -> str:
     """What the command prints, having checked that it is short, not a traceback, and ends with the exit code."""
     result = run(script, *arguments, cwd=cwd)
     assert result.returncode == code, result.stderr
-    lines = result.stderr.strip().splitlines()
-    assert 1 <= len(lines) <= 2, result.stderr
+    return only_line(result.stderr)
+
+
+def only_line(printed: str) -> str:
+    lines = printed.strip().splitlines()
+    assert 1 <= len(lines) <= 2, printed
     assert lines[-1].startswith("error: ")
-    return lines[-1]
+    return lines[-1].removeprefix("error: ")
+
+
+@pytest.fixture
+def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., str]:
+    """What a command answers to options that it refuses, in this process, as no command starts JAX before that."""
+    root = logging.getLogger()
+    monkeypatch.setattr(
+        logging, "shutdown", lambda _: None
+    )  # by which Hydra closes every handler, and so pytest's files
+    monkeypatch.setattr(root, "handlers", [])  # the command sets its own
+    monkeypatch.setattr(root, "level", root.level)
+    monkeypatch.chdir(tmp_path)
+
+    def ask(command: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [f"{command}.py", *arguments, "logger=none"])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        main, options = COMMANDS[command]
+        with pytest.raises(SystemExit) as ended:
+            cli.run(main, command, options)
+        assert ended.value.code == 2
+        left = [path.name for path in tmp_path.iterdir() if "-m" not in arguments]  # Hydra makes a sweep's folder first
+        assert not left, "a refused command leaves nothing behind"
+        return only_line(capsys.readouterr().err)
+
+    return ask
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["train.batchsize=8"], "did you mean train.batch_size?"),
-        (["sampler.order=three"], "sampler.order=three"),
-        (["sampler=dpm9"], "unknown sampler 'dpm9'"),
-        (["sampler.order=9"], "order must be 0 (DDIM) to 6, got 9"),
-        (["sampler.nfe=0"], "sampler.nfe must be at least 1, got 0"),
-        (["sampler=rho_rk", "sampler.nfe=10"], "use sampler.nfe=9 or 12"),
-        (["sampler=ddim", "sampler.order=3"], "unknown option 'sampler.order'"),
-        (["sde.t_0=2"], "t_0 must lie below T"),
-        (["train.steps=0"], "train.steps must be at least 1"),
+        ("train.batchsize=8", "did you mean train.batch_size?"),
+        ("sampler.order=three", "sampler.order=three"),
+        ("sampler=dpm9", "unknown sampler 'dpm9'"),
+        ("sampler.order=9", "order must be 0 (DDIM) to 6, got 9"),
+        ("sampler.nfe=0", "sampler.nfe must be at least 1, got 0"),
+        ("sampler=rho_rk sampler.nfe=10", "use sampler.nfe=9 or 12"),
+        ("sde.t_0=2", "t_0 must lie below T"),
+        ("train.steps=0", "train.steps must be at least 1"),
+        ("train.steps=many", "train.steps=many is refused"),
+        ("~model", "model has no value"),
+    ],
+)
+def test_train_refuses(arguments: str, said: str, answer: Callable[..., str]) -> None:
+    assert said in answer("train", *arguments.split())
+
+
+WITH_ORDER = "dpm_solver, dpm_solver_pp, ipndm, log_rho_ab, rho_ab, rhoab1, rhoab2, rhoab3, t_ab, t_ab_sde, tab1, tab2"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("sampler=ddim sampler.order=2", f"ddim has no order; {WITH_ORDER}, tab3, unipc have"),
+        ("sampler.lam=1", "t_ab has no lam; t_ab_sde has"),
+        ("experiment=demo_picture sampler.lam=1", "tab3 has no lam; t_ab_sde has"),
+        ("-m sampler=ddim,t_ab sampler.order=2", f"ddim has no order; {WITH_ORDER}, tab3, unipc have"),
+        ("sde=ve sde.beta_0=1", "ve has no beta_0; sub_vp, vp_linear have"),
+    ],
+)
+def test_an_option_of_other_choices_is_answered_with_those(
+    arguments: str, said: str, answer: Callable[..., str]
+) -> None:
+    assert answer("train" if "sde" in arguments.split("=")[0] else "sample", *arguments.split()) == said
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [
+        ("nfe=10", "sampler.nfe"),
+        ("optimizer.lr=1e-3", "optimizer.learning_rate"),
+        ("lr=1e-3", "optimizer.learning_rate or extractor.learning_rate"),
+        ("train.bs=8", "train.batch_size"),
+        ("+train.bs=8", "train.batch_size"),
+        ("steps=3", "train.steps or extractor.steps"),
+        ("trian.batchsize=3", "train.batch_size"),
+        ("model.dropuot=0.1", "model.dropout"),
+        ("sampler.ordr=2", "sampler.order"),
+        ("sampler.nfe.x=2", "sampler.nfe"),
+        ("samplr=ddim", "sampler"),
+        ("+samplr=ddim", "sampler"),
+        ("Seed=1", "seed"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_the_nearest(option: str, meant: str, answer: Callable[..., str]) -> None:
+    key = option.partition("=")[0].removeprefix("+")
+    assert answer("train", option) == f"unknown option {key!r}; did you mean {meant}?"
+
+
+def test_an_option_like_no_other_is_answered_with_what_its_group_has(answer: Callable[..., str]) -> None:
+    has = "learning_rate, warmup_steps, cosine_decay, b1, b2, clip_norm"
+    assert answer("train", "optimizer.zzz=1") == f"unknown option 'optimizer.zzz'; optimizer has {has}"
+    assert answer("train", "+zzz=1") == "unknown option 'zzz'; --cfg job shows every option"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("sampler=ddmi", "ddim"),
+        ("sampler=DDIM", "ddim"),
+        ("sampler=tAB3", "tab3"),
+        ("sampler=log-rho-ab", "log_rho_ab"),
+        ("dataset=cifar", "cifar10"),
+        ("dataset=fashionmnist", "fashion_mnist"),
+        ("objective=minsnr", "min_snr"),
+        ("experiment=demo_pic", "demo_picture"),
+    ],
+)
+def test_an_unknown_choice_is_answered_with_the_nearest(typed: str, meant: str, answer: Callable[..., str]) -> None:
+    group, choice = typed.split("=")
+    assert answer("train", typed) == f"unknown {group} {choice!r}; did you mean {meant}?"
+
+
+def test_a_choice_like_no_other_is_answered_with_the_choices_alone(answer: Callable[..., str]) -> None:
+    there = sorted(file.stem for file in (ROOT / "conf" / "dataset").glob("*.yaml"))
+    assert answer("train", "dataset=nosuch") == f"unknown dataset 'nosuch'; allowed: {', '.join(there)}"
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("+sampler=ddim", "a choice needs no +: write sampler=ddim"),
+        ("sampler", "sampler has no value: write sampler=VALUE"),
+        ("sampler=ddim,t_ab", "sampler=ddim,t_ab has several values: add -m to run each, or write a list as [A,B]"),
+        ("experiment=mnist", "experiment=mnist is for another command: this one has no option 'train'"),
+        ("experiment=cifar10_edm", "experiment=cifar10_edm is for another command: this one has no option 'model'"),
+        ("name=${nosuch}", "${nosuch}, which name refers to, does not exist"),
+    ],
+)
+def test_what_hydra_refuses_is_said_in_a_sentence(argument: str, said: str, answer: Callable[..., str]) -> None:
+    assert answer("sample", argument) == said
+
+
+def test_an_argument_that_cannot_be_parsed_is_to_be_quoted(answer: Callable[..., str]) -> None:
+    for argument in ("run_dir=a(b", "run_dir=a=b", 'run_dir="a', "run_dir=a)", "metrics=[fid"):
+        message = answer("sample", argument)
+        assert message.startswith("cannot read an option: ")
+        assert message.endswith("""as in 'KEY="VALUE"'""")
+
+
+@pytest.mark.parametrize(("dataset", "same_as"), [("images", "unet"), ("mnist", "mnist"), ("cifar10", "ddpm_cifar10")])
+def test_the_network_named_after_the_data_set_or_the_general_one(dataset: str, same_as: str) -> None:
+    """A data set needs one file, since a network of its name is optional."""
+    assert job("train", f"dataset={dataset}").model == job("train", f"model={same_as}").model
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
         (["dataset=images", "dataset.path=nowhere"], "nowhere"),
         (["dataset=mnist", "dataset.download=false", "dataset.data_dir=empty"], "empty"),
     ],
 )
-def test_train_refuses(arguments: list[str], said: str, tmp_path: Path) -> None:
-    message = refused("logger=none", *arguments, cwd=tmp_path)
-    assert said in message
-
-
-def test_an_unknown_choice_is_answered_with_the_choices_alone(tmp_path: Path) -> None:
-    there = sorted(file.stem for file in (ROOT / "conf" / "dataset").glob("*.yaml"))
-    message = refused("logger=none", "dataset=nosuch", cwd=tmp_path)
-    assert message == f"error: unknown dataset 'nosuch'; allowed: {', '.join(there)}"
+def test_train_refuses_data_that_is_not_there(arguments: list[str], said: str, tmp_path: Path) -> None:
+    assert said in refused("logger=none", *arguments, cwd=tmp_path)
 
 
 def test_sample_refuses_a_missing_checkpoint(tmp_path: Path) -> None:
     assert "gone" in refused("logger=none", "checkpoint=gone", script="sample.py", cwd=tmp_path)
     assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
-
-
-def test_sample_names_the_nearest_option(tmp_path: Path) -> None:
-    assert "did you mean sampler.nfe?" in refused("sampler.nef=5", script="sample.py", cwd=tmp_path)
 
 
 def test_empty_image_folder(tmp_path: Path) -> None:
@@ -81,19 +220,56 @@ def test_output_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_wandb_key_without_network(tmp_path: Path) -> None:
     env = {"WANDB_API_KEY": NO_KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    arguments = [*TINY, "logger=wandb", "logger.init_timeout=2", "run_dir=run"]
-    result = run("train.py", *arguments, cwd=tmp_path, env=env)
-    assert result.returncode == 0, result.stderr
+    config = LoggerConfig("wandb", "deis", entity=None, group=None, mode="auto", init_timeout=1)
+    program = f"""
+from pathlib import Path
+from runs.log import LoggerConfig, open_log
+with open_log({config!r}, Path("."), "train", {{}}) as log:
+    log.metrics(1, {{"loss": 0.5}})
+"""
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, cwd=tmp_path, env=environment() | env, capture_output=True, text=True, check=True)
     warnings = [line for line in result.stderr.splitlines() if "warning: wandb cannot be reached" in line]
     assert len(warnings) == 1, result.stderr
     assert NO_KEY not in result.stderr
-    assert NO_KEY not in (tmp_path / "run" / "config.yaml").read_text()
-    assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "done"
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": 0.5}
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    assert not any(NO_KEY.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
 
 
 def test_help_is_quick_and_says_what_there_is(tmp_path: Path) -> None:
     for script in ("train.py", "sample.py"):
         result = run(script, "--help", cwd=tmp_path, timeout=30)
         assert result.returncode == 0
-        for word in ("Examples", "dataset" if script == "train.py" else "extractor", "t_ab", "Exit codes"):
-            assert word in result.stdout
+        for group in ("dataset", "sampler", "extractor", "logger", "experiment"):
+            choices = sorted(file.stem for file in (ROOT / "conf" / group).glob("*.yaml"))
+            assert f"{group}: {', '.join(choices)}\n" in result.stdout
+        assert "Examples" in result.stdout
+        assert "Exit codes" in result.stdout
+        assert not any(word in result.stdout for word in ("hydra/", "common", "_job"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("sd", {"sde=", "sde."}),
+        ("sde=", {f"sde={file.stem}" for file in (ROOT / "conf" / "sde").glob("*.yaml")}),
+        ("sampler.or", {"sampler.order="}),
+        ("sampler=", {f"sampler={file.stem}" for file in (ROOT / "conf" / "sampler").glob("*.yaml")}),
+        ("hydra=", {"hydra=config"}),
+    ],
+)
+def test_completion_in_bash(typed: str, offered: set[str]) -> None:
+    """As bash asks for it once `eval "$(python train.py -sc install=bash)"` was typed."""
+    result = run("train.py", "-sc", "query=bash", env={"COMP_LINE": f"python train.py {typed}"})
+    assert set(result.stdout.split()) == offered
+
+
+def test_completion_is_installed_by_the_line_of_the_readme() -> None:
+    line = 'eval "$(python train.py -sc install=bash)"'
+    assert line in (ROOT / "README.md").read_text()
+    ask = "COMP_LINE='python train.py sampler=tab' COMP_WORDS=(python train.py sampler=tab) COMP_CWORD=2"
+    script = f'{line}; {ask}; hydra_bash_completion; echo "${{COMPREPLY[@]}}"'
+    env = environment() | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    result = subprocess.run(["bash", "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["sampler=tab1", "sampler=tab2", "sampler=tab3"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from data import Split
 from eval.features import classifier
 from eval.features.classifier import classifier_extractor
 from eval.features.config import ExtractorConfig, validate_extractor
@@ -26,11 +27,16 @@ def digits():
 
 
 @pytest.fixture(scope="module")
-def trained(digits, tmp_path_factory):
+def halves(digits):
     images, labels = digits
-    cfg = ExtractorConfig(cache_dir=str(tmp_path_factory.mktemp("cache")))
+    return Split(images[:1500], labels[:1500], 10), Split(images[1500:], labels[1500:], 10)
+
+
+@pytest.fixture(scope="module")
+def trained(halves, tmp_path_factory):
+    cfg = ExtractorConfig(steps=300, cache_dir=str(tmp_path_factory.mktemp("cache")))
     start = time.perf_counter()
-    extractor = classifier_extractor(images[:1500], labels[:1500], images[1500:], labels[1500:], cfg, "digits")
+    extractor = classifier_extractor(halves[0], halves[1], cfg, "digits")
     print(f"trained in {time.perf_counter() - start:.1f} s, accuracy {extractor.accuracy:.4f}")
     return cfg, extractor
 
@@ -45,7 +51,7 @@ def tiny(folder, **changes):
 
 
 def make(cfg, images, labels, name="few"):
-    return classifier_extractor(images, labels, images[:10], labels[:10], cfg, name)
+    return classifier_extractor(Split(images, labels, 3), Split(images[:10], labels[:10], 3), cfg, name)
 
 
 def test_digits_are_recognised(trained):
@@ -81,17 +87,17 @@ def test_features_do_not_depend_on_batching(trained, digits):
     np.testing.assert_array_equal(extractor.features(images[::-1]), whole[::-1])
 
 
-def test_second_call_reads_the_cache(trained, digits, monkeypatch):
+def test_second_call_reads_the_cache(trained, halves, monkeypatch):
     cfg, extractor = trained
-    images, labels = digits
+    images = halves[0].images
     monkeypatch.setattr(classifier, "_train", lambda *_: pytest.fail("trained again"))
-    again = classifier_extractor(images[:1500], labels[:1500], images[1500:], labels[1500:], cfg, "digits")
+    again = classifier_extractor(halves[0], halves[1], cfg, "digits")
     assert (again.name, again.accuracy) == (extractor.name, extractor.accuracy)
     np.testing.assert_array_equal(again.features(images), extractor.features(images))
 
 
 def test_same_seed_same_weights_and_another_seed_others(tmp_path):
-    images, labels = few_images()
+    images, labels = few_images((4, 4, 1))
     first, second, other = (
         make(tiny(tmp_path / folder, seed=seed), images, labels) for folder, seed in (("a", 0), ("b", 0), ("c", 1))
     )
@@ -124,6 +130,7 @@ def test_identity_follows_data_labels_and_settings(tmp_path):
     assert all(name.startswith("few@") for name in names)
 
 
+@pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize("shape", [(28, 28, 1), (64, 64, 3), (9, 5, 1)])
 def test_image_sizes(tmp_path, shape):
     images, labels = few_images(shape)
@@ -157,7 +164,7 @@ def test_damaged_cache_is_named_not_ignored(tmp_path):
 def test_unlabelled_data_is_refused(tmp_path):
     images, labels = few_images()
     with pytest.raises(ValueError, match=r"few has no labels.*extractor=none"):
-        classifier_extractor(images, None, images, labels, tiny(tmp_path), "few")
+        classifier_extractor(Split(images, None, 0), Split(images, labels, 3), tiny(tmp_path), "few")
     with pytest.raises(ValueError, match="1 class"):
         make(tiny(tmp_path), images, np.zeros(40, int))
 
@@ -187,8 +194,6 @@ def test_bad_settings_are_refused_by_name(field, value):
 
 
 def test_options_and_tables_import_neither_jax_nor_matplotlib():
-    code = (
-        "import sys, eval.features.config, eval.table; print({'jax', 'flax', 'matplotlib', 'PIL'} & set(sys.modules))"
-    )
+    code = "import sys, eval.features.config, eval.table; print({'jax', 'flax', 'matplotlib'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eval.features import efficientnet_lite0
 from eval.features.config import ExtractorConfig
-from eval.features.efficientnet import efficientnet_extractor
 
 # The second of two images of noise; efficientnet-lite-pytorch 0.1.0, torch 2.13.0, CPU.
 IMAGES = np.random.default_rng(32).integers(0, 256, (2, 32, 32, 3), np.uint8)
@@ -18,7 +18,7 @@ DAISY = 985  # ImageNet's class
 
 @pytest.fixture(scope="module")
 def extractor():
-    return efficientnet_extractor(ExtractorConfig(name="efficientnet_lite0"))
+    return efficientnet_lite0.extractor(ExtractorConfig(name="efficientnet_lite0"), batch_size=2)
 
 
 def test_the_torch_model(extractor):

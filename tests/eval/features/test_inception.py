@@ -5,8 +5,8 @@ import pytest
 from extractor_files import random_inception
 from safetensors.numpy import save_file
 
+from eval.features import inception
 from eval.features.config import ExtractorConfig
-from eval.features.inception import inception_extractor
 
 # The second of two images of noise, the weights of `random_inception`; torch 2.13.0, CPU.
 IMAGES = np.random.default_rng(32).integers(0, 256, (2, 32, 32, 3), np.uint8)
@@ -25,7 +25,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def extractor(weights):
-    return inception_extractor(ExtractorConfig(name="inception", weights=weights, resize="tf1"), batch_size=2)
+    return inception.extractor(ExtractorConfig(name="inception", weights=weights, resize="tf1"), batch_size=2)
 
 
 def test_the_graph_of_2015(extractor):
@@ -37,7 +37,7 @@ def test_the_graph_of_2015(extractor):
 
 
 def test_pytorch_fids_resize_goes_by_another_name(extractor, weights):
-    other = inception_extractor(ExtractorConfig(name="inception", weights=weights), batch_size=2)
+    other = inception.extractor(ExtractorConfig(name="inception", weights=weights), batch_size=2)
     np.testing.assert_allclose(other.features(IMAGES)[1, AT], PYTORCH_FID, rtol=1e-4)
     assert extractor.name.startswith("inception-tf1@")
     assert other.name.startswith("inception-pytorch@")

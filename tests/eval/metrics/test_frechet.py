@@ -9,13 +9,13 @@ import scipy.linalg
 from eval.metrics.frechet import (
     UNKNOWN,
     Statistics,
+    empty_statistics,
     extend,
     feature_statistics,
     frechet_distance,
     load_statistics,
     merge,
     metric_name,
-    no_statistics,
     rank_warning,
     save_statistics,
 )
@@ -182,15 +182,15 @@ def test_two_parts_merged_equal_the_whole(cut):
 
 
 def feature_statistics_of(rows):
-    """Of any number of rows, one included."""
-    return extend(no_statistics("digits@1", "rows"), rows)
+    """Statistics of any number of rows, one included."""
+    return extend(empty_statistics("digits@1", "rows"), rows)
 
 
 def test_many_hosts_merge_in_any_order():
     rows = np.random.default_rng(7).normal(size=(600, 5)) + 3
     parts = [feature_statistics_of(part) for part in np.split(rows, [10, 11, 300])]
     orders = [reduce(merge, order) for order in (parts, parts[::-1])]
-    nobody = merge(no_statistics("digits@1", "rows"), orders[0])
+    nobody = merge(empty_statistics("digits@1", "rows"), orders[0])
     for found in (*orders, nobody):
         np.testing.assert_allclose(found.cov, np.cov(rows, rowvar=False), rtol=1e-12, atol=1e-12)
 

@@ -11,12 +11,12 @@ from eval.features.extractor import Extractor
 from eval.features.pixels import pixels_extractor
 from eval.metrics.frechet import feature_statistics, frechet_distance, save_statistics
 from eval.metrics.kid import kernel_distance
-from eval.metrics.measurement import METRICS, VALUES, Choice, Measurement, lines, validate_choice
+from eval.metrics.measurement import METRICS, VALUES, Measurement, MetricConfig, lines, validate_metrics
 from eval.metrics.precision_recall import precision_recall
 from eval.metrics.reference import Reference, foreign_statistics, reference_features, reference_statistics
 
 SHAPE = (4, 4, 1)
-ALL = Choice(METRICS, kid_subsets=5, kid_subset_size=100)
+ALL = MetricConfig(tuple(METRICS), kid_subsets=5, kid_subset_size=100)
 
 
 def images(n: int, seed: int) -> np.ndarray:
@@ -40,8 +40,8 @@ def reference_of(extractor: Extractor) -> Reference:
     return Reference("few-train", SHAPE, reference_statistics(extractor, data, "few-train", features), features)
 
 
-def measured(extractor: Extractor, choice: Choice, samples: np.ndarray, cut: int) -> dict:
-    measurement = Measurement(extractor, reference_of(extractor), choice)
+def measured(extractor: Extractor, metrics: MetricConfig, samples: np.ndarray, cut: int) -> dict:
+    measurement = Measurement(extractor, reference_of(extractor), metrics)
     for first in range(0, len(samples), cut):
         measurement.add(samples[first : first + cut])
     return measurement.result()
@@ -81,7 +81,7 @@ def test_a_number_says_what_it_was_measured_with_and_against(tmp_path):
 def test_fid_alone_keeps_no_features_and_warns_of_too_few_samples(tmp_path, caplog):
     extractor = with_logits(tmp_path)
     reference = reference_of(extractor)._replace(features=None)
-    measurement = Measurement(extractor, reference, Choice())
+    measurement = Measurement(extractor, reference, MetricConfig())
     measurement.add(images(16, 2))
     assert measurement.result()["fid"] > 0
     assert "FD-pixels-16 is unreliable below 17 images" in caplog.text
@@ -93,12 +93,12 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
     extractor = pixels_extractor(SHAPE, ExtractorConfig("pixels", cache_dir=str(tmp_path)))
     reference = reference_of(extractor)
     with pytest.raises(ValueError, match="metrics=is needs class scores, and extractor pixels@"):
-        measured(extractor, Choice(["is"]), images(2000, 2), 2000)
+        measured(extractor, MetricConfig(["is"]), images(2000, 2), 2000)
     with pytest.raises(ValueError, match="kid_subset_size=301 is more than the 300 images of few-train"):
-        Measurement(extractor, reference, Choice(["kid"], kid_subset_size=301))
+        Measurement(extractor, reference, MetricConfig(["kid"], kid_subset_size=301))
     with pytest.raises(ValueError, match="mean and a covariance only"):
-        Measurement(extractor, reference._replace(features=None), Choice(["kid"]))
-    measurement = Measurement(extractor, reference, Choice())
+        Measurement(extractor, reference._replace(features=None), MetricConfig(["kid"]))
+    measurement = Measurement(extractor, reference, MetricConfig())
     for wrong in (
         np.zeros((3, 8, 8, 1), np.uint8),
         np.zeros((3, 4, 4, 3), np.uint8),
@@ -111,19 +111,19 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("choice", "num_samples", "said"),
+    ("metrics", "num_samples", "said"),
     [
-        (Choice(["fid", "FID"]), 100, "metrics must be some of fid, kid, is, pr, got FID"),
-        (Choice([]), 100, "got none"),
-        (Choice(["kid"]), 999, "metrics=kid needs at least 1000 samples, got 999"),
-        (Choice(["is"]), 9, "metrics=is needs at least 10"),
-        (Choice(["kid"], kid_subset_size=1), 999, "kid_subset_size at least 2"),
-        (Choice(["kid"], kid_subsets=0), None, "kid_subsets must be at least 1"),
+        (MetricConfig(["fid", "FID"]), 100, "metrics must be some of fid, kid, is, pr, got FID"),
+        (MetricConfig([]), 100, "got none"),
+        (MetricConfig(["kid"]), 999, "metrics=kid needs at least 1000 samples, got 999"),
+        (MetricConfig(["is"]), 9, "metrics=is needs at least 10"),
+        (MetricConfig(["kid"], kid_subset_size=1), 999, "kid_subset_size at least 2"),
+        (MetricConfig(["kid"], kid_subsets=0), None, "kid_subsets must be at least 1"),
     ],
 )
-def test_choices_are_refused_before_anything_is_drawn(choice, num_samples, said):
+def test_metricss_are_refused_before_anything_is_drawn(metrics, num_samples, said):
     with pytest.raises(ValueError, match=said):
-        validate_choice(choice, num_samples)
+        validate_metrics(metrics, num_samples)
 
 
 def test_the_reference_is_computed_once(tmp_path):

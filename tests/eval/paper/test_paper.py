@@ -14,7 +14,7 @@ from commands import ROOT
 from jobs import CONF, job
 
 import deis
-from eval.paper.plan import Adaptive, Analytic, cells
+from eval.paper.plan import Adaptive, Analytic, plan_cells
 from eval.paper.spec import (
     AdaptiveRow,
     Entry,
@@ -27,7 +27,7 @@ from eval.paper.spec import (
     validate,
     verdicts,
 )
-from eval.paper.tables import latex, markdown, markdown_grid, write_csv
+from eval.paper.tables import latex, markdown_grid, paper_page, write_records
 
 PAPERS = sorted(path.stem for path in (ROOT / "conf" / "paper").glob("*.yaml"))
 SDES: dict[str, Callable[[], deis.SDE]] = {
@@ -64,7 +64,7 @@ def composed(name, *overrides):
     validate(found.paper)
     sde = SDES.get(name, deis.vp_linear)()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return found.paper, cells(found.paper, sde, found.num_samples)
+        return found.paper, plan_cells(found.paper, sde, found.num_samples)
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -133,7 +133,7 @@ def test_what_cannot_be_computed_is_refused_before_anything_is(override, said):
 )
 def test_adaptive_rows_are_checked_too(row, said):
     with pytest.raises(ValueError, match=f"row mine of the paper: .*{said}"):
-        cells(Paper(adaptive={"mine": row}), deis.vp_linear(), 10)
+        plan_cells(Paper(adaptive={"mine": row}), deis.vp_linear(), 10)
 
 
 def test_a_cells_file_changes_with_what_it_depends_on_and_with_nothing_else():
@@ -177,7 +177,7 @@ def test_page_keeps_published_numbers_apart_and_marks_the_best():
     table = paper(
         published=[Published("CIFAR-10, their network", "the authors' table", {"theirs": {5: [108, 1], 10: ">200"}})]
     )
-    text = markdown(
+    text = paper_page(
         table, [record(), record("DDIM", fid=11.14), record("rk", fid=1.0, nfe=11), record("bad", error="NaN")]
     )
     measured, published = text.split("## Published, for CIFAR-10, their network")
@@ -204,7 +204,7 @@ def test_latex_is_balanced_and_escaped():
 
 def test_csv_names_source_of_what_was_published(tmp_path):
     table = paper(published=[Published("of", "the authors' table", {"tAB3": {10: 4.17}})])
-    write_csv(tmp_path / "results.csv", table, [record(fid=12.0), record(nfe_asked=5)])
+    write_records(tmp_path / "results.csv", table, [record(fid=12.0), record(nfe_asked=5)])
     with (tmp_path / "results.csv").open() as file:
         ten, five = csv.DictReader(file)
     assert (ten["fid"], ten["published"], ten["published_source"]) == ("12.0", "4.17", "the authors' table")

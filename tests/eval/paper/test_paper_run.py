@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import published_network
 import pytest
-from commands import ROOT, environment, run
+from commands import ROOT, environment, run, run_here
 
 import data
 import deis
@@ -19,9 +19,18 @@ from deis import adaptive, tables
 from eval.features.config import ExtractorConfig
 from eval.features.pixels import pixels_extractor
 from eval.metrics.frechet import feature_statistics, frechet_distance
-from eval.metrics.measurement import Choice
-from eval.metrics.measuring import load_reference
-from eval.paper.cells import Costs, Setup, counting, eps_norm, measure, prepare, read, read_shown, samples, warm_up
+from eval.metrics.measurement import MetricConfig, load_reference
+from eval.paper.cells import (
+    Setup,
+    eps_norm,
+    measure_cell,
+    prepare,
+    read_images,
+    read_record,
+    samples,
+    warm_up,
+)
+from eval.paper.costs import Costs
 from eval.paper.plan import Adaptive, Analytic, Cell
 from models.sampling.build import build_sde
 from models.sampling.draw import Trained, draw, starts, trained
@@ -33,7 +42,7 @@ SEEDS = range(3, 13)
 @pytest.fixture(scope="module")
 def network() -> tuple[Trained, dict, data.config.DatasetConfig]:
     job = published_network.options("model.image_size=8", "model.image_channels=1")
-    options = vars(job.sde)
+    options = dict(job.sde)
     net = trained(job.model, build_sde(options), published_network.random_weights(job.model))
     return net, options, job.dataset
 
@@ -47,8 +56,8 @@ def costs() -> Costs:
 def setup(network, costs: Costs, tmp_path: Path) -> Setup:
     net, options, dataset = network
     extractor = pixels_extractor((8, 8, 1), ExtractorConfig(name="pixels", cache_dir=str(tmp_path / "features")))
-    reference = load_reference(extractor, dataset, Choice()).statistics
-    return prepare(counting(net, costs), options, extractor, reference, dataset, 4, "round", tmp_path / "cells")
+    reference = load_reference(extractor, dataset, MetricConfig()).statistics
+    return prepare(costs.counting(net), options, extractor, reference, dataset, 4, "round", tmp_path / "cells")
 
 
 def cell(solver, nfe_asked: int | None = 5, seeds: range = SEEDS) -> Cell:
@@ -70,12 +79,12 @@ def test_all_deterministic_solvers_share_one_compilation(setup: Setup, costs: Co
     planned = [cell(solver, i) for i, solver in enumerate(solvers)]
     warm_up(setup, planned, costs)
     for i, each in enumerate(planned):
-        measure(setup, each, f"cell{i}", costs, nothing)
+        measure_cell(setup, each, f"cell{i}", costs, nothing)
     assert costs.compiled == ["deterministic samplers"]
     noisy = [cell(tables.ddim_eta(sde, deis.timesteps(sde, nfe), eta=1.0)) for nfe in (2, 6)]
     warm_up(setup, [*planned, *noisy], costs)
     for i, each in enumerate(noisy):
-        measure(setup, each, f"noisy{i}", costs, nothing)
+        measure_cell(setup, each, f"noisy{i}", costs, nothing)
     assert costs.compiled == ["deterministic samplers", "samplers that add noise"]
     assert "network compiled 2 time(s): deterministic samplers, samplers that add noise" in str(costs)
 
@@ -83,15 +92,15 @@ def test_all_deterministic_solvers_share_one_compilation(setup: Setup, costs: Co
 def test_a_record_says_what_drawing_and_measuring_by_hand_give(setup: Setup, costs: Costs) -> None:
     solver = table(setup.net.sde, 5)
     calls: list[int] = []
-    record = measure(setup, cell(solver), "one", costs, calls.append)
+    record = measure_cell(setup, cell(solver), "one", costs, calls.append)
     images = data.to_uint8(np.concatenate(list(draw(setup.net, solver, list(SEEDS), 10))), "round")
     expected = feature_statistics([setup.extractor.features(images)], setup.extractor.name, "by hand")
     assert record["fid"] == pytest.approx(frechet_distance(expected, setup.reference), rel=1e-4)
     assert record["fid_name"] == "FD-pixels-10"
     assert record["seeds"] == "3-12"
     assert calls == [5, 5, 5], "ten images in batches of four"
-    assert read(setup.folder, "one") == json.loads(json.dumps(record))
-    assert np.abs(read_shown(setup.folder, "one").astype(int) - images[:4]).max() <= 1
+    assert read_record(setup.folder, "one") == json.loads(json.dumps(record))
+    assert np.abs(read_images(setup.folder, "one").astype(int) - images[:4]).max() <= 1
     assert record["network_s"] > 0 < record["features_s"]
 
 
@@ -100,16 +109,16 @@ def test_a_cell_that_is_stopped_leaves_no_record(setup: Setup, costs: Costs) -> 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure(setup, cell(table(setup.net.sde, 3)), "one", costs, stop)
-    assert read(setup.folder, "one") is None
+        measure_cell(setup, cell(table(setup.net.sde, 3)), "one", costs, stop)
+    assert read_record(setup.folder, "one") is None
 
 
 def test_samples_that_are_not_finite_are_an_error_and_not_a_record(setup: Setup, costs: Costs) -> None:
     broken = setup._replace(net=setup.net._replace(params=jax.tree.map(lambda leaf: leaf * np.nan, setup.net.params)))
-    record = measure(broken, cell(table(setup.net.sde, 3)), "one", costs, nothing)
+    record = measure_cell(broken, cell(table(setup.net.sde, 3)), "one", costs, nothing)
     assert "NaN or infinite samples at NFE 5" in record["error"]
     assert "fid" not in record
-    assert read(setup.folder, "one") is None
+    assert read_record(setup.folder, "one") is None
 
 
 def test_adaptive_cells_are_dopri5_from_the_seeds_noise_and_count_its_calls(setup: Setup, costs: Costs) -> None:
@@ -122,7 +131,7 @@ def test_adaptive_cells_are_dopri5_from_the_seeds_noise_and_count_its_calls(setu
     np.testing.assert_allclose(batches[1][0], x_0, rtol=1e-4, atol=1e-4)
     assert batches[1][1] == calls
     assert next(samples(setup, cell(tight, None)))[1] > batches[0][1]
-    record = measure(setup, cell(loose, None), "one", costs, nothing)
+    record = measure_cell(setup, cell(loose, None), "one", costs, nothing)
     assert (record["tolerance"], record["nfe_asked"]) == (0.1, None)
     assert record["nfe"] == round(np.mean([calls for _, calls in batches]))
     assert costs.compiled == [""], "the tolerance is an argument"
@@ -146,7 +155,7 @@ def test_analytic_ddims_statistic_is_that_of_the_network_and_estimated_once(setu
     moved = setup._replace(identity=setup.identity | {"weights": "others"})
     eps_norm(moved, solver)
     assert "again" in costs.compiled, "other weights, another statistic"
-    assert measure(setup, cell(solver), "one", costs, nothing)["fid"] > 0
+    assert measure_cell(setup, cell(solver), "one", costs, nothing)["fid"] > 0
 
 
 def test_identity_follows_weights_diffusion_images_and_features(setup: Setup, network, costs: Costs) -> None:
@@ -245,7 +254,7 @@ def check_outputs(folder: Path, output: str) -> None:
 )
 def test_refusals_are_one_sentence_and_leave_nothing(arguments: list[str], said: str, tmp_path: Path) -> None:
     network = published_network.write(tmp_path / "network")
-    result = run("eval.table", *arguments, f"checkpoint={network}", "logger=none", "output_root=out", cwd=tmp_path)
+    result = run_here("eval.table", *arguments, f"checkpoint={network}", "logger=none", "output_root=out", cwd=tmp_path)
     assert result.returncode == 2
     assert said in result.stderr
     assert len(result.stderr.strip().splitlines()) <= 2

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 import deis
 from models.published.diffusers import read_diffusers
-from models.published.weights import Tensors, flat
+from models.published.translate import Tensors, flat
 from models.unet import network_of
 
 GOLDEN = Path(__file__).parents[2] / "fixtures" / "unet2d"
@@ -57,6 +57,7 @@ def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("changed", [name for name in IO if name.startswith("{")])
+@pytest.mark.usefixtures("quick_to_compile")
 def test_it_answers_as_diffusers_does(folder: Path, changed: str) -> None:
     change(folder / CONFIG, **json.loads(changed))
     found = read_diffusers(folder)
@@ -219,7 +220,7 @@ def test_an_option_that_cannot_be_expressed_is_refused(folder: Path, option: str
 
 def test_a_configuration_of_something_else_is_refused(folder: Path) -> None:
     change(folder / CONFIG, skip_scale=0.5, _left_alone=1)
-    assert refusal(folder) == "config.json has an option skip_scale=0.5, which is not known here"
+    assert refusal(folder) == "config.json: skip_scale=0.5 is an option that is not known here"
     change(folder / CONFIG, _class_name="UNet2DConditionModel")
     assert "must be of the class UNet2DModel, got _class_name='UNet2DConditionModel'" in refusal(folder)
     (folder / CONFIG).write_text("{")
@@ -259,7 +260,7 @@ def test_a_configuration_that_lies_about_the_weights_is_refused(folder: Path, op
         ),
         (
             lambda t: t.update({"conv_in.weight": np.zeros((4, 3))}),
-            "tensor conv_in.weight [4, 3] cannot make conv_in.kernel [3, 3, 3, 4]",
+            "tensor conv_in.weight [4, 3] makes conv_in.kernel [3, 4], but the configuration needs [3, 3, 3, 4]",
         ),
         (
             lambda t: t.update({"conv_in.bias": np.zeros(5)}),

@@ -11,8 +11,9 @@ import torch_files
 from edm_files import ARGUMENTS, STATE, published, write
 
 import deis
-from models.published import weights
 from models.published.edm import read_edm
+from models.published.network import read_published, write_published
+from models.published.translate import flat
 
 
 @pytest.fixture
@@ -41,11 +42,11 @@ def test_what_is_known_of_the_network(path: Path) -> None:
     assert (model.attention_resolutions, model.fir, model.input_pyramid) == ([4], False, False)
     used = {name: tensor for name, tensor in published().items() if "augment" not in name and "filter" not in name}
     count = sum(tensor.size for tensor in used.values()) - 4  # the bias of map_label is added to each class
-    assert sum(leaf.size for leaf in weights.flat(found.params).values()) == count
+    assert sum(leaf.size for leaf in flat(found.params).values()) == count
 
 
 def test_the_weights_in_our_layout(path: Path) -> None:
-    params, theirs = weights.flat(read_edm(write(path)).params), published()
+    params, theirs = flat(read_edm(write(path)).params), published()
     ours = params["stages.down_4_resample.conv_1.kernel"]
     np.testing.assert_array_equal(ours[0, 2, 1], theirs["enc.4x4_down.conv0.weight"][:, 1, 0, 2])
     np.testing.assert_array_equal(params["embed_in.kernel"], theirs["map_layer0.weight"].T)
@@ -57,7 +58,7 @@ def test_the_weights_in_our_layout(path: Path) -> None:
 
 def test_queries_keys_and_values_come_out_of_their_interleaving(path: Path) -> None:
     """EDM splits the 3C outputs as [C, 3], ours as [3, C]."""
-    params, theirs = weights.flat(read_edm(write(path)).params), published()
+    params, theirs = flat(read_edm(write(path)).params), published()
     x = np.random.default_rng(1).normal(size=8)
     weight, bias = theirs["dec.4x4_block1.qkv.weight"][:, :, 0, 0], theirs["dec.4x4_block1.qkv.bias"]
     expected = (weight @ x + bias).reshape(8, 3)
@@ -68,12 +69,12 @@ def test_queries_keys_and_values_come_out_of_their_interleaving(path: Path) -> N
 
 def test_the_round_trip_through_the_published_form_is_bit_exact(path: Path, tmp_path: Path) -> None:
     found = read_edm(write(path))
-    weights.save(tmp_path / "net", found)
-    back = weights.load(tmp_path / "net")
+    write_published(tmp_path / "net", found)
+    back = read_published(tmp_path / "net")
     assert back.model == found.model
     assert back.sde == found.sde
-    for name, leaf in weights.flat(found.params).items():
-        np.testing.assert_array_equal(weights.flat(back.params)[name], leaf, err_msg=name)
+    for name, leaf in flat(found.params).items():
+        np.testing.assert_array_equal(flat(back.params)[name], leaf, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -124,23 +125,26 @@ def test_absent_arguments_are_songunets_own(path: Path) -> None:
             "its network has the class iDDPMPrecond, and must have EDMPrecond or VPPrecond or VEPrecond",
         ),
         ({"unet": "DhariwalUNet"}, "its network has the class DhariwalUNet, and must have SongUNet"),
-        ({"encoder_type": "skip"}, "SongUNet's encoder_type must be 'standard' or 'residual' here, got 'skip'"),
-        ({"decoder_type": "skip"}, "SongUNet's decoder_type must be 'standard' here, got 'skip'"),
-        ({"embedding_type": 1}, "SongUNet's embedding_type must be like 'positional', got 1"),
-        ({"embedding_type": "no"}, "SongUNet's embedding_type must be 'positional' or 'fourier' here, got 'no'"),
-        ({"resample_filter": [1, 2]}, "SongUNet's resample_filter must be [1, 1] or [1, 3, 3, 1] here, got [1, 2]"),
-        ({"encoder_type": "residual"}, "SongUNet's resample_filter must be [1, 3, 3, 1] here, got [1, 1]"),
-        ({"channel_mult_noise": 2}, "SongUNet's channel_mult_noise must be 1 here, got 2"),
-        ({"channel_mult_emb": 2}, "SongUNet's channel_mult_emb must be 4 here, got 2"),
-        ({"out_channels": 6}, "SongUNet's out_channels must be 3 here, got 6"),
-        ({"channels_per_head": 64}, "SongUNet has an argument channels_per_head, which is not known here"),
-        ({"img_resolution": None}, "SongUNet is without its argument img_resolution"),
-        ({"model_channels": "4"}, "SongUNet's model_channels must be like 128, got '4'"),
-        ({"channel_mult": [1, -2]}, "SongUNet's channel_mult must be like [1, 2, 2, 2], got [1, -2]"),
-        ({"dropout": float("nan")}, "SongUNet's dropout must be like 0.1, got nan"),
-        ({"state": {"sigma_data": -1}}, "sigma_data of its network must be a number from 1e-06 to 1e+06, got -1"),
-        ({"state": {"sigma_min": 2, "sigma_max": 1}}, "EDMPrecond's sigma_min must lie below sigma_max, got 2 and 1"),
-        ({"form": "VPPrecond", "state": {"M": 4000}}, "VPPrecond's M must be 1000 here, got 4000"),
+        ({"encoder_type": "skip"}, "SongUNet: encoder_type must be 'standard' or 'residual', got 'skip'"),
+        ({"decoder_type": "skip"}, "SongUNet: decoder_type must be 'standard', got 'skip'"),
+        ({"embedding_type": 1}, "SongUNet: embedding_type must be 'positional' or 'fourier', got 1"),
+        ({"embedding_type": "no"}, "SongUNet: embedding_type must be 'positional' or 'fourier', got 'no'"),
+        ({"resample_filter": [1, 2]}, "SongUNet: resample_filter must be [1, 1] or [1, 3, 3, 1], got [1, 2]"),
+        ({"encoder_type": "residual"}, "SongUNet: resample_filter must be [1, 3, 3, 1], got [1, 1]"),
+        ({"channel_mult_noise": 2}, "SongUNet: channel_mult_noise must be 1, got 2"),
+        ({"channel_mult_emb": 2}, "SongUNet: channel_mult_emb must be 4, got 2"),
+        ({"out_channels": 6}, "SongUNet: out_channels must be 3, got 6"),
+        ({"channels_per_head": 64}, "SongUNet: channels_per_head=64 is an option that is not known here"),
+        ({"img_resolution": None}, "SongUNet: img_resolution is missing; it must be a whole number of at least 1"),
+        ({"model_channels": "4"}, "SongUNet: model_channels must be a whole number of at least 1, got '4'"),
+        (
+            {"channel_mult": [1, -2]},
+            "SongUNet: channel_mult must be a list of whole numbers of at least 1, got [1, -2]",
+        ),
+        ({"dropout": float("nan")}, "SongUNet: dropout must be a number of at least 0 and below 1, got nan"),
+        ({"state": {"sigma_data": -1}}, "EDMPrecond: sigma_data must be a number from 1e-06 to 1e+06, got -1"),
+        ({"state": {"sigma_min": 2, "sigma_max": 1}}, "EDMPrecond: sigma_min must be below sigma_max, got 2 and 1"),
+        ({"form": "VPPrecond", "state": {"M": 4000}}, "VPPrecond: M must be 1000, got 4000"),
         ({"num_blocks": 10**9}, "the network's arguments ask for more than its 149 tensors"),
         ({"model_channels": 10**30}, "the network's arguments ask for more than its 149 tensors"),
     ],

@@ -21,8 +21,9 @@ from score_sde_files import DDPM, DDPMPP, NCSNPP, SIZE, changed, make_tensors, w
 
 from models.config import UNetConfig
 from models.published import score_sde
+from models.published.network import PublishedNetwork
 from models.published.score_sde import PUBLISHED, read_score_sde
-from models.published.weights import Weights, flat
+from models.published.translate import flat
 from models.sampling.build import build_sde
 from models.score import Network, predict_eps
 from models.unet import network_of, num_params
@@ -51,7 +52,7 @@ def compiled(network: Network) -> Network:
     return network._replace(apply=jax.jit(network.apply))
 
 
-def eps_of(found: Weights, x: np.ndarray, t: np.ndarray) -> jax.Array:
+def eps_of(found: PublishedNetwork, x: np.ndarray, t: np.ndarray) -> jax.Array:
     """As solvers are given it, under the SDE that was imported."""
     network, sde = compiled(network_of(found.model)), build_sde(found.sde)
     return predict_eps(network, sde, found.params, jnp.asarray(x), jnp.asarray(t, jnp.float32))
@@ -85,12 +86,14 @@ def test_answers_of_score_sde_s_own_code(name: str) -> None:
         assert relative_error(eps_of(found, x, labels / 999), y) < 1e-4
 
 
+@pytest.mark.usefixtures("quick_to_compile")
 def test_ddpm_answers_as_its_formula(tmp_path: Path) -> None:
     tensors, x = make_tensors("ddpm"), images(0)
     found = read_score_sde(write(tmp_path / "checkpoint_14", tensors), DDPM)
     assert relative_error(eps_of(found, x, T), ddpm(tensors, x, 999 * T)) < 1e-4
 
 
+@pytest.mark.usefixtures("quick_to_compile")
 @pytest.mark.parametrize(("sde", "name"), [("vpsde", "vp_linear"), ("subvpsde", "sub_vp"), (..., "vp_linear")])
 def test_ddpmpp_answers_as_its_formula(sde: Any, name: str, ddpmpp_file: Path) -> None:
     found, x = read_score_sde(ddpmpp_file, changed(DDPMPP, training__sde=sde)), images(0)
@@ -98,6 +101,7 @@ def test_ddpmpp_answers_as_its_formula(sde: Any, name: str, ddpmpp_file: Path) -
     assert relative_error(eps_of(found, x, T), ddpmpp(TENSORS, x, 999 * T)) < 1e-4
 
 
+@pytest.mark.usefixtures("quick_to_compile")
 def test_ncsnpp_answers_as_its_formula_on_images_in_0_1(tmp_path: Path) -> None:
     """It was trained on (x + 1) / 2, with half the noise, and sees 2 x - 1 of that: eps = -sigma score is the same."""
     tensors, x, sigma_in_0_1 = make_tensors("ncsnpp"), images(1), np.array([0.03, 7.0])
@@ -181,34 +185,37 @@ def test_narrower_floats_and_chunks_are_read(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"model__nonlinearity": "elu"}, "model.nonlinearity must be 'swish' here, got 'elu'"),
-        ({"model__normalization": "InstanceNorm"}, "model.normalization must be 'GroupNorm' here, got 'InstanceNorm'"),
-        ({"model__resblock_type": "ddpm"}, "model.resblock_type must be 'biggan' here, got 'ddpm'"),
-        ({"model__progressive": "output_skip"}, "model.progressive must be 'none' here, got 'output_skip'"),
-        ({"model__progressive_input": "input_skip"}, "model.progressive_input must be 'none' or 'residual' here"),
-        ({"model__progressive_input": "residual"}, "model.fir must be True here, got False"),
-        ({"model__progressive_combine": "cat"}, "model.progressive_combine must be 'sum' here, got 'cat'"),
-        ({"model__attention_type": "other"}, "model.attention_type must be 'ddpm' here, got 'other'"),
-        ({"model__conv_size": 5}, "model.conv_size must be 3 here, got 5"),
-        ({"model__fir_kernel": [1, 2, 1]}, "model.fir_kernel must be [1, 3, 3, 1] here, got [1, 2, 1]"),
-        ({"model__conditional": False}, "model.conditional must be True here, got False"),
-        ({"model__resamp_with_conv": False}, "model.resamp_with_conv must be True here, got False"),
-        ({"model__embedding_type": "fourier"}, "model.embedding_type must be 'positional' here, got 'fourier'"),
+        ({"model__nonlinearity": "elu"}, "model.nonlinearity must be 'swish', got 'elu'"),
+        ({"model__normalization": "InstanceNorm"}, "model.normalization must be 'GroupNorm', got 'InstanceNorm'"),
+        ({"model__resblock_type": "ddpm"}, "model.resblock_type must be 'biggan', got 'ddpm'"),
+        ({"model__progressive": "output_skip"}, "model.progressive must be 'none', got 'output_skip'"),
+        ({"model__progressive_input": "input_skip"}, "model.progressive_input must be 'none' or 'residual', got"),
+        ({"model__progressive_input": "residual"}, "model.fir must be True, got False"),
+        ({"model__progressive_combine": "cat"}, "model.progressive_combine must be 'sum', got 'cat'"),
+        ({"model__attention_type": "other"}, "model.attention_type must be 'ddpm', got 'other'"),
+        ({"model__conv_size": 5}, "model.conv_size must be 3, got 5"),
+        ({"model__fir_kernel": [1, 2, 1]}, "model.fir_kernel must be [1, 3, 3, 1], got [1, 2, 1]"),
+        ({"model__conditional": False}, "model.conditional must be True, got False"),
+        ({"model__resamp_with_conv": False}, "model.resamp_with_conv must be True, got False"),
+        ({"model__embedding_type": "fourier"}, "model.embedding_type must be 'positional', got 'fourier'"),
         ({"model__name": "ncsnv2"}, "model.name must be 'ddpm' or 'ncsnpp', got 'ncsnv2'"),
-        ({"model__name": ...}, "model.name must be 'ddpm' or 'ncsnpp', got None"),
-        ({"model__lsgm": True}, "model.lsgm=True is not an option of ncsnpp that is known here"),
-        ({"model__nf": ...}, "the configuration must have model.nf, for example 128"),
-        ({"model__nf": "8"}, "model.nf must be like 128, got '8'"),
+        ({"model__name": ...}, "model.name is missing; it must be 'ddpm' or 'ncsnpp'"),
+        ({"model__lsgm": True}, "model.lsgm=True is an option that is not known here"),
+        ({"model__nf": ...}, "model.nf is missing; it must be a whole number of at least 1"),
+        ({"model__nf": "8"}, "model.nf must be a whole number of at least 1, got '8'"),
         ({"model__nf": 7}, "model.channels must be even"),
-        ({"model__ch_mult": [1, 2.5]}, "model.ch_mult must be like [1, 2, 2, 2], got [1, 2.5]"),
-        ({"model__skip_rescale": 1}, "model.skip_rescale must be like True, got 1"),
+        (
+            {"model__ch_mult": [1, 2.5]},
+            "model.ch_mult must be a list, empty or of whole numbers of at least 1, got [1, 2.5]",
+        ),
+        ({"model__skip_rescale": 1}, "model.skip_rescale must be False or True, got 1"),
         ({"model__attn_resolutions": [5]}, "model.attention_resolutions has 5"),
         ({"model__beta_max": 0.05}, "model.beta_min and model.beta_max must be positive and rise, got 0.1 and 0.05"),
-        ({"data__centered": False}, "data.centered must be True here, got False"),
-        ({"training__continuous": False}, "training.continuous must be True here, got False"),
-        ({"training__sde": "edm"}, "training.sde must be 'vpsde' or 'subvpsde' or 'vesde' here, got 'edm'"),
-        ({"training__sde": "vesde"}, "model.scale_by_sigma must be True here, got False"),
-        ({"training__sde": "vesde", "model__name": "ddpm"}, "model.name must be 'ncsnpp' here, got 'ddpm'"),
+        ({"data__centered": False}, "data.centered must be True, got False"),
+        ({"training__continuous": False}, "training.continuous must be True, got False"),
+        ({"training__sde": "edm"}, "training.sde must be 'vpsde' or 'subvpsde' or 'vesde', got 'edm'"),
+        ({"training__sde": "vesde"}, "model.scale_by_sigma must be True, got False"),
+        ({"training__sde": "vesde", "model__name": "ddpm"}, "model.name must be 'ncsnpp', got 'ddpm'"),
     ],
 )
 def test_options_that_cannot_be_expressed_are_named(options: dict, said: str, ddpmpp_file: Path) -> None:

@@ -9,7 +9,7 @@ from jobs import job as job_of
 from deis import tables
 from models.sampling.build import SDES, build_sde, build_table
 
-SAMPLERS = sorted({path.stem for path in (CONF / "sampler").glob("*.yaml")} - {"base"})
+SAMPLERS = sorted(path.stem for path in (CONF / "sampler").glob("*.yaml"))
 SDE_NAMES = sorted(path.stem for path in (CONF / "sde").glob("*.yaml"))
 
 

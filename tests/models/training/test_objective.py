@@ -12,7 +12,7 @@ import scipy.stats
 import deis
 from models.score import Network
 from models.training.config import ObjectiveConfig
-from models.training.objective import TIMES, WEIGHTS, Examples, level_edges, weighted_loss
+from models.training.objective import TIME_DISTRIBUTIONS, WEIGHTS, Examples, level_edges, weighted_loss
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -27,7 +27,7 @@ SDES = {
 SIGMA_DATA = 0.5
 OUTPUTS = ("eps", "x_0", "v", "score", "sigma_score", "edm")
 B = 512  # images in a batch, everywhere the same since every other number compiles anew
-X_0, ANSWER = np.random.default_rng(1).uniform(-1, 1, (2, B, 2, 2, 1)).astype(np.float32)
+X_0, PREDICTED = np.random.default_rng(1).uniform(-1, 1, (2, B, 2, 2, 1)).astype(np.float32)
 BATCH = Examples(jnp.asarray(X_0), None, jnp.arange(B))
 
 
@@ -35,16 +35,16 @@ def seen(
     sde: deis.SDE,
     cfg: ObjectiveConfig,
     batch: Examples = BATCH,
-    answer: Any = ANSWER,
+    predicted: Any = PREDICTED,
     train: bool = True,
     **options: Any,
 ) -> dict[str, Any]:
-    """The loss of a network that answers `answer`, and the x, t and label it was asked, in float64."""
+    """The loss of a network whose output is `predicted`, and the x, t and label of its call, in float64."""
     asked: dict[str, Any] = {}
 
     def apply(params: Any, x: Any, t: Any, label: Any, dropout_keys: Any) -> Any:
         asked.update(x=np.asarray(x, np.float64), t=np.asarray(t, np.float64), label=label, dropout_keys=dropout_keys)
-        return jnp.asarray(answer)
+        return jnp.asarray(predicted)
 
     network = Network(apply, time="t", input="x", null_label=3, **options)
     loss, levels = weighted_loss(network, sde, cfg, B, None, batch, jax.random.key(7), train)
@@ -63,21 +63,21 @@ def rate(sde: deis.SDE, t: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("weight", WEIGHTS)
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_every_weight_of_every_output_is_the_published_loss(output: str, weight: str, name: str) -> None:
-    """Random answers, taken for what they stand for, put into the formula as its paper writes it, in float64."""
-    sde, x_0, answer = SDES[name], X_0.astype(np.float64), ANSWER.astype(np.float64)
+    """Random outputs, taken for what they stand for, put into the formula as its paper writes it, in float64."""
+    sde, x_0, predicted = SDES[name], X_0.astype(np.float64), PREDICTED.astype(np.float64)
     got = seen(sde, ObjectiveConfig(weight), output=output, sigma_data=SIGMA_DATA)
     x, (s, sigma) = got["x"], (value[:, None, None, None] for value in sde.marginal(got["t"]))
     eps = (x - s * x_0) / sigma
     variance = (s * SIGMA_DATA) ** 2 + sigma**2
     truth, denoised = {
-        "eps": (eps, (x - sigma * answer) / s),
-        "x_0": (x_0, answer),
-        "v": (s * eps - sigma * x_0, (s * x - sigma * answer) / (s**2 + sigma**2)),
-        "score": (-eps / sigma, (x + sigma**2 * answer) / s),
-        "sigma_score": (-eps, (x + sigma * answer) / s),
+        "eps": (eps, (x - sigma * predicted) / s),
+        "x_0": (x_0, predicted),
+        "v": (s * eps - sigma * x_0, (s * x - sigma * predicted) / (s**2 + sigma**2)),
+        "score": (-eps / sigma, (x + sigma**2 * predicted) / s),
+        "sigma_score": (-eps, (x + sigma * predicted) / s),
         "edm": (
             (x_0 - SIGMA_DATA**2 * s * x / variance) * np.sqrt(variance) / (sigma * SIGMA_DATA),
-            SIGMA_DATA**2 * s * x / variance + sigma * SIGMA_DATA / np.sqrt(variance) * answer,
+            SIGMA_DATA**2 * s * x / variance + sigma * SIGMA_DATA / np.sqrt(variance) * predicted,
         ),
     }[output]
     rho, error = sigma / s, (denoised - x_0) ** 2
@@ -87,15 +87,15 @@ def test_every_weight_of_every_output_is_the_published_loss(output: str, weight:
         "likelihood": g2 * ((s * denoised - x) / sigma**2 - (s * x_0 - x) / sigma**2) ** 2,
         "min_snr": np.minimum(s**2 / sigma**2, 5.0) * error,
         "edm": (rho**2 + SIGMA_DATA**2) / (rho * SIGMA_DATA) ** 2 * error,
-        "output": (answer - truth) ** 2,
+        "output": (predicted - truth) ** 2,
     }[weight]
     np.testing.assert_allclose(got["loss"], published.mean(), rtol=2e-5)
 
 
 @pytest.mark.parametrize("weight", ["eps", "output"])
 def test_the_loss_of_v_is_exact_where_noise_is_nearly_all(weight: str) -> None:
-    """x_0 is 1/80 of x: errors of eps are of the size of its rounding, errors of the answer are not."""
-    got = seen(deis.edm(t_0=79.0, T=80.0), ObjectiveConfig(weight), answer=X_0, output="x_0")
+    """x_0 is 1/80 of x: errors of eps are of the size of its rounding, errors of the output are not."""
+    got = seen(deis.edm(t_0=79.0, T=80.0), ObjectiveConfig(weight), predicted=X_0, output="x_0")
     assert 0 <= got["loss"] < 1e-9
 
 
@@ -153,7 +153,7 @@ CLOSED_FORMS = {
 
 
 def losses_and_slopes(sde: deis.SDE, cfg: ObjectiveConfig) -> tuple[np.ndarray, np.ndarray]:
-    """128 times the loss of the best network on fresh normal data, and its derivative by a gain on what it answers."""
+    """128 times the loss of the best network on fresh normal data, and its derivative by a gain on its output."""
 
     def loss(gain: Any, x_0: Any, key: Any) -> Any:
         return weighted_loss(best_eps(sde), sde, cfg, B, gain, BATCH._replace(images=x_0), key, train=False)[0]
@@ -195,7 +195,7 @@ def test_importance_draws_by_the_integral_of_the_likelihood_weight(name: str) ->
     """Of the integral of g^2 / sigma^2, summed over small intervals, a quarter lies below the time of u = 1/4."""
     sde = SDES[name]
     u = np.linspace(0, 1, 5)
-    t = TIMES["importance"](ObjectiveConfig(), sde, jnp.asarray(u, jnp.float32))[0]
+    t = TIME_DISTRIBUTIONS["importance"](ObjectiveConfig(), sde, jnp.asarray(u, jnp.float32))[0]
     edges = np.geomspace(sde.t_0 + 1e-4, sde.T + 1e-4, 200_001) - 1e-4
     middle = (edges[1:] + edges[:-1]) / 2
     below = np.cumsum(sde.diffusion(middle) ** 2 / sde.sigma(middle) ** 2 * np.diff(edges))
@@ -226,21 +226,21 @@ def test_discrete_times_are_the_integers_equally_often() -> None:
 
 
 def test_discrete_times_of_a_continuous_sde_are_a_thousand_evenly_spaced_ones() -> None:
-    t = TIMES["discrete"](ObjectiveConfig(), VP, (jnp.arange(5000) + 0.5) / 5000)[0]
+    t = TIME_DISTRIBUTIONS["discrete"](ObjectiveConfig(), VP, (jnp.arange(5000) + 0.5) / 5000)[0]
     np.testing.assert_allclose(np.unique(t), np.arange(1, 1001) / 1000, rtol=1e-6)
 
 
-@pytest.mark.parametrize("times", TIMES)
+@pytest.mark.parametrize("times", TIME_DISTRIBUTIONS)
 def test_every_time_lies_in_the_range_even_at_the_ends(times: str) -> None:
     for sde in SDES.values():
-        t = TIMES[times](ObjectiveConfig(), sde, jnp.array([0.0, 1e-7, 0.5, 1 - 1e-7, 1.0]))[0]
+        t = TIME_DISTRIBUTIONS[times](ObjectiveConfig(), sde, jnp.array([0.0, 1e-7, 0.5, 1 - 1e-7, 1.0]))[0]
         assert np.all(np.diff(t) >= 0)
         np.testing.assert_allclose(np.clip(t, sde.t_0, sde.T), t, rtol=1e-4, atol=1e-4 * (sde.T - sde.t_0))
 
 
-def test_an_image_s_random_numbers_follow_from_its_place() -> None:
-    there = seen(VP, ObjectiveConfig(), Examples(BATCH.images, jnp.zeros(B, int), BATCH.place))
-    back = seen(VP, ObjectiveConfig(), Examples(BATCH.images[::-1], jnp.zeros(B, int), BATCH.place[::-1]))
+def test_an_image_s_random_numbers_follow_from_its_index() -> None:
+    there = seen(VP, ObjectiveConfig(), Examples(BATCH.images, jnp.zeros(B, int), BATCH.indices))
+    back = seen(VP, ObjectiveConfig(), Examples(BATCH.images[::-1], jnp.zeros(B, int), BATCH.indices[::-1]))
     for name in ("x", "t", "label"):
         np.testing.assert_array_equal(back[name], there[name][::-1])
 
@@ -263,7 +263,7 @@ def test_a_share_of_the_labels_is_dropped_in_training_only() -> None:
 @pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
 def test_the_error_by_noise_level_is_that_of_eps_whatever_the_weight(sde: deis.SDE) -> None:
     got = seen(sde, ObjectiveConfig("min_snr"), output="x_0")
-    error = ((ANSWER - X_0) ** 2).mean((1, 2, 3)) / sde.rho(got["t"]) ** 2
+    error = ((PREDICTED - X_0) ** 2).mean((1, 2, 3)) / sde.rho(got["t"]) ** 2
     edges = level_edges(sde)
     np.testing.assert_allclose(edges[[0, -1]], [sde.rho(sde.t_0), sde.rho(sde.T)])
     np.testing.assert_allclose(np.diff(np.log(edges)), np.log(edges[-1] / edges[0]) / 8)

@@ -6,7 +6,7 @@ from jobs import CONF, job
 import deis
 from models.config import UNetConfig, validate
 from models.training.config import OBJECTIVE_CHOICES, ObjectiveConfig, validate_objective
-from models.training.objective import TIMES, WEIGHTS
+from models.training.objective import TIME_DISTRIBUTIONS, WEIGHTS
 from models.unet import network_of, shapes
 
 VP = deis.vp_linear()
@@ -41,7 +41,7 @@ def test_discrete_times_are_those_of_the_sde() -> None:
 
 
 def test_choices_are_what_is_built() -> None:
-    assert {"weight": tuple(WEIGHTS), "times": tuple(TIMES)} == OBJECTIVE_CHOICES
+    assert {"weight": tuple(WEIGHTS), "times": tuple(TIME_DISTRIBUTIONS)} == OBJECTIVE_CHOICES
 
 
 @pytest.mark.parametrize(

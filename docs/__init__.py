@@ -1,0 +1,1 @@
+"""The pages of documentation, and what makes those that are made."""

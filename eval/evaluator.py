@@ -1,0 +1,84 @@
+"""The evaluations of a network in training: the held-out loss, grids of samples, FID."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+import data
+from data.config import DatasetConfig
+from deis import SDE, Table
+from eval.features.config import ExtractorConfig, load_extractor
+from eval.figures import image_grid, save_png
+from eval.metrics.measurement import measure_fid
+from models.config import UNetConfig
+from models.sampling.draw import draw, trained
+from models.score import Params
+from models.training import devices
+from models.training.config import ObjectiveConfig
+from models.training.step import make_evaluation
+from models.unet import network_of
+
+
+@dataclass
+class Evaluator:
+    """Evaluates the EMA parameters, which may be sharded over `mesh`, with the same images and noise each time.
+
+    With several processes all make these calls at the same steps; process 0 draws the samples.
+    """
+
+    model: UNetConfig
+    sde: SDE
+    objective: ObjectiveConfig
+    table: Table
+    extractor: ExtractorConfig
+    dataset: DatasetConfig
+    test_set: "data.Split"
+    mesh: Mesh
+    seed: int
+
+    def held_out_loss(self, ema: Params, num_batches: int, batch_size: int) -> float:
+        """The loss on images of the test set, without dropout."""
+        ema, total = self._replicate(ema), 0.0
+        for i, key in enumerate(jax.random.split(jax.random.key(self.seed), num_batches)):
+            index = data.batch_indices(len(self.test_set.images), batch_size, self.seed, i)
+            labels = None if self.test_set.labels is None else self.test_set.labels[index]
+            batch = devices.shard_batch((self.test_set.images[index], labels), self.mesh, batch_size)
+            total += float(self._loss(ema, *batch, key))
+        return total / num_batches
+
+    def draw_grid(self, path: Path, ema: Params, count: int) -> None:
+        """Write a grid of samples of the seeds 0, 1, 2, ..., so that grids of other steps show the same images grow."""
+        images = self._samples(ema, count, batch_size=count)
+        if images is not None:
+            save_png(path, image_grid(images))
+
+    def fid(self, ema: Params, count: int, batch_size: int) -> dict[str, float]:
+        """FID of `count` samples, under the name of its features; empty in all processes but the first."""
+        images = self._samples(ema, count, batch_size)
+        if images is None:
+            return {}
+        found = measure_fid(images, self._features, self.dataset)
+        return {found["fid_name"]: found["fid"]}
+
+    def _samples(self, ema: Params, count: int, batch_size: int) -> np.ndarray | None:
+        ema = self._replicate(ema)
+        if not devices.is_main():
+            return None
+        net = trained(self.model, self.sde, jax.device_get(ema))
+        return np.concatenate([data.to_uint8(x_0) for x_0 in draw(net, self.table, list(range(count)), batch_size)])
+
+    @cached_property
+    def _loss(self):
+        return make_evaluation(network_of(self.model), self.sde, self.objective)
+
+    @cached_property
+    def _replicate(self):
+        return jax.jit(lambda ema: ema, out_shardings=NamedSharding(self.mesh, devices.REPLICATED))
+
+    @cached_property
+    def _features(self):
+        return load_extractor(self.extractor, self.dataset)

@@ -1,0 +1,85 @@
+"""Networks in this project's published form: a folder with the network's configuration and its parameters.
+
+config.json    {"family", "source", "model": options of UNetConfig, "sde" and "dataset": theirs, "sha256"}
+model.safetensors    one float32 tensor per parameter, named by its path: stages.down_32_0.conv_1.kernel
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from formats.files import atomic_path, read_json, read_safetensors, sha256
+from models.config import UNetConfig, validate
+from models.published.translate import Rule, expected_shapes, flat, translate
+
+
+class PublishedNetwork(NamedTuple):
+    """A network with its parameters, and what is known about its training.
+
+    family: the project whose format it came in; source: the file it came from.
+    sde: the `name` and the options of the SDE it was trained under.
+    params: nested dicts of float32 arrays.
+    dataset: options of the images it was trained on, or None if they are not known.
+    """
+
+    family: str
+    source: str
+    model: UNetConfig
+    sde: dict[str, Any]
+    params: dict[str, Any]
+    dataset: dict[str, Any] | None = None
+
+
+def write_published(folder: Path, network: PublishedNetwork) -> None:
+    """Write a network into a new or empty folder; nothing is left if that is interrupted.
+
+    Raises FileExistsError if the folder holds anything.
+    """
+    from safetensors import numpy as safetensors
+
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty; choose another folder")
+    with atomic_path(folder, folder.with_name(f".partial-{folder.name}")) as partial:
+        partial.mkdir(parents=True, exist_ok=True)
+        # safetensors writes the elements of an array that is not in C order in the wrong order
+        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in flat(network.params).items()}
+        (partial / "model.safetensors").write_bytes(safetensors.save(tensors))
+        config = {name: getattr(network, name) for name in ("family", "source", "sde", "dataset")}
+        config |= {"model": dataclasses.asdict(network.model), "sha256": sha256(partial / "model.safetensors")}
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def read_published(folder: Path) -> PublishedNetwork:
+    """Read what `write_published` wrote, bit for bit.
+
+    Raises FileNotFoundError if a file is missing, ValueError if one is damaged or they do not fit each other.
+    """
+    config = read_published_config(folder)
+    model, path = UNetConfig(**config["model"]), folder / "model.safetensors"
+    tensors = read_safetensors(path)
+    if sha256(path) != config["sha256"]:
+        raise ValueError(f"{path} is damaged: its SHA-256 is not the one in config.json; fetch or convert it again")
+    try:
+        params = translate([Rule(name, (name,)) for name in expected_shapes(model)], tensors, model)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return PublishedNetwork(config["family"], config["source"], model, config["sde"], params, config["dataset"])
+
+
+def read_published_config(folder: Path) -> dict[str, Any]:
+    """Read config.json of a published network. Raises FileNotFoundError, or ValueError if it is not such a file."""
+    path = folder / "config.json"
+    config = read_json(path)
+    try:
+        validate(UNetConfig(**config["model"]))
+        is_complete = {"family", "source", "sde", "dataset", "sha256"} <= config.keys()
+    except (KeyError, TypeError):  # for an option that is missing, unknown or of another type
+        is_complete = False
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not is_complete:
+        raise ValueError(f"{path} does not describe a network of this project; convert it: python -m models.convert")
+    return config

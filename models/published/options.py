@@ -1,0 +1,35 @@
+"""The check of a network's options as another project wrote them, against a table of what can be imported."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from models.published.allowed import Allowed, one_of
+
+Options = dict[str, Any]
+Table = dict[str, tuple[Any, Allowed]]  # the default of every option, and the values allowed
+REQUIRED = object()  # the default of an option that must be given
+
+
+def checked(source: str, config: Options, table: Table) -> Options:
+    """Return the options of `table`, from `config` or by default; other entries of `config` are ignored.
+
+    Raises ValueError, naming `source`, the option and what is allowed, for one that is missing or not allowed.
+    """
+    options = {name: config.get(name, default) for name, (default, _) in table.items()}
+    for name, (_, (is_allowed, words)) in table.items():
+        if options[name] is REQUIRED:
+            raise ValueError(f"{source}: {name} is missing; it must be {words}")
+        if not is_allowed(options[name]):
+            raise ValueError(f"{source}: {name} must be {words}, got {options[name]!r}")
+    return options
+
+
+def require(source: str, options: Options, values: Options) -> None:
+    """Raise ValueError for an option without the value that the other options demand; `options` need not have all."""
+    checked(source, options, {name: (REQUIRED, one_of(value)) for name, value in values.items() if name in options})
+
+
+def refuse_unknown(source: str, config: Options, known: Iterable[str]) -> None:
+    """Raise ValueError for an option that is not `known`."""
+    if unknown := sorted(config.keys() - set(known), key=str):
+        raise ValueError(f"{source}: {unknown[0]}={config[unknown[0]]!r} is an option that is not known here")

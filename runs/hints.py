@@ -1,0 +1,139 @@
+"""What is wrong with a command line, in one sentence that ends with the nearest right thing to type."""
+
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import is_dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import yaml
+
+CONF = Path(__file__).parent.parent / "conf"
+
+# what Hydra and OmegaConf say, and what is said instead
+REWORDED = {
+    r"Error merging override ([^\n]+)\n([^\n]+)": "{} is refused: {}",
+    r"Multiple values for \S+\. .*'override (\S+): ([^']*)'": "a choice needs no +: write {}={}",
+    r"Error parsing override '([^\n]+)'\s+missing EQUAL": "{} has no value: write {}=VALUE",
+    r"Ambiguous value for argument '([^\n]+)'": "{} has several values: add -m to run each, or write a list as [A,B]",
+    r"[Mm]issing mandatory value: .*\s+full_key: (\S+)": "{} has no value: write {}=VALUE",
+    r"Interpolation key '([^\n]+)' not found\s+full_key: (\S+)": "${{{}}}, which {} refers to, does not exist",
+    r"([\s\S]*?)\s+See https://hydra.cc/\S+/override_grammar": (
+        "cannot read an option: {}; special characters need quotes within quotes, as in 'KEY=\"VALUE\"'"
+    ),
+}
+
+
+def sentence(error: Exception, config_name: str, job: type) -> str:
+    """What Hydra or OmegaConf refused of the options of conf/<config_name>.yaml, whose dataclass is `job`."""
+    text = f"{error}\n{error.__cause__ or ''}"
+    if recipe := re.search(r"In 'experiment/([^']+)'.*?(?:Key|override) '([^']+)'", text, re.DOTALL):
+        return f"experiment={recipe[1]} is for another command: this one has no option {recipe[2]!r}"
+    if option := re.search(r"Could not override '([^']+)'|Key '(\S+)' is not in struct", text):
+        return unknown_option(option[1] or option[2], config_name, job)
+    if choice := re.search(r"Could not find '([^']+)/([^'/]*)'\s+Available options in '[^']+':((?:\n\t\S+)+)", text):
+        return _unknown_choice(choice[1], choice[2], choice[3].split())
+    return reworded(text)
+
+
+def reworded(text: str) -> str:
+    """A message of Hydra or OmegaConf in one sentence, without the names of their classes."""
+    for pattern, words in REWORDED.items():
+        if found := re.search(pattern, text):
+            return " ".join(words.format(*found.groups(), *found.groups()).split())
+    return " ".join(text.split())
+
+
+def unknown_option(key: str, config_name: str, job: type) -> str:
+    """An option that is not there: which choices of its group have it, or else the likeliest that was meant."""
+    group, _, word = key.rpartition(".")
+    if having := [choice for choice in _choices(group) if word in _options(group, choice)]:
+        chosen = (_chosen(config_name).get(group) or "").split(",")
+        lacking = next((choice for choice in chosen if choice not in having), "this one")
+        return f"{lacking} has no {word}; {', '.join(having)} {'have' if len(having) > 1 else 'has'}"
+    known = _known_options(config_name, job)
+    if key in known:
+        return f"{key} needs the name of a choice: {', '.join(_choices(key))}"
+    if close := _closest(key, known):
+        return f"unknown option {key!r}; did you mean {' or '.join(close)}?"
+    if siblings := [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == group != ""]:
+        return f"unknown option {key!r}; {group} has {', '.join(siblings)}"
+    return f"unknown option {key!r}; --cfg job shows every option"
+
+
+def fields_of(job: type) -> dict[str, list[str]]:
+    """The options of a command, each with those of its group: none where its type is not a dataclass."""
+    hints = get_type_hints(job)
+    groups = {name: next(filter(is_dataclass, (hint, *get_args(hint))), None) for name, hint in hints.items()}
+    return {name: [*get_type_hints(group)] if group else [] for name, group in groups.items()}
+
+
+def _known_options(config_name: str, job: type) -> list[str]:
+    """Every option of a command as KEY or GROUP.KEY, those of all choices where the group has no dataclass."""
+    known = [*_defaults(CONF / f"{config_name}.yaml")]
+    for name, fields in fields_of(job).items():
+        keys = fields or [key for choice in _choices(name) for key in _options(name, choice)]
+        known += [name, *(f"{name}.{key}" for key in keys)]
+    return list(dict.fromkeys(known))
+
+
+def _unknown_choice(group: str, choice: str, choices: list[str]) -> str:
+    likeness, nearest = max((_likeness(choice, name), name) for name in choices)
+    hint = f"did you mean {nearest}?" if likeness >= 0.6 else f"allowed: {', '.join(choices)}"
+    return f"unknown {group} {choice!r}; {hint}"
+
+
+def _closest(key: str, known: list[str]) -> list[str]:
+    """The likeliest options: in the group that was typed, else by their last word wherever it is, else as a whole."""
+    group, _, word = key.rpartition(".")
+
+    def best(options: Iterable[str]) -> list[str]:
+        scores = {name: _likeness(word, name.rpartition(".")[2]) for name in options}
+        highest = max(scores.values(), default=0.0)
+        return [name for name, score in scores.items() if score == highest >= 0.6]
+
+    within = best(name for name in known if group and name.startswith(f"{group}."))
+    anywhere = best(known)
+    similar_group = [name for name in anywhere if _likeness(group, name.rpartition(".")[0]) >= 0.6]
+    whole = [name for name in known if SequenceMatcher(None, key, name).ratio() >= 0.9]
+    return within or similar_group or anywhere or whole[:1]
+
+
+def _likeness(typed: str, name: str) -> float:
+    """3 for equal but for case and punctuation, 2 for initials or letters in another order, 1 and more for a part or
+    an abbreviation of the name, and below 1 the share of letters in common."""
+    a, b = (re.sub(r"[\W_]", "", text).lower() for text in (typed, name))
+    share = SequenceMatcher(None, a, b).ratio()
+    if a == b:
+        return 3
+    if sorted(a) == sorted(b) or (len(a) > 1 and a == "".join(word[:1] for word in name.lower().split("_"))):
+        return 2
+    return 1 + share if len(a) > 2 and (a in b or re.match(".*".join(a), b)) else share
+
+
+def _choices(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml")) if group else []
+
+
+def _options(group: str, choice: str) -> list[str]:
+    """The options that conf/<group>/<choice>.yaml has, with those of the files that it starts from."""
+    found = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text()) or {}
+    parents = [parent for parent in found.pop("defaults", []) if isinstance(parent, str) and parent != "_self_"]
+    return [*(key for parent in parents for key in _options(group, parent)), *found]
+
+
+def _chosen(config_name: str) -> dict[str, str]:
+    """The choice of each group: by default, by an experiment, on the command line; a sweep's, separated by commas."""
+    typed = {group: choice for group, equals, choice in (arg.partition("=") for arg in sys.argv[1:]) if equals}
+    recipe = _defaults(CONF / "experiment" / f"{typed.get('experiment')}.yaml")
+    return _defaults(CONF / f"{config_name}.yaml") | recipe | typed
+
+
+def _defaults(file: Path) -> dict[str, Any]:
+    """The group: choice entries of a file's defaults list, Hydra's own left out."""
+    entries = yaml.safe_load(file.read_text()).get("defaults", []) if file.is_file() else []
+    pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
+    named = {group.removeprefix("override ").removeprefix("/"): choice for group, choice in pairs}
+    return {group: choice for group, choice in named.items() if not group.startswith("hydra/")}
