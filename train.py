@@ -151,16 +151,15 @@ def fit(
     optimizer = make_optimizer(total_steps=train.steps, **dataclasses.asdict(job.optimizer))
     init_key, state_key = jax.random.split(jax.random.key(job.seed))
 
-    def first_state() -> Any:
-        return init_state(unet.init(model, init_key), optimizer, state_key)
+    def first_state(params: Any) -> Any:
+        return init_state(params, optimizer, state_key)
 
-    shapes = jax.eval_shape(first_state)
+    shapes = jax.eval_shape(first_state, unet.shapes(model))
     shardings = devices.shardings(shapes, mesh, train.fsdp)
     with checking():
         found = checkpoint.restore_latest(run_dir / "checkpoints", like=shapes)
-    start, state = found or (0, jax.jit(first_state, out_shardings=shardings)())
-    if found:
-        state = devices.shard_tree(state, shardings)
+    start, state = found or (0, first_state(unet.init(model, init_key)))
+    state = devices.shard_tree(state, shardings)
 
     # Training step, data, evaluation
     train_step = make_train_step(
