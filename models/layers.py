@@ -64,9 +64,9 @@ class Block(nnx.Module):
     def __init__(self, cfg: UNetConfig, stage: Stage, rngs: nnx.Rngs):
         n_in, n_out, self.resample, self.fir = stage.n_in, stage.n_out, stage.resample, cfg.fir
         self.scale = math.sqrt(0.5) if cfg.skip_rescale else 1.0
-        self.norm_1, self.conv_1 = group_norm(cfg, n_in, rngs), conv(cfg, n_in, n_out, rngs)
+        self.norm_1, self.conv_1 = group_norm(cfg, n_in, rngs), conv(n_in, n_out, cfg.dtype, rngs)
         self.embed = linear(4 * cfg.channels, n_out, jnp.float32, rngs)
-        self.norm_2, self.conv_2 = group_norm(cfg, n_out, rngs), conv(cfg, n_out, n_out, rngs, kernel_init=ZEROS)
+        self.norm_2, self.conv_2 = group_norm(cfg, n_out, rngs), conv(n_out, n_out, cfg.dtype, rngs, kernel_init=ZEROS)
         self.dropout = nnx.Dropout(cfg.dropout)
         needed = n_in != n_out or bool(self.resample)
         self.shortcut = linear(n_in, n_out, cfg.dtype, rngs) if needed else None
@@ -108,7 +108,7 @@ class Downsample(nnx.Module):
 
     def __init__(self, cfg: UNetConfig, stage: Stage, rngs: nnx.Rngs):
         side = (1, 1) if cfg.downsample_padding else (0, 1)
-        self.conv = conv(cfg, stage.n_in, stage.n_out, rngs, strides=2, padding=(side, side))
+        self.conv = conv(stage.n_in, stage.n_out, cfg.dtype, rngs, strides=2, padding=(side, side))
 
     def __call__(self, x: Images, emb: Float[Array, "b e"], keys: PRNGKeyArray | None) -> Images:
         return self.conv(x)
@@ -118,7 +118,7 @@ class Upsample(nnx.Module):
     """Twice the size by nearest neighbours, then a convolution."""
 
     def __init__(self, cfg: UNetConfig, stage: Stage, rngs: nnx.Rngs):
-        self.conv = conv(cfg, stage.n_in, stage.n_out, rngs)
+        self.conv = conv(stage.n_in, stage.n_out, cfg.dtype, rngs)
 
     def __call__(self, x: Images, emb: Float[Array, "b e"], keys: PRNGKeyArray | None) -> Images:
         return self.conv(double(x, fir=False))
@@ -128,7 +128,7 @@ class PyramidDown(nnx.Module):
     """Half the size by the FIR filter and a convolution of stride 2: a level of NCSN++'s input pyramid."""
 
     def __init__(self, cfg: UNetConfig, n_in: int, n_out: int, rngs: nnx.Rngs):
-        self.conv = conv(cfg, n_in, n_out, rngs, strides=2, padding="VALID")
+        self.conv = conv(n_in, n_out, cfg.dtype, rngs, strides=2, padding="VALID")
 
     def __call__(self, x: Images) -> Images:
         return self.conv(_filter(x, pad=2))
@@ -205,11 +205,11 @@ def _neighbours(x: Images, axis: int, pad: int, count: int) -> list[Images]:
     return [jax.lax.slice_in_dim(framed, k, k + length, axis=axis) for k in range(count)]
 
 
-def conv(cfg: UNetConfig, n_in: int, n_out: int, rngs: nnx.Rngs, **options: Any) -> nnx.Conv:
+def conv(n_in: int, n_out: int, dtype: Any, rngs: nnx.Rngs, kernel_init: Any = uniform, **options: Any) -> nnx.Conv:
     """A 3x3 convolution, with stride 1 and zero padding to the same size unless `options` of nnx.Conv say otherwise."""
-    options = {"dtype": jnp.dtype(cfg.dtype), "kernel_init": uniform} | options
     product = cpu.convolve if jax.default_backend() == "cpu" else jax.lax.conv_general_dilated
-    return nnx.Conv(n_in, n_out, (3, 3), conv_general_dilated=product, rngs=rngs, **options)
+    options = {"conv_general_dilated": product} | options
+    return nnx.Conv(n_in, n_out, (3, 3), dtype=jnp.dtype(dtype), kernel_init=kernel_init, rngs=rngs, **options)
 
 
 def linear(n_in: int, n_out: int, dtype: Any, rngs: nnx.Rngs, kernel_init: Any = uniform) -> nnx.Linear:

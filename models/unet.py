@@ -133,7 +133,7 @@ class UNet(nnx.Module):
         self.embed_label = embedding(num_labels, label_features, rngs) if num_labels else None
 
         values = cfg.image_channels * cfg.patch_size**2
-        self.conv_in = conv(cfg, values, cfg.channels, rngs)
+        self.conv_in = conv(values, cfg.channels, cfg.dtype, rngs)
         self.stages = nnx.Dict({stage.name: _KINDS[stage.kind](cfg, stage, rngs) for stage in self.order})
         widths = [values] + [stage.n_out for stage in self.order if stage.pyramid]
         names = [stage.name for stage in self.order if stage.pyramid]
@@ -141,7 +141,7 @@ class UNet(nnx.Module):
             {name: PyramidDown(cfg, widths[i], widths[i + 1], rngs) for i, name in enumerate(names)}
         )
         self.norm_out = group_norm(cfg, self.order[-1].n_out, rngs)
-        self.conv_out = conv(cfg, self.order[-1].n_out, values, rngs, dtype=jnp.float32, kernel_init=ZEROS)
+        self.conv_out = conv(self.order[-1].n_out, values, jnp.float32, rngs, kernel_init=ZEROS)
 
     def __call__(
         self, x: Images, t: Float[Array, " b"], label: Int[Array, " b"] | None, dropout_keys: PRNGKeyArray | None

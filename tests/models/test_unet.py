@@ -160,7 +160,7 @@ def test_a_network_with_flax_s_own_attention_trains() -> None:
     module.conv_out.kernel[...] = uniform(rngs.params(), module.conv_out.kernel.shape)
     for stage in stages(cfg):
         if stage.attention:
-            module.stages[stage.name].attention = StockAttention(stage.n_out, rngs)
+            setattr(module.stages[stage.name], "attention", StockAttention(stage.n_out, rngs))  # noqa: B010
     params = jax.tree.map(np.asarray, params_of(module))
     optimizer = make_optimizer(0.01, 0, 10, cosine_decay=False, b1=0.9, b2=0.999, clip_norm=1.0)
     step = make_train_step(as_network(module), deis.vp_linear(), ObjectiveConfig(), optimizer, 0.9, False, 1)
@@ -275,7 +275,7 @@ def test_patches_halve_every_size_and_see_every_pixel() -> None:
     )
     params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01), shapes(cfg))
     x = jax.random.normal(jax.random.key(0), (1, 16, 16, 1))
-    slope = jax.grad(lambda x: network_of(cfg).apply(params, x, T[:1])[0, 5, 9, 0] ** 2)(x)
+    slope = jax.jit(jax.grad(lambda x: network_of(cfg).apply(params, x, T[:1])[0, 5, 9, 0] ** 2))(x)
     assert slope.shape == (1, 16, 16, 1)
     assert jnp.all(slope != 0)
     whole = dataclasses.replace(cfg, patch_size=1)
