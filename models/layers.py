@@ -13,7 +13,6 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from models import cpu
 from models.config import UNetConfig
 from models.layout import Stage
 
@@ -207,8 +206,6 @@ def _neighbours(x: Images, axis: int, pad: int, count: int) -> list[Images]:
 
 def conv(n_in: int, n_out: int, dtype: Any, rngs: nnx.Rngs, kernel_init: Any = uniform, **options: Any) -> nnx.Conv:
     """A 3x3 convolution, with stride 1 and zero padding to the same size unless `options` of nnx.Conv say otherwise."""
-    product = cpu.convolve if jax.default_backend() == "cpu" else jax.lax.conv_general_dilated
-    options = {"conv_general_dilated": product} | options
     return nnx.Conv(n_in, n_out, (3, 3), dtype=jnp.dtype(dtype), kernel_init=kernel_init, rngs=rngs, **options)
 
 
