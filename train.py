@@ -148,15 +148,18 @@ def fit(
     optimizer = make_optimizer(job.optimizer, train.steps)
     init_key, state_key = jax.random.split(jax.random.key(job.seed))
 
-    def first_state() -> Any:
-        return init_state(unet.init(model, init_key), optimizer, state_key)
+    def first_state(params: Any) -> Any:
+        return init_state(params, optimizer, state_key)
 
-    shapes = jax.eval_shape(first_state)
+    shapes = jax.eval_shape(first_state, unet.shapes(model))
     shardings = devices.shardings(shapes, mesh, train.fsdp)
     with checking():
         found = checkpoint.restore_latest(run_dir / "checkpoints", like=shapes)
-    start = found[0] if found else 0
-    state = devices.shard_tree(found[1], shardings) if found else jax.jit(first_state, out_shardings=shardings)()
+    if found:
+        start, state = found[0], devices.shard_tree(found[1], shardings)
+    else:
+        params = jax.device_get(unet.init(model, init_key))
+        start, state = 0, jax.jit(first_state, out_shardings=shardings)(params)
 
     # Training step, data, evaluation
     recipe = (sde, job.objective, optimizer, train.ema_decay, job.dataset.flip, train.accumulate)

@@ -74,15 +74,12 @@ def training(mesh: Any, names: list[str]) -> tuple[Any, dict[str, Any]]:
     optimizer = make_optimizer(OptimizerConfig(1e-3, 10, False, 0.9, 0.999, 1.0), 1000)
     key = jax.random.key(0)
 
-    def first_state() -> Any:
-        return init_state(unet.init(cfg, key), optimizer, key)
-
-    shardings = devices.shardings(jax.eval_shape(first_state), mesh, fsdp=False)
-    first = jax.jit(first_state, out_shardings=shardings)
+    first = init_state(unet.init(cfg, key), optimizer, key)
+    shardings = devices.shardings(first, mesh, fsdp=False)
     step = make_train_step(
         unet.network_of(cfg), deis.vp_linear(), ObjectiveConfig(), optimizer, 0.999, False, 1, shardings
     )
-    return step, {name: first() for name in names}  # each its own state, to be donated
+    return step, {name: devices.shard_tree(first, shardings) for name in names}  # each its own state, to be donated
 
 
 if __name__ == "__main__":

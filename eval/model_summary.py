@@ -28,11 +28,11 @@ def main(cfg: DictConfig) -> None:
             raise ValueError(f"dataset={job.dataset.name} has no fixed size: give model.image_size")
         model = dataclasses.replace(job.model, image_size=size, image_channels=channels)
         validate(model)
-    from models.summary import markdown, rows
+    from models.summary import rows, summary_table
 
     table = rows(model)
     training = 16 * table[-1].params / 1e9  # parameters, their moving average and Adam's two moments, float32
-    print(markdown(table))
+    print(summary_table(table))
     print(
         f"\n{size}x{size}x{channels} images, {model.dtype}. In training {training:.2f} GB for parameters, EMA and "
         f"Adam, {training / 4:.2f} GB for gradients, and {table[-1].activations / 1e6:.0f} MB of activations an image."

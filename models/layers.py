@@ -1,86 +1,82 @@
-"""What the U-Nets are made of: residual blocks, attention, resampling, embeddings. Images are NHWC.
+"""The layers of the U-Nets: residual blocks, attention, resampling, embeddings. Images are NHWC.
 
 Parameters, norms and embeddings are float32; `dtype` is what convolutions and attention compute in.
 """
 
 import math
 from collections.abc import Callable
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from models.config import UNetConfig
 from models.layout import Stage
-from models.products import convolve, convolve_doubled, multiply
 
 Images = Float[Array, "b h w c"]
 
-
-Take = Callable[[tuple[int, ...]], Array]  # the next numbers of `Draws`, in this shape
-ZERO = nnx.initializers.zeros_init()
+ZEROS = nnx.initializers.zeros
 
 
-class Draws:
-    """Random numbers for the parameters of a network: `numbers`, uniform in (-1, 1), one part after the other.
+def uniform(key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """Initialise a kernel uniformly with variance 2 / (fan_in + fan_out), as Ho et al. (DDPM, arXiv 2006.11239) do."""
+    bound = math.sqrt(6 / (math.prod(shape[:-2]) * (shape[-2] + shape[-1])))
+    return _drawn(key, shape, dtype, lambda rng: np.float32(bound) * (2 * rng.random(shape, np.float32) - 1))
 
-    All are drawn at once, since a draw for each parameter takes as long to compile as a training step. nnx asks for a
-    key and hands it to an initialiser; ours are handed the function that takes the next numbers. Without numbers they
-    are 0, for where only shapes matter.
+
+def normal(stddev: float) -> Callable[..., Array]:
+    """An initialiser that draws from the normal distribution of mean 0 and this standard deviation."""
+
+    def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        return _drawn(key, shape, dtype, lambda rng: np.float32(stddev) * rng.standard_normal(shape, np.float32))
+
+    return init
+
+
+def _drawn(
+    key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any, draw: Callable[[np.random.Generator], np.ndarray]
+) -> Array:
+    """Random numbers that NumPy draws on the host, by a generator with the key as its seed.
+
+    jax.random would compile a program for every shape, which takes as long as compiling the training step.
     """
 
-    def __init__(self, numbers: Float[Array, " n"] | None = None):
-        self.numbers, self.taken = numbers, 0
+    def on_host(data: Array) -> np.ndarray:
+        return draw(np.random.default_rng(np.asarray(data))).astype(dtype)
 
-    def params(self) -> Take:
-        return self.take
-
-    def take(self, shape: tuple[int, ...]) -> Array:
-        if self.numbers is None:
-            return jnp.zeros(shape)
-        start, self.taken = self.taken, self.taken + math.prod(shape)
-        return self.numbers[start : self.taken].reshape(shape)
-
-
-def _uniform(take: Take, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Of variance 2 / (inputs + outputs), as Ho et al. (DDPM) have it."""
-    fan = math.prod(shape[:-2]) * (shape[-2] + shape[-1]) / 2
-    return math.sqrt(3 / fan) * take(shape).astype(dtype)
-
-
-def _normal(take: Take, shape: tuple[int, ...]) -> Array:
-    """Of variance 1."""
-    return math.sqrt(2) * jax.lax.erf_inv(take(shape))
+    data = jax.random.key_data(key)
+    if isinstance(data, jax.core.Tracer):
+        return jax.pure_callback(on_host, jax.ShapeDtypeStruct(shape, dtype), data)
+    return jnp.asarray(on_host(data))
 
 
 class Block(nnx.Module):
-    """GroupNorm, SiLU, convolution, twice; the time embedding added between; then attention if wanted.
+    """GroupNorm, SiLU and a convolution, twice, with the conditioning embedding added between; then optional attention.
 
-    A block that resamples does so behind its first SiLU and in its shortcut, as in BigGAN (arXiv 1809.11096;
+    A block that resamples does so after its first SiLU and in its shortcut, as in BigGAN (arXiv 1809.11096;
     score_sde, arXiv 2011.13456, appendix H).
     """
 
-    def __init__(self, cfg: UNetConfig, stage: Stage, draws: Draws):
+    def __init__(self, cfg: UNetConfig, stage: Stage, rngs: nnx.Rngs):
         n_in, n_out, self.resample, self.fir = stage.n_in, stage.n_out, stage.resample, cfg.fir
         self.scale = math.sqrt(0.5) if cfg.skip_rescale else 1.0
-        dtype = jnp.dtype(cfg.dtype)
-        self.norm_1, self.conv_1 = group_norm(cfg, n_in), conv(n_in, n_out, dtype, draws)
-        self.embed = linear(4 * cfg.channels, n_out, jnp.float32, draws)
-        self.norm_2, self.conv_2 = group_norm(cfg, n_out), conv(n_out, n_out, dtype, draws, kernel_init=ZERO)
+        self.norm_1, self.conv_1 = group_norm(cfg, n_in, rngs), conv(n_in, n_out, cfg.dtype, rngs)
+        self.embed = linear(4 * cfg.channels, n_out, jnp.float32, rngs)
+        self.norm_2, self.conv_2 = group_norm(cfg, n_out, rngs), conv(n_out, n_out, cfg.dtype, rngs, kernel_init=ZEROS)
         self.dropout = nnx.Dropout(cfg.dropout)
         needed = n_in != n_out or bool(self.resample)
-        self.shortcut = linear(n_in, n_out, dtype, draws) if needed else None
-        self.attention = Attention(cfg, n_out, draws) if stage.attention else None
+        self.shortcut = linear(n_in, n_out, cfg.dtype, rngs) if needed else None
+        self.attention = Attention(cfg, n_out, rngs) if stage.attention else None
 
     def __call__(self, x: Images, emb: Float[Array, "b e"], keys: PRNGKeyArray | None) -> Images:
-        h = self.norm_1(x, nnx.silu)
+        h = nnx.silu(self.norm_1(x))
         if self.resample:
             change = halve if self.resample == "down" else double
             h, x = change(h, self.fir), change(x, self.fir)
-        h = self.norm_2(self.conv_1(h) + self.embed(emb)[:, None, None, :], nnx.silu)
+        h = nnx.silu(self.norm_2(self.conv_1(h) + self.embed(emb)[:, None, None, :]))
         if keys is not None:
             h = jax.vmap(lambda h, key: self.dropout(h, deterministic=False, rngs=key))(h, keys)
         h = self.conv_2(h)
@@ -88,107 +84,50 @@ class Block(nnx.Module):
         return x if self.attention is None else self.attention(x)
 
 
-class GroupNorm(nnx.Module):
-    """`nnx.GroupNorm` up to rounding, in another order of sums, and an activation behind it: float32."""
-
-    def __init__(self, channels: int, num_groups: int, epsilon: float):
-        self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
-        self.num_groups, self.epsilon = num_groups, epsilon
-
-    def __call__(self, x: Images, activation: Callable[[Images], Images] | None = None) -> Images:
-        return _normed(x, self.scale[...], self.bias[...], self.num_groups, self.epsilon, activation)
-
-
-@partial(jax.jit, static_argnums=(3, 4, 5))  # to be traced once for all that are alike
-def _normed(
-    x: Images,
-    scale: Float[Array, " c"],
-    bias: Float[Array, " c"],
-    groups: int,
-    epsilon: float,
-    activation: Callable[[Images], Images] | None,
-) -> Images:
-    """Means are taken for each channel first, and only then over the channels of a group.
-
-    XLA on CPUs sums over both at once without vector instructions, which took longer than the convolutions beside it.
-    """
-    b, c = x.shape[0], x.shape[-1]
-
-    def over_group(channels: Float[Array, "b c"]) -> Float[Array, "b c"]:
-        return jnp.repeat(channels.reshape(b, groups, c // groups).mean(2), c // groups, axis=1)
-
-    @jax.checkpoint  # what the activation is taken of is computed anew for the gradient, not kept
-    def activated(x: Images, factor: Float[Array, "b c"], shift: Float[Array, "b c"]) -> Images:
-        normed = x * factor[:, None, None] + shift[:, None, None]
-        return normed if activation is None else activation(normed)
-
-    x = x.astype(jnp.float32)
-    mean, square = over_group(x.mean((1, 2))), over_group((x * x).mean((1, 2)))
-    factor = scale * jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0.0) + epsilon)
-    return activated(x, factor, bias - mean * factor)
-
-
 class Attention(nnx.Module):
-    """Self-attention over all pixels, added to its input.
+    """Multi-head self-attention over all pixels of the normalised input, added to the input."""
 
-    Queries, keys and values are products of their own, and heads lie along the batch: slices of one product, and an
-    axis for the heads, take XLA on CPUs half as long again.
-    """
-
-    def __init__(self, cfg: UNetConfig, channels: int, draws: Draws):
-        self.dtype = jnp.dtype(cfg.dtype)
+    def __init__(self, cfg: UNetConfig, channels: int, rngs: nnx.Rngs):
         self.heads = channels // (cfg.head_channels or channels)
         self.scale = math.sqrt(0.5) if cfg.skip_rescale else 1.0
-        self.norm = group_norm(cfg, channels)
-        self.qkv = linear(channels, 3 * channels, self.dtype, draws)
-        self.out = linear(channels, channels, self.dtype, draws, kernel_init=ZERO)
+        self.norm = group_norm(cfg, channels, rngs)
+        self.qkv = linear(channels, 3 * channels, cfg.dtype, rngs)
+        self.out = linear(channels, channels, cfg.dtype, rngs, kernel_init=ZEROS)
 
     def __call__(self, x: Images) -> Images:
         b, height, width, c = x.shape
-        apart = (b, height * width, self.heads, c // self.heads)
-        together = (b * self.heads, height * width, c // self.heads)
-        h = self.norm(x).astype(self.dtype)
-        parts = (jnp.split(jnp.asarray(p, self.dtype), 3, axis=-1) for p in (self.qkv.kernel, self.qkv.bias))
-        q, k, v = (
-            (multiply(h, w) + bias).reshape(apart).swapaxes(1, 2).reshape(together)
-            for w, bias in zip(*parts, strict=True)
-        )
-        q = q / math.sqrt(c // self.heads)  # rather than the logits, which are more
-        logits = jnp.einsum("nid,njd->nij", q, k, preferred_element_type=jnp.float32)
-        with jax.softmax_custom_jvp(True):  # whose gradient keeps one array of this size, not two
-            weights = jax.nn.softmax(logits).astype(self.dtype)
-        h = jnp.einsum("nij,njd->nid", weights, v)
-        h = h.reshape(b, self.heads, height * width, -1).swapaxes(1, 2).reshape(x.shape)
-        return self.scale * (x + self.out(h))
+        split_heads = (b, height * width, self.heads, c // self.heads)
+        q, k, v = (part.reshape(split_heads) for part in jnp.split(self.qkv(self.norm(x)), 3, axis=-1))
+        merged_heads = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
+        return self.scale * (x + self.out(merged_heads))
 
 
 class Downsample(nnx.Module):
     """Half the size by a convolution of stride 2; DDPM pads right and bottom only, diffusers' default all sides."""
 
-    def __init__(self, cfg: UNetConfig, stage: Stage, draws: Draws):
+    def __init__(self, cfg: UNetConfig, stage: Stage, rngs: nnx.Rngs):
         side = (1, 1) if cfg.downsample_padding else (0, 1)
-        self.conv = conv(stage.n_in, stage.n_out, jnp.dtype(cfg.dtype), draws, strides=2, padding=(side, side))
+        self.conv = conv(stage.n_in, stage.n_out, cfg.dtype, rngs, strides=2, padding=(side, side))
 
     def __call__(self, x: Images, emb: Float[Array, "b e"], keys: PRNGKeyArray | None) -> Images:
         return self.conv(x)
 
 
 class Upsample(nnx.Module):
-    """Twice the size by nearest neighbour, then a convolution."""
+    """Twice the size by nearest neighbours, then a convolution."""
 
-    def __init__(self, cfg: UNetConfig, stage: Stage, draws: Draws):
-        dtype = jnp.dtype(cfg.dtype)
-        self.conv = conv(stage.n_in, stage.n_out, dtype, draws, conv_general_dilated=convolve_doubled)
+    def __init__(self, cfg: UNetConfig, stage: Stage, rngs: nnx.Rngs):
+        self.conv = conv(stage.n_in, stage.n_out, cfg.dtype, rngs)
 
     def __call__(self, x: Images, emb: Float[Array, "b e"], keys: PRNGKeyArray | None) -> Images:
-        return self.conv(x)
+        return self.conv(double(x, fir=False))
 
 
 class PyramidDown(nnx.Module):
     """Half the size by the FIR filter and a convolution of stride 2: a level of NCSN++'s input pyramid."""
 
-    def __init__(self, cfg: UNetConfig, n_in: int, n_out: int, draws: Draws):
-        self.conv = conv(n_in, n_out, jnp.dtype(cfg.dtype), draws, strides=2, padding="VALID")
+    def __init__(self, cfg: UNetConfig, n_in: int, n_out: int, rngs: nnx.Rngs):
+        self.conv = conv(n_in, n_out, cfg.dtype, rngs, strides=2, padding="VALID")
 
     def __call__(self, x: Images) -> Images:
         return self.conv(_filter(x, pad=2))
@@ -197,11 +136,11 @@ class PyramidDown(nnx.Module):
 class Fourier(nnx.Module):
     """Sines and cosines at random frequencies that are not trained (Tancik et al., arXiv 2006.10739)."""
 
-    def __init__(self, cfg: UNetConfig, draws: Draws):
-        self.frequency = nnx.Param(cfg.fourier_scale * _normal(draws.take, (cfg.channels,)))
+    def __init__(self, cfg: UNetConfig, rngs: nnx.Rngs):
+        self.frequency = nnx.Param(normal(cfg.fourier_scale)(rngs.params(), (cfg.channels,)))
 
     def __call__(self, t: Float[Array, " b"]) -> Float[Array, "b dim"]:
-        # multiplied in score_sde's order: angles reach 1000, where another rounding is seen in what the network answers
+        # multiplied in score_sde's order: angles reach 1000, where another rounding is seen in the network's output
         angle = t[:, None] * jax.lax.stop_gradient(self.frequency[...]) * (2 * math.pi)
         return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
@@ -265,28 +204,23 @@ def _neighbours(x: Images, axis: int, pad: int, count: int) -> list[Images]:
     return [jax.lax.slice_in_dim(framed, k, k + length, axis=axis) for k in range(count)]
 
 
-def conv(n_in: int, n_out: int, dtype: Any, draws: Draws, kernel_init: Any = _uniform, **options: Any) -> nnx.Conv:
-    """3x3, of stride 1 within a frame of zeros unless options say otherwise."""
-    options = {"conv_general_dilated": convolve} | options
-    return nnx.Conv(n_in, n_out, (3, 3), dtype=dtype, kernel_init=kernel_init, rngs=cast(Any, draws), **options)
+def conv(n_in: int, n_out: int, dtype: Any, rngs: nnx.Rngs, kernel_init: Any = uniform, **options: Any) -> nnx.Conv:
+    """A 3x3 convolution, with stride 1 and zero padding to the same size unless `options` of nnx.Conv say otherwise."""
+    return nnx.Conv(n_in, n_out, (3, 3), dtype=jnp.dtype(dtype), kernel_init=kernel_init, rngs=rngs, **options)
 
 
-def linear(n_in: int, n_out: int, dtype: Any, draws: Draws, kernel_init: Any = _uniform) -> nnx.Linear:
-    rngs = cast(Any, draws)
-    return nnx.Linear(n_in, n_out, dtype=dtype, kernel_init=kernel_init, rngs=rngs, dot_general=multiply)
+def linear(n_in: int, n_out: int, dtype: Any, rngs: nnx.Rngs, kernel_init: Any = uniform) -> nnx.Linear:
+    """A dense layer over the channels of every pixel."""
+    return nnx.Linear(n_in, n_out, dtype=jnp.dtype(dtype), kernel_init=kernel_init, rngs=rngs)
 
 
-def embedding(count: int, features: int, draws: Draws) -> nnx.Embed:
-    """A vector of length about 1 for each of `count` labels."""
-
-    def init(take: Take, shape: tuple[int, ...], dtype: Any) -> Array:
-        return _normal(take, shape).astype(dtype) / math.sqrt(features)
-
-    return nnx.Embed(count, features, embedding_init=cast(Any, init), rngs=cast(Any, draws))
+def embedding(count: int, features: int, rngs: nnx.Rngs) -> nnx.Embed:
+    """A vector with a norm of about 1 for each of `count` labels."""
+    return nnx.Embed(count, features, embedding_init=normal(1 / math.sqrt(features)), rngs=rngs)
 
 
-def group_norm(cfg: UNetConfig, channels: int) -> GroupNorm:
-    """`num_groups` groups; in narrow levels fewer, of `min_group_channels` or more."""
+def group_norm(cfg: UNetConfig, channels: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
+    """GroupNorm in float32 with `num_groups` groups; in narrow levels fewer, of `min_group_channels` or more."""
     most = max(1, min(cfg.num_groups, channels // cfg.min_group_channels))
     groups = next(number for number in range(most, 0, -1) if channels % number == 0)
-    return GroupNorm(channels, groups, cfg.norm_eps)
+    return nnx.GroupNorm(channels, groups, epsilon=cfg.norm_eps, rngs=rngs)

@@ -1,4 +1,4 @@
-"""The order in which a U-Net runs its blocks, as data: what builds it, imports weights into it and describes it."""
+"""The layout of a U-Net as data: the order of its blocks, for building it, importing weights and describing it."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,10 @@ class Stage(NamedTuple):
     """One step of the network: a residual block, or a convolution that changes the size.
 
     kind: "block", "downsample" or "upsample". n_in counts the channels of the skip connection too.
-    size: side of what comes out, in pixels.
+    size: side of the output, in pixels.
     resample: "down" or "up" for a residual block that changes the size itself, else "".
-    pyramid: the image, halved in size too, is added behind this stage.
-    keeps: the output is kept for a skip connection; takes: the newest kept one is put beside the input.
+    pyramid: the image, halved in size too, is added to the output.
+    keeps: the output is kept for a skip connection; takes: the last kept output is concatenated to the input.
     """
 
     name: str

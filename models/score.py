@@ -1,4 +1,4 @@
-"""The score network as the solvers see it."""
+"""The score network as the solvers see it: a prediction of the noise, whatever it was trained to predict."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -15,7 +15,7 @@ Params = Any
 Images = Float[Array, "b h w c"]
 Labels = Int[Array, " b"] | None
 
-TIMES: dict[str, Callable[[SDE, Any], Any]] = {
+TIME_INPUTS: dict[str, Callable[[SDE, Any], Any]] = {
     "t": lambda sde, t: t,
     "t_999": lambda sde, t: 999 * t / sde.T,
     "t_plus_1": lambda sde, t: t + 1,
@@ -24,7 +24,7 @@ TIMES: dict[str, Callable[[SDE, Any], Any]] = {
     "log_half_sigma": lambda sde, t: jnp.log(sde.rho(t) / 2),
     "log_sigma_4": lambda sde, t: jnp.log(sde.rho(t)) / 4,
 }
-"""What a network is told of the time t. sigma is that of x / s(t), which is rho(t).
+"""Noise conditioning: how the time t is encoded for the network (c_noise of EDM). sigma is that of x / s(t), rho(t).
 
 t_999 is score_sde's and DDPM's, t_plus_1 that of DDIM's CelebA network, log_sigma NCSN++'s, log_half_sigma NCSN++'s
 when it was trained on images in [0, 1], log_sigma_4 EDM's.
@@ -32,14 +32,14 @@ when it was trained on images in [0, 1], log_sigma_4 EDM's.
 
 
 class Network(NamedTuple):
-    """A pure function and what its arguments and its answer mean.
+    """A score network as a pure function, and the meaning of its arguments and its output.
 
     apply(params, x [b, h, w, c], time [b], label [b] or None, dropout_keys [b] or None) -> float32 [b, h, w, c].
-    time: what it is told of the time, a name in TIMES.
+    time: its noise conditioning, a name in TIME_INPUTS.
     input: "x", or "unit" for x scaled to unit variance, where the data's standard deviation is sigma_data.
     output: a prediction in `deis.wrappers.PREDICTIONS`, "sigma_score" (sigma times the score) or "edm"
         (F of arXiv 2206.00364, eq. 7).
-    null_label: the label that stands for none, or None if there is no such label.
+    null_label: the label that stands for no class, or None if there is no such label.
     """
 
     apply: Callable[..., Images]
@@ -73,14 +73,14 @@ def predict(
     label: Labels = None,
     dropout_keys: PRNGKeyArray | None = None,
 ) -> Images:
-    """What the network answers at (x, t), which `network.output` names, for times t in [t_0, T], float32."""
+    """The preconditioned network's output at (x, t), named by `network.output`, for times t in [t_0, T], float32."""
     s, sigma = per_image(sde.s(t)), per_image(sde.sigma(t))
     scale = jax.lax.rsqrt((s * network.sigma_data) ** 2 + sigma**2) if network.input == "unit" else 1.0
-    return network.apply(params, scale * x, TIMES[network.time](sde, t), label, dropout_keys)
+    return network.apply(params, scale * x, TIME_INPUTS[network.time](sde, t), label, dropout_keys)
 
 
 def eps_weights(network: Network, s: Any, sigma: Any) -> tuple[Any, Any]:
-    """(a, b) in eps = a x + b answer, shaped like s and sigma, or numbers where they do not depend on the time."""
+    """(a, b) in eps = a x + b output, shaped like s and sigma, or numbers where they do not depend on the time."""
     if network.output == "sigma_score":
         return 0.0, -1.0
     if network.output == "edm":  # eps = (v - D) / rho with D = c_skip v + c_out F and v = x / s
@@ -94,8 +94,9 @@ def eps_fn(
 ) -> jax.tree_util.Partial:
     """The network as `deis.sample` takes it, a function of (x [b, h, w, c], scalar t).
 
-    guidance: weight of classifier-free guidance as in `deis.wrappers`, 1 for none of it; None to call the network once.
-    Parameters, labels and the weight are arguments of the compiled code, so others do not compile again.
+    guidance: weight of classifier-free guidance as in `deis.wrappers`, where 1 is the conditional network alone; None
+        to call the network once. Parameters, labels and the weight are arguments of the compiled code, so that other
+        values do not compile again.
     Raises ValueError for guidance of a network that was not trained with a null class.
     """
     if guidance is None:
@@ -128,4 +129,5 @@ def _guided_eps_at(network: Network, sde: SDE) -> Callable[..., Images]:
 
 
 def per_image(value: Float[Array, " b"]) -> Float[Array, "b 1 1 1"]:
+    """One number per image, shaped to multiply images."""
     return value[:, None, None, None]

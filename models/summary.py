@@ -1,4 +1,4 @@
-"""What a network costs, block by block, without running it."""
+"""The cost of a network, block by block, found without running it."""
 
 import math
 from typing import Any, NamedTuple
@@ -8,14 +8,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.config import UNetConfig
-from models.layers import Draws
 from models.layout import stages
-from models.unet import UNet, network_of, num_params, shapes
+from models.unet import abstract, network_of, num_params, shapes
 
 
 class Row(NamedTuple):
-    """A part of the network. shape: what it puts out for an image, [h, w, c]. flops: multiplications and additions of a
-    call, an image. activations: bytes kept for the gradient, an image."""
+    """The cost of a part of the network.
+
+    shape: its output for one image, [h, w, c]. flops: multiplications and additions of a call, per image.
+    activations: bytes kept for the gradient, per image.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -25,8 +27,8 @@ class Row(NamedTuple):
 
 
 def rows(cfg: UNetConfig) -> list[Row]:
-    """A row for every stage of the network, and one for the whole, which also counts what stands between the stages."""
-    net = nnx.eval_shape(lambda: UNet(cfg, Draws()))
+    """A row for every stage of the network, and one for the whole, which also counts the layers between the stages."""
+    net = abstract(cfg)
     found = []
     for stage in stages(cfg):
         before = stage.size
@@ -64,12 +66,12 @@ def _whole(cfg: UNetConfig) -> Row:
 
 
 def flops(cfg: UNetConfig) -> int:
-    """Multiplications and additions of a call, an image."""
+    """Multiplications and additions of a call, per image."""
     return _whole(cfg).flops
 
 
-def markdown(table: list[Row]) -> str:
-    """The rows as a Markdown table, in millions."""
+def summary_table(table: list[Row]) -> str:
+    """The rows as a Markdown table, with FLOPs and bytes in millions."""
     lines = [
         "| part | output | parameters | MFLOPs an image | MB kept an image |",
         "| --- | --- | ---: | ---: | ---: |",
@@ -87,14 +89,14 @@ def _images(b: int, size: int | None, channels: int | None) -> jax.ShapeDtypeStr
 
 
 def _flops(function: Any, *args: Any) -> int:
-    """As XLA counts them before it optimises, for a GPU, since some products take fewer on CPUs (models.products)."""
+    """The count of XLA before it optimises, always for a GPU, so that it does not depend on the machine."""
     analysis = jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",)).cost_analysis()
     assert analysis is not None
     return int(analysis["flops"])
 
 
 def _kept(function: Any, params: Any, *args: Any) -> int:
-    """Bytes that the gradient with respect to the parameters and the first argument needs to keep."""
+    """Bytes kept for the gradient with respect to the parameters and the first argument."""
 
     def pull_back(params: Any, x: jax.Array, *rest: Any) -> Any:
         return jax.vjp(lambda params, x: function(params, x, *rest), params, x)[1]

@@ -11,16 +11,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.config import UNetConfig
 from models.layers import (
-    ZERO,
+    ZEROS,
     Block,
     Downsample,
-    Draws,
     Fourier,
     Images,
     PyramidDown,
@@ -43,9 +41,8 @@ _KINDS = {"block": Block, "downsample": Downsample, "upsample": Upsample}
 
 
 def init(cfg: UNetConfig, key: PRNGKeyArray) -> Params:
-    """Fresh parameters: nested dicts of float32 arrays."""
-    numbers = jax.random.uniform(key, (num_params(shapes(cfg)),), minval=np.nextafter(np.float32(-1), 0), maxval=1.0)
-    return _params(UNet(cfg, Draws(numbers)))
+    """Fresh parameters, a function of the key: nested dicts of float32 arrays."""
+    return params_of(UNet(cfg, nnx.Rngs(key)))
 
 
 def shapes(cfg: UNetConfig) -> Params:
@@ -54,33 +51,22 @@ def shapes(cfg: UNetConfig) -> Params:
 
 
 def network_of(cfg: UNetConfig) -> Network:
-    """The network that `cfg` describes: the same one for an equal `cfg`, so that what is compiled for it is found."""
+    """The network that `cfg` describes, the same object for an equal `cfg`, so that compiled code is found again."""
     return _network(_options(cfg))
 
 
-def num_params(params: Params) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+def params_of(module: "UNet") -> Params:
+    """The parameters of a U-Net: nested dicts of arrays."""
+    return nnx.to_pure_dict(nnx.state(module, nnx.Param))
 
 
-def _options(cfg: UNetConfig) -> _Options:
-    values = dataclasses.asdict(cfg).items()
-    return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in values)
+def as_network(module: "UNet") -> Network:
+    """The U-Net as a pure function of its parameters.
 
-
-def _params(network: "UNet") -> Params:
-    return nnx.to_pure_dict(nnx.state(network, nnx.Param))
-
-
-@lru_cache
-def _shapes(options: _Options) -> Params:
-    cfg = UNetConfig(**dict(options))
-    return jax.eval_shape(lambda: _params(UNet(cfg, Draws())))
-
-
-@lru_cache
-def _network(options: _Options) -> Network:
-    cfg = UNetConfig(**dict(options))
-    graph, template = nnx.split(nnx.eval_shape(lambda: UNet(cfg, Draws())), nnx.Param)
+    Any layer of the module may have been replaced by another nnx module whose only state is `nnx.Param`.
+    """
+    graph, template = nnx.split(module, nnx.Param)
+    cfg = module.cfg
 
     def apply(
         params: Params,
@@ -97,6 +83,32 @@ def _network(options: _Options) -> Network:
     return Network(apply, cfg.time, cfg.input, cfg.output, cfg.sigma_data, null_label)
 
 
+def num_params(params: Params) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def _options(cfg: UNetConfig) -> _Options:
+    values = dataclasses.asdict(cfg).items()
+    return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in values)
+
+
+@lru_cache
+def _shapes(options: _Options) -> Params:
+    return params_of(abstract(UNetConfig(**dict(options))))
+
+
+@lru_cache
+def _network(options: _Options) -> Network:
+    return as_network(abstract(UNetConfig(**dict(options))))
+
+
+def abstract(cfg: UNetConfig) -> "UNet":
+    """The U-Net with shapes and dtypes in the place of its parameters."""
+    rngs, key = nnx.Rngs(), jax.random.key(0)
+    setattr(rngs, "params", lambda: key)  # noqa: B010 - a traced nnx.Rngs that counts takes quadratic time
+    return nnx.eval_shape(lambda: UNet(cfg, rngs))
+
+
 def _keys_of_stages(keys: PRNGKeyArray | None, count: int) -> list[PRNGKeyArray | None]:
     """Keys [b] of every stage, from those of the images."""
     return [None] * count if keys is None else list(jax.vmap(partial(jax.random.split, num=count), out_axes=1)(keys))
@@ -110,26 +122,26 @@ def _run(stage: Any, h: Images, emb: Float[Array, "b e"], keys: PRNGKeyArray | N
 class UNet(nnx.Module):
     """The stages of `models.layout` between a first convolution and a last one."""
 
-    def __init__(self, cfg: UNetConfig, draws: Draws):
+    def __init__(self, cfg: UNetConfig, rngs: nnx.Rngs):
         assert cfg.image_channels is not None
         self.cfg, self.order = cfg, tuple(stages(cfg))
-        self.fourier = Fourier(cfg, draws) if cfg.embedding == "fourier" else None
+        self.fourier = Fourier(cfg, rngs) if cfg.embedding == "fourier" else None
         features, emb = cfg.channels * (1 if self.fourier is None else 2), 4 * cfg.channels
-        self.embed_in, self.embed_out = (linear(n, emb, jnp.float32, draws) for n in (features, emb))
+        self.embed_in, self.embed_out = (linear(n, emb, jnp.float32, rngs) for n in (features, emb))
         label_features = emb if cfg.class_embedding == "after" else features
         num_labels = cfg.num_classes + cfg.null_class
-        self.embed_label = embedding(num_labels, label_features, draws) if num_labels else None
+        self.embed_label = embedding(num_labels, label_features, rngs) if num_labels else None
 
         values = cfg.image_channels * cfg.patch_size**2
-        self.conv_in = conv(values, cfg.channels, jnp.dtype(cfg.dtype), draws)
-        self.stages = nnx.Dict({stage.name: _KINDS[stage.kind](cfg, stage, draws) for stage in self.order})
+        self.conv_in = conv(values, cfg.channels, cfg.dtype, rngs)
+        self.stages = nnx.Dict({stage.name: _KINDS[stage.kind](cfg, stage, rngs) for stage in self.order})
         widths = [values] + [stage.n_out for stage in self.order if stage.pyramid]
         names = [stage.name for stage in self.order if stage.pyramid]
         self.pyramid = nnx.Dict(
-            {name: PyramidDown(cfg, widths[i], widths[i + 1], draws) for i, name in enumerate(names)}
+            {name: PyramidDown(cfg, widths[i], widths[i + 1], rngs) for i, name in enumerate(names)}
         )
-        self.norm_out = group_norm(cfg, self.order[-1].n_out)
-        self.conv_out = conv(self.order[-1].n_out, values, jnp.float32, draws, kernel_init=ZERO)
+        self.norm_out = group_norm(cfg, self.order[-1].n_out, rngs)
+        self.conv_out = conv(self.order[-1].n_out, values, jnp.float32, rngs, kernel_init=ZEROS)
 
     def __call__(
         self, x: Images, t: Float[Array, " b"], label: Int[Array, " b"] | None, dropout_keys: PRNGKeyArray | None
@@ -149,10 +161,10 @@ class UNet(nnx.Module):
                 h = image = (image + h) * (math.sqrt(0.5) if self.cfg.skip_rescale else 1.0)
             if stage.keeps:
                 kept.append(h)
-        return from_patches(self.conv_out(self.norm_out(h, nnx.silu)).astype(jnp.float32), self.cfg.patch_size)
+        return from_patches(self.conv_out(nnx.silu(self.norm_out(h))).astype(jnp.float32), self.cfg.patch_size)
 
     def embed(self, t: Float[Array, " b"], label: Int[Array, " b"] | None) -> Float[Array, "b e"]:
-        """What every residual block is told of the time and the class."""
+        """The conditioning embedding of every residual block: noise conditioning and class label, through an MLP."""
         if label is not None and self.embed_label is None:
             raise ValueError("this network is without classes: give no labels")
         if label is None and self.embed_label is not None:

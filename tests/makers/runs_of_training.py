@@ -42,7 +42,7 @@ def arrays(run_dir: Path) -> dict[str, str]:
     from models.config import UNetConfig
     from models.training.config import OptimizerConfig
     from models.training.step import init_state, make_optimizer
-    from models.unet import init
+    from models.unet import shapes
 
     folder = run_dir / "checkpoints"
     step = checkpoint.latest_step(folder)
@@ -50,7 +50,7 @@ def arrays(run_dir: Path) -> dict[str, str]:
     config = checkpoint.read_config(folder, step)
     optimizer = make_optimizer(OptimizerConfig(**config["optimizer"]), config["train"]["steps"])
     key = jax.random.key(0)
-    like = jax.eval_shape(lambda: init_state(init(UNetConfig(**config["model"]), key), optimizer, key))
+    like = jax.eval_shape(lambda params: init_state(params, optimizer, key), shapes(UNetConfig(**config["model"])))
     state = checkpoint.restore(folder, step, like)
     leaves = jax.tree.leaves_with_path(state)
     return {jax.tree_util.keystr(path): hashlib.sha256(leaf.tobytes()).hexdigest() for path, leaf in leaves}

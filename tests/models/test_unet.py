@@ -1,19 +1,23 @@
 """The score network: its size as published, what it depends on, and what it computes."""
 
 import dataclasses
-from functools import partial
 
 import hydra
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jobs import CONF
 from omegaconf import OmegaConf
 
+import deis
 from models.config import UNetConfig, validate
+from models.layers import uniform
 from models.layout import stages
-from models.unet import init, network_of, num_params, shapes
+from models.training.config import ObjectiveConfig
+from models.training.step import init_state, make_optimizer, make_train_step
+from models.unet import UNet, as_network, init, network_of, num_params, params_of, shapes
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -54,7 +58,7 @@ PUBLISHED = {
 
 
 def fresh(cfg: UNetConfig) -> dict:
-    return jax.jit(partial(init, cfg))(jax.random.key(0))
+    return init(cfg, jax.random.key(0))
 
 
 def composed(name: str, **options: object) -> UNetConfig:
@@ -81,11 +85,10 @@ def test_score_sde_s_ddpm_has_attention_once_a_level_going_up() -> None:
     assert num_params(shapes(cfg)) == 35_218_947
 
 
-def test_a_fresh_network_is_float32_a_function_of_the_key_and_answers_zero() -> None:
+def test_a_fresh_network_is_float32_a_function_of_the_key_and_outputs_zero() -> None:
     """The last convolution starts at zero, so the first loss is |eps|^2 = 1."""
     cfg = dataclasses.replace(TINY, multipliers=[1], attention_resolutions=[])
-    draw = jax.jit(partial(init, cfg))
-    a, b, c = (draw(jax.random.key(seed)) for seed in (5, 5, 6))
+    a, b, c = (init(cfg, jax.random.key(seed)) for seed in (5, 5, 6))
     assert {leaf.dtype for leaf in jax.tree.leaves(a)} == {jnp.dtype("float32")}
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
     assert not np.array_equal(a["conv_in"]["kernel"], c["conv_in"]["kernel"])
@@ -94,7 +97,7 @@ def test_a_fresh_network_is_float32_a_function_of_the_key_and_answers_zero() -> 
 
 def test_fresh_parameters_have_ddpm_s_variance_and_share_no_numbers() -> None:
     """Kernels: uniform, of variance 2 / (inputs + outputs); frequencies and labels: normal; the rest 0 and 1."""
-    cfg = dataclasses.replace(TINY, channels=16, embedding="fourier", fourier_scale=16.0)
+    cfg = dataclasses.replace(TINY, channels=64, multipliers=[1], embedding="fourier", fourier_scale=16.0)
     found = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(fresh(cfg))}
     drawn = []
     for name, leaf in found.items():
@@ -135,6 +138,38 @@ def test_output_depends_on_time_and_on_nothing_else_in_the_batch(params: dict) -
     twice = net(params, jnp.stack([X[0], X[0]]), jnp.full(2, T[0]), jnp.full(2, LABEL[0]))
     np.testing.assert_allclose(twice[0], y[0], atol=1e-5)
     assert np.abs(net(params, X, T + 50.0, LABEL) - y).max() > 1e-3
+
+
+class StockAttention(nnx.Module):
+    """Flax's own attention in the place of `models.layers.Attention`."""
+
+    def __init__(self, channels: int, rngs: nnx.Rngs):
+        self.norm = nnx.GroupNorm(channels, num_groups=4, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(num_heads=2, in_features=channels, decode=False, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        b, h, w, c = x.shape
+        return x + self.attention(self.norm(x).reshape(b, h * w, c)).reshape(x.shape)
+
+
+def test_a_network_with_flax_s_own_attention_trains() -> None:
+    """Any layer of the U-Net can be replaced by a stock nnx layer before it becomes a function of its parameters."""
+    rngs = nnx.Rngs(0)
+    cfg = dataclasses.replace(TINY, multipliers=[1], attention_resolutions=[], num_classes=0)
+    module = UNet(cfg, rngs)
+    module.conv_out.kernel[...] = uniform(rngs.params(), module.conv_out.kernel.shape)
+    for stage in stages(cfg):
+        if stage.attention:
+            setattr(module.stages[stage.name], "attention", StockAttention(stage.n_out, rngs))  # noqa: B010
+    params = jax.tree.map(np.asarray, params_of(module))
+    optimizer = make_optimizer(0.01, 0, 10, cosine_decay=False, b1=0.9, b2=0.999, clip_norm=1.0)
+    step = make_train_step(as_network(module), deis.vp_linear(), ObjectiveConfig(), optimizer, 0.9, False, 1)
+    state = init_state(params_of(module), optimizer, jax.random.key(0))
+    state, metrics = step(state, np.zeros((2, 8, 8, 1), np.uint8), None, None)
+    assert np.isfinite(metrics["loss"])
+    before, after = (tree["stages"]["middle_0"]["attention"]["attention"] for tree in (params, state.params))
+    assert set(after) == {"query", "key", "value", "out"}
+    assert all(not np.array_equal(before[name]["kernel"], after[name]["kernel"]) for name in after)
 
 
 def test_label_matters(params: dict) -> None:
@@ -240,7 +275,7 @@ def test_patches_halve_every_size_and_see_every_pixel() -> None:
     )
     params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01), shapes(cfg))
     x = jax.random.normal(jax.random.key(0), (1, 16, 16, 1))
-    slope = jax.grad(lambda x: network_of(cfg).apply(params, x, T[:1])[0, 5, 9, 0] ** 2)(x)
+    slope = jax.jit(jax.grad(lambda x: network_of(cfg).apply(params, x, T[:1])[0, 5, 9, 0] ** 2))(x)
     assert slope.shape == (1, 16, 16, 1)
     assert jnp.all(slope != 0)
     whole = dataclasses.replace(cfg, patch_size=1)

@@ -46,9 +46,8 @@ model = UNetConfig(16, [1], image_size=8, image_channels=3, num_classes=3, null_
 optimizer = make_optimizer(OptimizerConfig(3e-3, 2, False, 0.9, 0.999, 1.0), 100)
 objective = ObjectiveConfig(label_dropout=0.1)
 mesh = devices.mesh()
-first = jax.jit(lambda: init_state(init(model, jax.random.key(0)), optimizer, jax.random.key(1)))
-shapes = jax.eval_shape(first)
-first = jax.device_get(first())
+first = jax.device_get(init_state(init(model, jax.random.key(0)), optimizer, jax.random.key(1)))
+shapes = jax.eval_shape(lambda: first)
 
 def train(fsdp, accumulate, batches):
     shardings = devices.shardings(shapes, mesh, fsdp)
