@@ -15,7 +15,8 @@ import deis
 from models.config import UNetConfig, validate
 from models.layers import uniform
 from models.layout import stages
-from models.training.config import ObjectiveConfig
+from models.training import devices
+from models.training.config import ObjectiveConfig, OptimizerConfig
 from models.training.step import init_state, make_optimizer, make_train_step
 from models.unet import UNet, as_network, init, network_of, num_params, params_of, shapes
 
@@ -162,9 +163,10 @@ def test_a_network_with_flax_s_own_attention_trains() -> None:
         if stage.attention:
             setattr(module.stages[stage.name], "attention", StockAttention(stage.n_out, rngs))  # noqa: B010
     params = jax.tree.map(np.asarray, params_of(module))
-    optimizer = make_optimizer(0.01, 0, 10, cosine_decay=False, b1=0.9, b2=0.999, clip_norm=1.0)
-    step = make_train_step(as_network(module), deis.vp_linear(), ObjectiveConfig(), optimizer, 0.9, False, 1)
+    optimizer = make_optimizer(OptimizerConfig(0.01, 0, False, 0.9, 0.999, 1.0), 10)
     state = init_state(params_of(module), optimizer, jax.random.key(0))
+    shardings = devices.shardings(state, devices.mesh(), fsdp=False)
+    step = make_train_step(as_network(module), deis.vp_linear(), ObjectiveConfig(), optimizer, 0.9, False, 1, shardings)
     state, metrics = step(state, np.zeros((2, 8, 8, 1), np.uint8), None, None)
     assert np.isfinite(metrics["loss"])
     before, after = (tree["stages"]["middle_0"]["attention"]["attention"] for tree in (params, state.params))
