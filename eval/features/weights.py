@@ -12,9 +12,8 @@ from formats.files import read_safetensors, sha256
 from formats.torch_pickle import read_torch
 
 Tensors = dict[str, np.ndarray]
-Shapes = dict[
-    str, tuple[int, int, int, int]
-]  # kernels [h, w, in, out] of convolutions, by name; in is 1 of depthwise ones
+Shapes = dict[str, tuple[int, int, int, int]]
+"""The shapes [h, w, in, out] of convolutions' kernels, by name; in is 1 for a depthwise convolution."""
 
 
 class Layer(NamedTuple):
@@ -63,40 +62,32 @@ def efficientnet_file(weights: str | None) -> Path:
 def read_tensors(path: Path) -> Tensors:
     """The tensors of a .safetensors file or of a state_dict saved by torch, in float32.
 
-    A file named as PyTorch's hub names them, NAME-0123abcd.pth, must have a SHA-256 that begins so. Counts of batches,
-    which batch norms keep while they are trained, are left out.
+    A file named as PyTorch's hub names them, NAME-0123abcd.pth, must have a SHA-256 that begins so. The counts of
+    batches that training's batch norms keep are left out.
 
     Raises FileNotFoundError if there is no such file; ValueError if it is damaged, not what its name says, asks to run
     something, or holds something else.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
     named = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
     if named and not (digest := sha256(path)).startswith(named[1]):
         raise ValueError(f"the SHA-256 of {path} begins with {digest[:8]}, not with {named[1]}; fetch it again")
     found = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
     if not isinstance(found, dict) or not all(isinstance(tensor, np.ndarray) for tensor in found.values()):
         raise ValueError(f"{path} does not hold a state_dict, a dictionary of tensors")
-    return {
-        name: np.asarray(tensor, np.float32)
-        for name, tensor in found.items()
-        if not name.endswith(".num_batches_tracked")
-    }
+    kept = (name for name in found if not name.endswith(".num_batches_tracked"))
+    return {name: np.asarray(found[name], np.float32) for name in kept}
 
 
 def read_layers(
     path: Path, kernels: Shapes, theirs: Callable[[str], tuple[str, str]], head: str, head_shape: tuple[int, int]
 ) -> Layers:
-    """Every convolution, with its batch norm in it, and the dense layer `head`, in float32.
+    """Every convolution, with its batch norm multiplied into it in float64, and the dense layer `head`, in float32.
 
-    At inference a batch norm is linear, so it can be in the weights; this is computed in float64.
-
-    kernels: the network's convolutions.
     theirs: from a convolution's name to the names of its weight tensor and of its batch norm.
     head, head_shape: name of the dense layer, and (out, in) of its weight.
 
     Raises FileNotFoundError if there is no such file; ValueError if it cannot be read, or a tensor is missing, unknown,
-    of another shape or not finite; names it.
+    of another shape or not finite, by its name.
     """
     tensors = read_tensors(path)
     expected: dict[str, tuple[int, ...]] = {f"{head}.weight": head_shape, f"{head}.bias": head_shape[:1]}
