@@ -45,17 +45,18 @@ def main(cfg: DictConfig) -> None:
         sde = end_sde(check_sampler(job.sampler), build_sde(source.config["sde"]))
         dataset, split = held_out(job, source)
         jax_setup = configure_jax()
-        from eval.metrics import flows  # imports JAX, which is configured by now
+        # imports JAX, which is configured by now
+        from eval.metrics.bits_per_dim import adaptive_flow, measure_bits, paired_difference, table_flow
 
         chosen: list[tuple[str, Any]] = []
         if "table" in job.methods:
-            chosen += [flows.table_flow(job.sampler | {"nfe": nfe}, sde) for nfe in job.nfe or [job.sampler["nfe"]]]
+            chosen += [table_flow(job.sampler | {"nfe": nfe}, sde) for nfe in job.nfe or [job.sampler["nfe"]]]
         if "dopri5" in job.methods:
-            chosen.append(flows.adaptive_flow(job.tolerance))
+            chosen.append(adaptive_flow(job.tolerance))
     config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
     with folder.occupy(run_dir, config):
         print(jax_setup, file=sys.stderr)
-        rows, bits = flows.measure_bits(
+        rows, bits = measure_bits(
             source, sde, split, chosen, job.batch_size, seed=job.seed, trace=job.trace, num_probes=job.num_probes
         )
         result = {"rows": rows, "dataset": dataset.name, "split": dataset.test_split, "num_images": len(split.images)}
@@ -67,7 +68,7 @@ def main(cfg: DictConfig) -> None:
             "overrides": list(HydraConfig.get().overrides.task),
         }
         if len(bits) == len(job.methods) == 2:
-            result["difference"] = flows.paired_difference(*bits)
+            result["difference"] = paired_difference(*bits)
         write_atomically(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
     print(f"{report(result)}\n{run_dir}")
 

@@ -5,13 +5,14 @@ Its weights are a pip package, so a distance by it needs no download. It is not 
 
 from pathlib import Path
 
+import jax.numpy as jnp
 from jax.nn import relu6
 from jaxtyping import Array, Float, UInt8
 
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig
 from eval.features.extractor import Extractor
-from eval.features.layers import Conv, bilinear, dense, kernel_shapes, network_extractor, with_layers
+from eval.features.layers import PRECISION, Conv, bilinear, kernel_shapes, network_extractor, with_layers
 from eval.features.weights import Layers, efficientnet_file, read_layers
 
 SIZE, WIDTH, CLASSES = 224, 1280, 1000
@@ -58,7 +59,7 @@ def outputs(layers: Layers, images: UInt8[Array, "b h w c"]) -> tuple[Float[Arra
     """
     pixels = (bilinear(images, SIZE, "pytorch") - 127.0) / 128.0
     features = efficientnet_lite0(with_layers(layers), pixels)
-    return features, dense(features, layers["_fc"].kernel) + layers["_fc"].bias
+    return features, jnp.matmul(features, layers["_fc"].kernel, precision=PRECISION) + layers["_fc"].bias
 
 
 def efficientnet_lite0(conv: Conv, x: Float[Array, "b 224 224 3"]) -> Float[Array, "b 1280"]:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, UInt8
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig
 from eval.features.extractor import Extractor
-from eval.features.layers import Conv, bilinear, dense, kernel_shapes, network_extractor, with_layers
+from eval.features.layers import PRECISION, Conv, bilinear, kernel_shapes, network_extractor, with_layers
 from eval.features.weights import Layers, inception_file, read_layers
 
 SIZE, WIDTH, CLASSES = 299, 2048, 1008
@@ -85,7 +85,7 @@ def outputs(
     pixels = bilinear(images, SIZE, resize)
     pixels = pixels / 127.5 - 1.0 if resize == "pytorch" else pixels / 128.0 - 1.0
     features = inception(with_layers(layers), pixels)
-    return features, dense(features, layers["fc"].kernel)
+    return features, jnp.matmul(features, layers["fc"].kernel, precision=PRECISION)
 
 
 def inception(conv: Conv, x: Float[Array, "b 299 299 3"]) -> Float[Array, "b 2048"]:

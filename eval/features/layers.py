@@ -73,11 +73,6 @@ def _depthwise(x: Array, kernel: Array, stride: int, padding: str) -> Array:
     return reduce(jnp.add, terms)
 
 
-def dense(x: Float[Array, "b d"], kernel: Float[Array, "d k"]) -> Float[Array, "b k"]:
-    """x @ kernel in full float32 precision."""
-    return jnp.matmul(x, kernel, precision=PRECISION)
-
-
 def bilinear(images: Num[Array, "b h w c"], size: int, convention: str) -> Float[Array, "b size size 3"]:
     """Grey or RGB images as square RGB images of `size` pixels a side, interpolated and not smoothed first, in float32.
 

