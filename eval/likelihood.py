@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -45,14 +46,15 @@ def main(cfg: DictConfig) -> None:
         sde = end_sde(check_sampler(job.sampler), build_sde(source.config["sde"]))
         dataset, split = held_out(job, source)
         jax_setup = configure_jax()
-        # imports JAX, which is configured by now
-        from eval.metrics.bits_per_dim import adaptive_flow, measure_bits, paired_difference, table_flow
+        # these import JAX, which is configured by now
+        from deis import adaptive
+        from eval.metrics.bits_per_dim import measure_bits, paired_difference, table_flow
 
         chosen: list[tuple[str, Any]] = []
         if "table" in job.methods:
             chosen += [table_flow(job.sampler | {"nfe": nfe}, sde) for nfe in job.nfe or [job.sampler["nfe"]]]
         if "dopri5" in job.methods:
-            chosen.append(adaptive_flow(job.tolerance))
+            chosen.append(("DOPRI5", partial(adaptive.encode, rtol=job.tolerance, atol=job.tolerance)))
     config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
     with folder.occupy(run_dir, config):
         print(jax_setup, file=sys.stderr)

@@ -60,11 +60,9 @@ def extractor(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
 
 
 def classifier_extractor(train: data.Split, test: data.Split, cfg: ExtractorConfig, dataset_name: str) -> Extractor:
-    """Train a classifier on the data set once and return its penultimate layer; later calls read the cache.
+    """The penultimate layer of a classifier that is trained on the data set once, and kept in `cfg.cache_dir`.
 
-    The cache file lies in `cfg.cache_dir` and its name holds a hash of data and settings. The same data, settings and
-    seed give the same weights.
-
+    The file's name holds a hash of data and settings; the same data, settings and seed give the same weights.
     Raises ValueError for no labels, fewer than two classes, no held-out images, diverged training, or a damaged file in
     the cache.
     """
@@ -73,8 +71,7 @@ def classifier_extractor(train: data.Split, test: data.Split, cfg: ExtractorConf
             f"data set {dataset_name} has no labels, so no classifier can be trained on it; "
             "use extractor=none or give labels"
         )
-    classes = len(np.unique(train.labels))
-    if classes < 2 or len(test.images) == 0:
+    if (classes := len(np.unique(train.labels))) < 2 or len(test.images) == 0:
         raise ValueError(
             f"data set {dataset_name} has {classes} class(es) and {len(test.images)} held-out images; "
             "the classifier needs at least 2 classes and 1 held-out image, or use extractor=none"

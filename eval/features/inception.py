@@ -90,19 +90,20 @@ def outputs(
 
 def inception(conv: Conv, x: Float[Array, "b 299 299 3"]) -> Float[Array, "b 2048"]:
     """The network up to its last pool. x: pixels in [-1, 1]."""
+    half = partial(nnx.max_pool, window_shape=(3, 3), strides=(2, 2))
     x = _relu(conv, x, "Conv2d_1a_3x3", 32, THREE, stride=2, padding="VALID")
     x = _relu(conv, x, "Conv2d_2a_3x3", 32, THREE, padding="VALID")
     x = _relu(conv, x, "Conv2d_2b_3x3", 64, THREE)
-    x = _half(x)
+    x = half(x)
     x = _relu(conv, x, "Conv2d_3b_1x1", 80)
     x = _relu(conv, x, "Conv2d_4a_3x3", 192, THREE, padding="VALID")
-    x = _half(x)
+    x = half(x)
     for block, features in (("Mixed_5b", 32), ("Mixed_5c", 64), ("Mixed_5d", 64)):
         x = _mixed(conv, x, block, MIXED_5, _averaged(conv, x, block, features))
-    x = _mixed(conv, x, "Mixed_6a", MIXED_6A, _half(x), stride=2, padding="VALID")
+    x = _mixed(conv, x, "Mixed_6a", MIXED_6A, half(x), stride=2, padding="VALID")
     for block, width in (("Mixed_6b", 128), ("Mixed_6c", 160), ("Mixed_6d", 160), ("Mixed_6e", 192)):
         x = _mixed(conv, x, block, mixed_6(width), _averaged(conv, x, block, 192))
-    x = _mixed(conv, x, "Mixed_7a", MIXED_7A, _half(x), stride=2, padding="VALID")
+    x = _mixed(conv, x, "Mixed_7a", MIXED_7A, half(x), stride=2, padding="VALID")
     x = _mixed(conv, x, "Mixed_7b", MIXED_7, _averaged(conv, x, "Mixed_7b", 192))
     largest = nnx.max_pool(x, (3, 3), padding="SAME")
     x = _mixed(conv, x, "Mixed_7c", MIXED_7, _relu(conv, largest, "Mixed_7c.branch_pool", 192))
@@ -126,10 +127,6 @@ def _mixed(conv: Conv, x: Array, block: str, branches: Branches, pooled: Array, 
 
 def _relu(conv: Conv, x: Array, name: str, features: int, kernel: tuple[int, int] = ONE, **options: Any) -> Array:
     return jax.nn.relu(conv(x, name, features, kernel, **options))
-
-
-def _half(x: Array) -> Array:
-    return nnx.max_pool(x, (3, 3), strides=(2, 2))
 
 
 def _averaged(conv: Conv, x: Array, block: str, features: int) -> Array:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import data
 import deis
-from deis import SDE, adaptive
+from deis import SDE
 from deis.likelihood import Flow, bits_per_dim, dequantise, encoding, log_prob
 from deis.sampler import EpsFn, State
 from models.sampling.build import build_table, check_sampler, solver_of
@@ -25,19 +25,11 @@ from models.sampling.source import Source
 from models.score import eps_fn
 from runs.errors import NonFiniteError, checking
 
-NamedFlow = tuple[str, Flow]
-"""The solver's name, and what carries images to noise with it."""
 
-
-def table_flow(sampler: Mapping[str, Any], sde: deis.SDE) -> NamedFlow:
-    """The flow of a `sampler` group's solver. Raises ValueError for one that does not run from images to noise."""
+def table_flow(sampler: Mapping[str, Any], sde: deis.SDE) -> tuple[str, Flow]:
+    """The name and flow of a `sampler` group's solver. Raises as `encoding_table` does."""
     table = encoding_table(sampler, sde)
     return table.name, lambda sde, eps_fn, state: (deis.sample(table, eps_fn, state), table.nfe)
-
-
-def adaptive_flow(tolerance: float) -> NamedFlow:
-    """The flow of DOPRI5 with this relative and absolute tolerance."""
-    return "DOPRI5", partial(adaptive.encode, rtol=tolerance, atol=tolerance)
 
 
 def encoding_table(sampler: Mapping[str, Any], sde: deis.SDE) -> deis.Table:
@@ -127,9 +119,9 @@ def standard_error(values: Float[np.ndarray, " n"]) -> float:
 
 
 def measure_bits(
-    source: Source, sde: deis.SDE, split: data.Split, flows: Sequence[NamedFlow], batch_size: int, **options: Any
+    source: Source, sde: deis.SDE, split: data.Split, flows: Sequence[tuple[str, Flow]], batch_size: int, **options: Any
 ) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    """(one row of numbers, bits/dim of each image) for every flow. options: the rest of `bits_of_batches`'s.
+    """(one row of numbers, bits/dim of each image) for every named flow. options: the rest of `bits_of_batches`'s.
 
     Raises ConfigError for a network that cannot be used, NonFiniteError for NaN or infinite bits.
     """
@@ -148,20 +140,14 @@ def measure_bits(
                 bar.update(len(chunk))
         bits = np.concatenate(chunks)
         if not np.all(np.isfinite(bits)):
-            bad = int(np.flatnonzero(~np.isfinite(bits))[0])
+            bad = int(np.argmin(np.isfinite(bits)))
             raise NonFiniteError(
                 f"{name} gave NaN or infinite bits/dim, first for image {bad}; the network is at fault"
             )
         all_bits.append(bits)
-        rows.append(
-            {
-                "solver": name,
-                "nfe": float(np.mean(nfes)),
-                "bits_per_dim": float(np.mean(bits)),
-                "standard_error": standard_error(bits),
-                "seconds": time.perf_counter() - clock,
-            }
-        )
+        mean, seconds = float(np.mean(bits)), time.perf_counter() - clock
+        row = {"solver": name, "nfe": float(np.mean(nfes)), "bits_per_dim": mean}
+        rows.append(row | {"standard_error": standard_error(bits), "seconds": seconds})
     return rows, all_bits
 
 

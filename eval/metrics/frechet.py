@@ -72,14 +72,11 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
 
     Raises ValueError if the features come from different extractors, as far as both are known, or differ in number.
     """
-    if a.extractor != b.extractor and UNKNOWN not in (a.extractor, b.extractor):
+    differ = a.extractor != b.extractor and UNKNOWN not in (a.extractor, b.extractor)
+    if differ or a.mean.shape != b.mean.shape:
         raise ValueError(
-            f"{a.data} was measured with extractor {a.extractor} but {b.data} with {b.extractor}; "
-            "distances need one extractor for both"
-        )
-    if a.mean.shape != b.mean.shape:
-        raise ValueError(
-            f"{a.data} has {a.mean.size} features but {b.data} has {b.mean.size}; distances need one extractor for both"
+            f"{a.data} has {a.mean.size} features of extractor {a.extractor}, but {b.data} has {b.mean.size} of "
+            f"{b.extractor}; distances need one extractor for both"
         )
     values, vectors = scipy.linalg.eigh(a.cov)
     root = (vectors * np.sqrt(values.clip(min=0.0))) @ vectors.T
@@ -120,8 +117,7 @@ def load_statistics(path: Path) -> Statistics:
     something else.
     """
     arrays = read_npz(path)
-    names = set(arrays)
-    if names not in ({"mu", "sigma"}, {"mu", "sigma", "n", "extractor", "data", "sha256"}):
+    if arrays.keys() not in ({"mu", "sigma"}, {"mu", "sigma", "n", "extractor", "data", "sha256"}):
         raise ValueError(f"{path} holds {sorted(arrays)}, not feature statistics (mu, sigma)")
     mean, cov = np.asarray(arrays["mu"], np.float64), np.asarray(arrays["sigma"], np.float64)
     fit = mean.ndim == 1 and cov.shape == 2 * mean.shape
@@ -130,7 +126,7 @@ def load_statistics(path: Path) -> Statistics:
             f"{path} holds mu {list(mean.shape)} and sigma {list(cov.shape)}; statistics of d features are "
             "finite numbers of shapes [d] and [d, d]"
         )
-    if names == {"mu", "sigma"}:
+    if "sha256" not in arrays:
         return Statistics(mean, cov, 0, UNKNOWN, path.name)
     stats = Statistics(mean, cov, int(arrays["n"]), str(arrays["extractor"]), str(arrays["data"]))
     if _checksum(stats) != str(arrays["sha256"]):

@@ -81,20 +81,18 @@ def _described(images: np.ndarray) -> str:
         return f"they are {images.dtype} {list(images.shape)}"
     if bad := int((~np.isfinite(images.reshape(len(images), -1))).any(axis=1).sum()):
         return f"{bad} of its {len(images)} {images.dtype} images hold NaN or infinity; the sampler failed"
-    low, high = images.min(), images.max()
-    there = f"they are {images.dtype} from {low:g} to {high:g}"
-    if low < -1 or high > 1:
-        return f"{there}; write uint8 images"
-    return f"{there}; data.to_uint8(images, 'floor' or 'round') makes uint8 of images in [-1, 1]"
+    advice = "data.to_uint8(images, 'floor' or 'round') makes uint8 of images in [-1, 1]"
+    if np.abs(images).max() > 1:
+        advice = "write uint8 images"
+    return f"they are {images.dtype} from {images.min():g} to {images.max():g}; {advice}"
 
 
 def _read_files(files: list[Path]) -> UInt8[np.ndarray, "b h w c"]:
     images = [_read_file(file) for file in files]
+    shape = images[0].shape
     for file, image in zip(files, images, strict=True):
-        if image.shape != images[0].shape:
-            raise ValueError(
-                f"the samples differ in shape: {files[0]} is {list(images[0].shape)}, {file} is {list(image.shape)}"
-            )
+        if image.shape != shape:
+            raise ValueError(f"the samples differ in shape: {files[0]} is {list(shape)}, {file} is {list(image.shape)}")
     return np.stack(images)
 
 

@@ -187,7 +187,7 @@ def test_files_of_pytorch_fid_are_read_and_ours_are_such_files(tmp_path):
     theirs = load_statistics(tmp_path / "theirs.npz")
     assert (theirs.n, theirs.extractor, theirs.data) == (0, UNKNOWN, "theirs.npz")
     assert frechet_distance(stats, theirs) == pytest.approx(0, abs=1e-12)
-    with pytest.raises(ValueError, match="3 features but theirs"):
+    with pytest.raises(ValueError, match="3 features of extractor digits@1, but theirs"):
         frechet_distance(gaussian(np.zeros(3), np.eye(3)), theirs)
 
 
