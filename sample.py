@@ -14,10 +14,8 @@ from tqdm import tqdm
 
 import data
 import deis
-from data.config import DatasetConfig
-from eval.features.config import ExtractorConfig, validate_extractor
 from eval.figures import denoising_gif, image_grid, save_png
-from eval.job import NetworkJob, dataset_of, origin, require_dataset, require_positive, require_rounding
+from eval.job import MeasuringJob, check_measuring, dataset_of, origin, require_positive
 from eval.metrics.measurement import VALUES, Measurement, MetricConfig, lines, open_measurement, validate_metrics
 from formats.files import write_atomically
 from models.sampling.build import build_sde, build_table
@@ -26,7 +24,7 @@ from models.sampling.source import SHIPPED, Source, find
 from runs import cli, folder
 from runs.errors import NonFiniteError, Stopped, checking
 from runs.jax_setup import configure_jax
-from runs.log import LoggerConfig, open_log
+from runs.log import open_log
 from runs.signals import stop_requests
 
 NEXT = """Next: python sample.py sampler=ddim sampler.nfe=5              another solver, fewer network calls
@@ -36,17 +34,13 @@ NEXT = """Next: python sample.py sampler=ddim sampler.nfe=5              another
 
 
 @dataclass
-class SampleJob(NetworkJob):
+class SampleJob(MeasuringJob):
     """The options of sample.py; conf/sample.yaml explains them."""
 
-    dataset: DatasetConfig | None = None
     sampler: Any = MISSING
-    num_samples: int = MISSING
     seeds: str | None = MISSING
-    batch_size: int = MISSING
     label: int | None = MISSING
     guidance: float | None = MISSING
-    rounding: str = MISSING
     keep_samples: bool = MISSING
     metrics: list[str] = MISSING
     kid_subsets: int = MISSING
@@ -54,8 +48,6 @@ class SampleJob(NetworkJob):
     grid_samples: int = MISSING
     gif: bool = MISSING
     gif_samples: int = MISSING
-    extractor: ExtractorConfig = MISSING
-    logger: LoggerConfig = MISSING
 
 
 def main(cfg: DictConfig) -> None:
@@ -64,10 +56,9 @@ def main(cfg: DictConfig) -> None:
         job: SampleJob = cli.to_object(cfg)
         seeds, metrics = check(job)
         source = find(job.checkpoint, job.step, job.output_root)
-        if metrics is None:
-            dataset = dataset_of(source, job.dataset)
-        else:
-            dataset = require_dataset(source, job.dataset, otherwise=", or extractor=none")
+        dataset = job.dataset
+        if metrics is not None or source.config["dataset"]:
+            dataset = dataset_of(source, job.dataset, otherwise=", or extractor=none")
         if job.guidance is not None and not source.config["model"].get("null_class"):
             raise ValueError(f"guidance={job.guidance:g} needs a network trained with model.null_class=true")
         table = build_table(job.sampler, build_sde(source.config["sde"]))
@@ -95,9 +86,8 @@ def main(cfg: DictConfig) -> None:
 
 def check(job: SampleJob) -> tuple[list[int], MetricConfig | None]:
     """Refuse with a ValueError what cannot work, before anything expensive starts; returns (seeds, what to measure)."""
-    require_positive(job, "batch_size", "grid_samples", "gif_samples", "num_samples")
-    require_rounding(job.rounding)
-    validate_extractor(job.extractor)
+    check_measuring(job)
+    require_positive(job, "grid_samples", "gif_samples")
     seeds = parse_seeds(job.seeds or f"0-{job.num_samples - 1}")
     if job.extractor.name == "none":
         return seeds, None
@@ -107,32 +97,26 @@ def check(job: SampleJob) -> tuple[list[int], MetricConfig | None]:
 
 
 def draw_images(
-    job: SampleJob,
-    source: Source,
-    table: deis.Table,
-    seeds: list[int],
-    run_dir: Path,
-    measurement: Measurement | None,
+    job: SampleJob, source: Source, table: deis.Table, seeds: list[int], run_dir: Path, measurement: Measurement | None
 ) -> dict[str, Any]:
     """Draw the images, measure them, write samples.npz, grid.png and the animation, and say what was done."""
     from models.sampling.draw import draw, draw_trajectory, load_trained  # imports JAX, which is configured by now
 
     with checking():
         net = load_trained(source.path, source.step)
-    one_call = deis.tables.ddim(net.sde, table.t[[0, -1]])
-    # compiles, so that the clock below does not count it
-    next(draw(net, one_call, seeds[:1], job.batch_size, job.label, job.guidance))
+    how = (job.batch_size, job.label, job.guidance)
+    next(draw(net, deis.tables.ddim(net.sde, table.t[[0, -1]]), seeds[:1], *how))  # compiles before the clock runs
 
     kept, drawn, seconds = [], 0, 0.0
     with stop_requests() as stop_signal, tqdm(total=len(seeds), unit="image", leave=False) as bar:
         clock = time.perf_counter()
-        for x_0 in draw(net, table, seeds, job.batch_size, job.label, job.guidance):
-            finite = np.isfinite(x_0).reshape(len(x_0), -1).all(axis=1)
-            if not finite.all():  # they would become black images without a word
+        for x_0 in draw(net, table, seeds, *how):
+            bad = np.flatnonzero(~np.isfinite(x_0).all(axis=(1, 2, 3)))
+            if len(bad):  # they would become black images without a word
                 raise NonFiniteError(
-                    f"{table.name} with {table.nfe} network calls gave NaN or infinite values for {np.sum(~finite)} of "
-                    f"{len(x_0)} images, seed {seeds[drawn + int(np.argmin(finite))]} first; the network or the "
-                    "schedule is at fault, and nothing was written"
+                    f"{table.name} with {table.nfe} network calls gave NaN or infinite values for {len(bad)} of "
+                    f"{len(x_0)} images, seed {seeds[drawn + bad[0]]} first; the network or the schedule is at "
+                    "fault, and nothing was written"
                 )
             images = data.to_uint8(x_0, job.rounding)
             seconds += time.perf_counter() - clock

@@ -14,14 +14,7 @@ from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig, validate_extractor
 from models.config import UNetConfig, validate
 from models.sampling.build import build_sde, build_table
-from models.training.config import (
-    DistributedConfig,
-    ObjectiveConfig,
-    OptimizerConfig,
-    TrainConfig,
-    validate_objective,
-    validate_training,
-)
+from models.training.config import DistributedConfig, ObjectiveConfig, OptimizerConfig, TrainConfig, validate_training
 from runs import cli, folder
 from runs.errors import ConfigError, NonFiniteError, Stopped, checking, writing
 from runs.jax_setup import configure_jax
@@ -62,6 +55,8 @@ def main(cfg: DictConfig) -> None:
         run_dir = choose_folder(job, config)
     alone = job.distributed.mode == "none"
     using = configure_jax(job.train.batch_size // job.train.accumulate if alone else None)
+    import jax
+
     from models.training import devices
 
     with checking():
@@ -72,7 +67,7 @@ def main(cfg: DictConfig) -> None:
     if model.num_classes == 0:
         train_set, test_set = (dataclasses.replace(split, labels=None) for split in (train_set, test_set))
     with ExitStack() as owned, writing():
-        if devices.is_main():
+        if jax.process_index() == 0:  # it writes the logs and pictures
             owned.enter_context(folder.occupy(run_dir, config, name=job.name))
             print(f"{using}\noutput: {run_dir}", file=sys.stderr)
         fit(job, config | {"model": dataclasses.asdict(model)}, run_dir, model, train_set, test_set)
@@ -115,6 +110,8 @@ def network_for(job: TrainJob, split: "data.Split") -> UNetConfig:
     if model.num_classes not in (0, split.num_classes):
         classes = f"0 or {split.num_classes}" if split.num_classes else "0, since the images have no labels"
         raise ValueError(f"model.num_classes must be {classes}, got {model.num_classes}")
+    from models.training.objective import validate_objective
+
     validate_objective(job.objective, model, build_sde(job.sde))
     return model
 
@@ -142,13 +139,13 @@ def fit(
     from models.checkpoints.saver import Saver
     from models.training import devices
     from models.training.feeding import feed
-    from models.training.progress import Progress, step_flops
+    from models.training.progress import Progress
     from models.training.step import init_state, make_optimizer, make_train_step
 
     # State
     train, mesh, sde = job.train, devices.mesh(), build_sde(job.sde)
-    main, alone = devices.is_main(), jax.process_count() == 1
-    optimizer = make_optimizer(total_steps=train.steps, **dataclasses.asdict(job.optimizer))
+    main, alone = jax.process_index() == 0, jax.process_count() == 1
+    optimizer = make_optimizer(job.optimizer, train.steps)
     init_key, state_key = jax.random.split(jax.random.key(job.seed))
 
     def first_state() -> Any:
@@ -158,19 +155,16 @@ def fit(
     shardings = devices.shardings(shapes, mesh, train.fsdp)
     with checking():
         found = checkpoint.restore_latest(run_dir / "checkpoints", like=shapes)
-    start, state = found or (0, jax.jit(first_state, out_shardings=shardings)())
-    if found:
-        state = devices.shard_tree(state, shardings)
+    start = found[0] if found else 0
+    state = devices.shard_tree(found[1], shardings) if found else jax.jit(first_state, out_shardings=shardings)()
 
     # Training step, data, evaluation
-    train_step = make_train_step(
-        unet.network_of(model), sde, job.objective, optimizer, train.ema_decay, job.dataset.flip, train.accumulate,
-        shardings,
-    )  # fmt: skip
+    recipe = (sde, job.objective, optimizer, train.ema_decay, job.dataset.flip, train.accumulate)
+    train_step = make_train_step(unet.network_of(model), *recipe, shardings)
     batches = feed(train_set, train.placement, train.batch_size, job.seed, start, train.steps, mesh)
     table = build_table(job.sampler, sde)
     evaluator = Evaluator(model, sde, job.objective, table, job.extractor, job.dataset, test_set, mesh, job.seed)
-    progress = Progress(train.batch_size, step_flops(model, train.batch_size))
+    progress = Progress(model, train.batch_size)
     saver = Saver(run_dir / "checkpoints", train.keep_checkpoints, train.keep_best)
 
     # Logs
@@ -198,7 +192,12 @@ def fit(
             stopped = stop_signal() if alone else devices.agree(stop_signal()) if due(train.log_every) else 0
             if due(train.checkpoint_every) or stopped:
                 progress.flush()
-            require_finite(step, progress.skipped_in_a_row, progress.last_loss, train.max_skipped)
+            if progress.skipped_in_a_row >= train.max_skipped:
+                raise NonFiniteError(
+                    f"step {step}: loss or gradient was not finite {progress.skipped_in_a_row} times in a row, "
+                    f"last finite loss {progress.last_loss:.4g}; these updates were skipped and the last checkpoint is "
+                    "kept. Look for NaN in the images, or lower optimizer.learning_rate or optimizer.clip_norm"
+                )
             if due(train.log_every):
                 values = progress.summary()
                 log.metrics(step, values)
@@ -224,16 +223,6 @@ def fit(
             loss_curve_plot(run_dir / "loss.png", read_metrics(run_dir / "metrics.jsonl"))
             log.image(train.steps, "loss_curve", run_dir / "loss.png")
             print(f"trained {train.steps} steps; samples: python sample.py checkpoint={run_dir}", file=sys.stderr)
-
-
-def require_finite(step: int, skipped: int, last_loss: float, most: int) -> None:
-    """Raise NonFiniteError if `most` updates in a row were skipped."""
-    if skipped >= most:
-        raise NonFiniteError(
-            f"step {step}: loss or gradient was not finite {skipped} times in a row, last finite loss {last_loss:.4g}; "
-            "these updates were skipped and the last checkpoint is kept. Look for NaN in the images, or lower "
-            "optimizer.learning_rate or optimizer.clip_norm"
-        )
 
 
 if __name__ == "__main__":

@@ -71,17 +71,18 @@ def work(batch: int, **options: Any) -> None:
 
     import deis
     from models.config import UNetConfig
-    from models.training.config import ObjectiveConfig
-    from models.training.packing import pack, packed
+    from models.training import devices
+    from models.training.config import ObjectiveConfig, OptimizerConfig
     from models.training.step import init_state, make_optimizer, make_train_step
-    from models.unet import init, network_of, shapes
+    from models.unet import init, network_of
 
     cfg = UNetConfig(channels=32, num_blocks=1, attention_resolutions=[options["image_size"] // 2], **options)
-    network, key = packed(network_of(cfg), shapes(cfg)), jax.random.key(0)
-    optimizer = make_optimizer(1e-3, 10, 1000, cosine_decay=False, b1=0.9, b2=0.999, clip_norm=1.0)
-    train_step = make_train_step(network, deis.vp_linear(), ObjectiveConfig(), optimizer, 0.999, False, accumulate=1)
+    network, key = network_of(cfg), jax.random.key(0)
+    optimizer = make_optimizer(OptimizerConfig(1e-3, 10, False, 0.9, 0.999, 1.0), 1000)
     forward = jax.jit(network.apply)
-    state = init_state(pack(init(cfg, key)), optimizer, key)
+    state = init_state(init(cfg, key), optimizer, key)
+    shardings = devices.shardings(state, devices.mesh(), fsdp=False)
+    train_step = make_train_step(network, deis.vp_linear(), ObjectiveConfig(), optimizer, 0.999, False, 1, shardings)
     shape = (batch, options["image_size"], options["image_size"], options["image_channels"])
     images, x = jax.random.bits(key, shape, "uint8"), jax.random.normal(key, shape)
     times = jax.random.uniform(key, (batch,), maxval=999.0)

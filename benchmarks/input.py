@@ -67,11 +67,11 @@ def training(mesh: Any, names: list[str]) -> tuple[Any, dict[str, Any]]:
     from models import unet
     from models.config import UNetConfig
     from models.training import devices
-    from models.training.config import ObjectiveConfig
+    from models.training.config import ObjectiveConfig, OptimizerConfig
     from models.training.step import init_state, make_optimizer, make_train_step
 
     cfg = UNetConfig(multipliers=[1, 2, 2], attention_resolutions=[16], image_size=SIZE, image_channels=3)
-    optimizer = make_optimizer(1e-3, 10, 1000, False, 0.9, 0.999, 1.0)
+    optimizer = make_optimizer(OptimizerConfig(1e-3, 10, False, 0.9, 0.999, 1.0), 1000)
     key = jax.random.key(0)
 
     def first_state() -> Any:

@@ -139,12 +139,12 @@ def serve_jax(folder: Path) -> None:
     from models import unet
     from models.published.diffusers import read_diffusers
     from models.training import devices
-    from models.training.config import ObjectiveConfig
+    from models.training.config import ObjectiveConfig, OptimizerConfig
     from models.training.step import init_state, make_optimizer, make_train_step
 
     found, mesh = read_diffusers(folder), devices.mesh()
     network = unet.network_of(found.model)
-    optimizer = make_optimizer(1e-3, 10, 1000, False, 0.9, 0.999, 1.0)
+    optimizer = make_optimizer(OptimizerConfig(1e-3, 10, False, 0.9, 0.999, 1.0), 1000)
     state = jax.jit(lambda params: init_state(params, optimizer, jax.random.key(0)))(found.params)
     shardings = devices.shardings(state, mesh, fsdp=False)
     state = devices.shard_tree(state, shardings)

@@ -7,16 +7,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from data.batches import batch_indices, to_float, to_uint8
+    from data.batches import batch_indices, stream, to_float, to_uint8
     from data.loading import Split, load
-    from data.streaming import stream
 
 __all__ = ["Split", "batch_indices", "load", "stream", "to_float", "to_uint8"]
-
-_HOMES = {"Split": "data.loading", "load": "data.loading", "stream": "data.streaming"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES.get(name, "data.batches")), name)
+    home = "data.loading" if name in ("Split", "load") else "data.batches"
+    return getattr(importlib.import_module(home), name)

@@ -1,7 +1,5 @@
 """Loading of the user's own images from a folder of image files or an .npz file."""
 
-from __future__ import annotations
-
 import contextlib
 import zipfile
 import zlib
@@ -9,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int32, UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps
 
 from data.config import DatasetConfig
@@ -29,9 +27,8 @@ def load_files(cfg: DatasetConfig, split: str) -> Loaded:
     is grey, transparency is dropped, and a camera's orientation tag is obeyed.
     .npz: `images`, uint8 [n, h, w, c] or [n, h, w], and optionally `labels`, integers [n].
 
-    Raises:
-        FileNotFoundError: no such path, or no images in the folder.
-        ValueError: a file that cannot be read, images of several sizes, wrong arrays, fewer than two images.
+    Raises FileNotFoundError if there is no such path or no image in the folder; ValueError for a file that cannot be
+    read, images of several sizes, wrong arrays, or fewer than two images.
     """
     path = Path(str(cfg.path)).expanduser()
     if not path.exists():
@@ -143,20 +140,17 @@ def _load_npz(file: Path, cfg: DatasetConfig, split: str) -> Loaded:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
         found = f"{contents['images'].dtype} {list(contents['images'].shape)}"
         raise ValueError(f"`images` in {file} must be uint8 [n, h, w, c] with c 1 or 3, or [n, h, w]; it is {found}")
-    chosen = _in_split(len(images), split, cfg)
-    labels, num_classes = _npz_labels(contents.get("labels"), len(images), file)
+    chosen, labels = _in_split(len(images), split, cfg), contents.get("labels")
+    if labels is not None and (
+        labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0
+    ):
+        raise ValueError(
+            f"`labels` in {file} must be {len(images)} integers from 0 up, one for each image; "
+            f"they are {labels.dtype} {list(labels.shape)}"
+        )
     images = images[chosen]
     if cfg.center_crop or cfg.image_size:
         mode = "L" if images.shape[3] == 1 else "RGB"
         pictures = (Image.fromarray(pixels[..., 0] if mode == "L" else pixels) for pixels in images)
         images = np.stack([crop_resize(picture, mode, cfg.center_crop, cfg.image_size) for picture in pictures])
-    return images, None if labels is None else labels[chosen], num_classes
-
-
-def _npz_labels(labels: np.ndarray | None, n: int, file: Path) -> tuple[Int32[np.ndarray, " n"] | None, int]:
-    if labels is None:
-        return None, 0
-    if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        found = f"{labels.dtype} {list(labels.shape)}"
-        raise ValueError(f"`labels` in {file} must be {n} integers from 0 up, one for each image; they are {found}")
-    return labels.astype(np.int32), int(labels.max()) + 1
+    return (images, None, 0) if labels is None else (images, labels[chosen].astype(np.int32), int(labels.max()) + 1)

@@ -1,7 +1,5 @@
 """Loading of any data set: `load(cfg, "train")` returns its images, wherever they come from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +7,6 @@ from jaxtyping import Int32, UInt8
 
 from data.config import DatasetConfig
 from data.files import load_files
-from data.prepared import load_prepared
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,13 +21,16 @@ class Split:
 def load(cfg: DatasetConfig, split: str) -> Split:
     """Return the "train" or the "test" split of a data set, prepared first where that is still to be done.
 
-    Raises:
-        ValueError: an option out of range, or images that do not fit together.
-        FileNotFoundError: no images in the place named, and none to be had.
+    Raises ValueError for an option out of range or images that do not fit together, and FileNotFoundError if there are
+    no images in the place named and none to be had.
     """
     _check(cfg, split)
-    read = load_files if cfg.tfds_name is None else load_prepared
-    images, labels, num_classes = read(cfg, split)
+    if cfg.tfds_name is None:
+        images, labels, num_classes = load_files(cfg, split)
+    else:
+        from data.prepared import load_prepared  # tensorflow-datasets takes seconds to import
+
+        images, labels, num_classes = load_prepared(cfg, split)
     _, height, width, _ = images.shape
     if height != width:
         raise ValueError(

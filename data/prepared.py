@@ -1,30 +1,46 @@
 """Data sets of tensorflow-datasets (TFDS), prepared and read without TensorFlow.
 
 Decoded pixels are kept as .npy files beside the prepared data and are memory-mapped from then on.
+
+TFDS reads array_record files without TensorFlow but cannot write them without it: its extractor and some builders open
+files by `tf.io.gfile`, and an image given as an array is compressed by a TensorFlow op. It also waits for a dead
+network without end. TFDS has no public option for either, hence the patches of its private names below.
 """
 
-from __future__ import annotations
-
 import contextlib
+import importlib.util
 import io
 import logging
+import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import IO, Any
+from unittest import mock
 from urllib.parse import quote
 
 import numpy as np
-from filelock import FileLock
+import tensorflow_datasets as tfds
+from filelock import AcquireReturnProxy, FileLock
 from PIL import Image
+from tensorflow_datasets.core.download import downloader, extractor
+from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+from tensorflow_datasets.core.download.extractor import ExtractError
+from tensorflow_datasets.core.download.util import DownloadError
+from tensorflow_datasets.core.features import image_feature
 from tqdm import tqdm
 
+import data.digits  # noqa: F401  registers the builder `digits`
 from data.config import DatasetConfig
 from data.files import Loaded, crop_resize
-from data.tfds_patches import quiet, without_tensorflow
 from formats.files import atomic_path
 
 log = logging.getLogger(__name__)
+
+_TIMEOUT = (5, 60)  # seconds to connect and to read; TFDS sets none
+_RETRIES = 2  # TFDS tries ten times, which takes minutes on a dead network
 
 
 def load_prepared(cfg: DatasetConfig, split: str) -> Loaded:
@@ -32,13 +48,12 @@ def load_prepared(cfg: DatasetConfig, split: str) -> Loaded:
 
     The first call downloads, prepares and decodes. Where several processes call at once, one of them does the work.
 
-    Raises:
-        FileNotFoundError: the data set is not prepared, and that is not allowed (`download`) or not possible.
-        ValueError: unknown data set or split, a folder that cannot be written, or data without usable images.
+    Raises FileNotFoundError if the data set is not prepared, and that is not allowed (`download`) or not possible;
+    ValueError for an unknown data set or split, a folder that cannot be written, or data without usable images.
     """
     data_dir = Path(cfg.data_dir).expanduser()
     tfds_split = cfg.train_split if split == "train" else cfg.test_split
-    with quiet():
+    with _quiet():
         builder = _builder(cfg, data_dir)
         stem = f"{quote(tfds_split, safe='')}-crop{cfg.center_crop or 0}-size{cfg.image_size or 0}"
         images = Path(builder.data_dir) / "decoded" / f"{stem}.images.npy"
@@ -56,10 +71,6 @@ def load_prepared(cfg: DatasetConfig, split: str) -> Loaded:
 
 
 def _builder(cfg: DatasetConfig, data_dir: Path) -> Any:
-    import tensorflow_datasets as tfds
-
-    import data.digits  # noqa: F401  registers the builder `digits`
-
     try:
         builder = tfds.builder(cfg.tfds_name, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError):
@@ -69,27 +80,16 @@ def _builder(cfg: DatasetConfig, data_dir: Path) -> Any:
     return builder
 
 
-@contextlib.contextmanager
-def _locked(data_dir: Path, name: str) -> Iterator[None]:
+def _locked(data_dir: Path, name: str) -> AcquireReturnProxy:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(data_dir / name)
-        lock.acquire()
+        return FileLock(data_dir / name).acquire()
     except OSError as error:
         raise ValueError(f"dataset.data_dir={data_dir} cannot be written ({error.strerror}); choose another") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _prepare(builder: Any, cfg: DatasetConfig, data_dir: Path) -> None:
     """Download and write the data set. TFDS renames the finished folder into place, so there is never half of one."""
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
-    from tensorflow_datasets.core.download.extractor import ExtractError
-    from tensorflow_datasets.core.download.util import DownloadError
-
     urls = builder.url_infos or {}
     if urls and not cfg.download:
         raise FileNotFoundError(
@@ -100,7 +100,7 @@ def _prepare(builder: Any, cfg: DatasetConfig, data_dir: Path) -> None:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     try:
-        with without_tensorflow(builder):
+        with _without_tensorflow(builder):
             builder.download_and_prepare(file_format="array_record")
     except ImportError as error:
         reason = str(error).splitlines()[0]
@@ -119,8 +119,6 @@ def _prepare(builder: Any, cfg: DatasetConfig, data_dir: Path) -> None:
 
 def _decode(builder: Any, tfds_split: str, cfg: DatasetConfig, images_file: Path, labels_file: Path) -> None:
     """Write the labels and then, atomically, the pixels of a split as .npy files."""
-    import tensorflow_datasets as tfds
-
     try:
         examples = builder.as_data_source(tfds_split, decoders={"image": tfds.decode.SkipDecoding()})
     except ValueError:
@@ -153,3 +151,55 @@ def _decode(builder: Any, tfds_split: str, cfg: DatasetConfig, images_file: Path
     except OSError as error:
         reason = error.strerror or error
         raise ValueError(f"the images of {cfg.tfds_name} cannot be decoded into {images_file} ({reason})") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep messages to programmers off the console: TFDS prints, and absl and urllib3 log warnings."""
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # for good: its threads may outlive a failed download
+    absl = logging.getLogger("absl")
+    level = absl.level
+    absl.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        absl.setLevel(level)
+
+
+@contextlib.contextmanager
+def _without_tensorflow(builder: Any) -> Iterator[None]:
+    """Replace what TFDS and this builder use of TensorFlow, unless that is installed, and limit waiting and retries."""
+    patches = [
+        (downloader, "_open_url", partial(downloader._open_url, timeout=_TIMEOUT)),
+        (downloader, "MAX_RETRIES", _RETRIES),
+    ]
+    if importlib.util.find_spec("tensorflow") is None:
+        tf = _Absent(io=_Absent(gfile=_Absent(GFile=_open)), compat=_Absent(as_text=str))
+        modules = [extractor, sys.modules[type(builder).__module__]]
+        patches += [(module, "tf", tf) for module in modules if hasattr(module, "tf")]
+        patches += [(image_feature._ImageEncoder, "_encode_image", encode_png)]
+    with contextlib.ExitStack() as stack:
+        for owner, name, value in patches:
+            stack.enter_context(mock.patch.object(owner, name, value))
+        yield
+
+
+class _Absent(SimpleNamespace):
+    """A part of TensorFlow that has the attributes given, and reports TensorFlow as missing for any other."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
+
+
+def _open(path: os.PathLike[str], mode: str = "r") -> contextlib.AbstractContextManager[IO[Any]]:
+    """Stand in for `tf.io.gfile.GFile`, which can still be read after its `with` block: CelebA's builder needs that."""
+    file = open(path, mode)  # noqa: SIM115
+    return contextlib.nullcontext(file) if mode.startswith("r") else file
+
+
+def encode_png(encoder: Any, image: np.ndarray) -> bytes:
+    """Stand in for `_ImageEncoder._encode_image`: uint8 [h, w, c] to the bytes of a PNG file."""
+    png = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(png, "PNG")
+    return png.getvalue()

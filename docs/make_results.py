@@ -23,9 +23,9 @@ from sklearn.datasets import load_digits
 import deis
 from deis.sampler import EpsFn
 from eval.exact.mixture import IN_2D, Mixture
+from eval.paper.grid import Record, markdown_grid, markdown_orders, measured_grid
 from eval.paper.plan import plan_cells
-from eval.paper.spec import Paper, Record, by_nfe, verdicts
-from eval.paper.tables import markdown_grid, markdown_verdicts
+from eval.paper.spec import Paper
 from eval.table import TableJob
 from runs import cli
 
@@ -174,9 +174,8 @@ def finished(folder: Path) -> Path:
 def exact_table(table: str, problem: str) -> str:
     """The table of conf/paper/`table`.yaml on one of PROBLEMS, as Markdown: thousandths of the data's units."""
     paper, records = exact_records(table, problem)
-    grid = by_nfe(records)
-    found = verdicts(paper, grid)
-    return markdown_grid(grid) + (f"\n\n{markdown_verdicts(found)}" if found else "")
+    grid = measured_grid(records)
+    return f"{markdown_grid(grid)}\n\n{markdown_orders(paper, grid)}".rstrip()
 
 
 def exact_records(table: str, problem: str) -> tuple[Paper, list[Record]]:

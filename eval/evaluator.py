@@ -45,9 +45,8 @@ class Evaluator:
         ema, total = self._replicate(ema), 0.0
         for i, key in enumerate(jax.random.split(jax.random.key(self.seed), num_batches)):
             index = data.batch_indices(len(self.test_set.images), batch_size, self.seed, i)
-            labels = None if self.test_set.labels is None else self.test_set.labels[index]
-            batch = devices.shard_batch((self.test_set.images[index], labels), self.mesh, batch_size)
-            total += float(self._loss(ema, *batch, key))
+            batch = jax.tree.map(lambda rows: rows[index], (self.test_set.images, self.test_set.labels))  # noqa: B023
+            total += float(self._loss(ema, *devices.shard_batch(batch, self.mesh, batch_size), key))
         return total / num_batches
 
     def draw_grid(self, path: Path, ema: Params, count: int) -> None:
@@ -66,7 +65,7 @@ class Evaluator:
 
     def _samples(self, ema: Params, count: int, batch_size: int) -> np.ndarray | None:
         ema = self._replicate(ema)
-        if not devices.is_main():
+        if jax.process_index() > 0:
             return None
         net = trained(self.model, self.sde, jax.device_get(ema))
         return np.concatenate([data.to_uint8(x_0) for x_0 in draw(net, self.table, list(range(count)), batch_size)])

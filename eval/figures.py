@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Num, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+import data
+
 GAP = 2  # pixels between tiles
 MARKERS = ("o", "s", "^", "D")  # the first, second ... sampler of a family
 
@@ -37,39 +39,26 @@ def image_grid(
     columns = min(columns or int(np.ceil(np.sqrt(n))), n)
     rows = -(-n // columns)
     scale = scale or max(1, round(56 / max(height, width)))
-    tile_height, tile_width = height * scale + GAP, width * scale + GAP
-    grid = np.full((rows * tile_height + GAP, columns * tile_width + GAP, channels), 255, np.uint8)
-    for i, image in enumerate(images):
-        tile = _enlarged(image, scale)
-        top, left = GAP + i // columns * tile_height, GAP + i % columns * tile_width
-        grid[top : top + height * scale, left : left + width * scale] = tile
-    return grid
-
-
-def _enlarged(image: UInt8[np.ndarray, "h w c"], scale: int) -> UInt8[np.ndarray, "scaled_h scaled_w c"]:
-    """The image at `scale` times its size, bicubic."""
-    height, width, channels = image.shape
-    planes = [
-        np.asarray(Image.fromarray(image[..., c]).resize((width * scale, height * scale), Image.Resampling.BICUBIC))
-        for c in range(channels)
-    ]
-    return np.stack(planes, axis=-1)
+    height, width = height * scale, width * scale
+    tiles = np.full((rows * columns, height + GAP, width + GAP, channels), 255, np.uint8)
+    for tile, image in zip(tiles, images, strict=False):  # the tiles after the last image stay white
+        enlarged = _picture(image).resize((width, height), Image.Resampling.BICUBIC)
+        tile[GAP:, GAP:] = np.asarray(enlarged).reshape(height, width, channels)
+    grid = tiles.reshape(rows, columns, *tiles.shape[1:]).swapaxes(1, 2).reshape(rows * (height + GAP), -1, channels)
+    return np.pad(grid, ((0, GAP), (0, GAP), (0, 0)), constant_values=255)
 
 
 def save_png(path: Path, array: UInt8[np.ndarray, "height width c"]) -> None:
     """Write a grey (c = 1) or RGB (c = 3) picture."""
-    Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(path)
+    _picture(array).save(path)
+
+
+def _picture(array: UInt8[np.ndarray, "height width c"]) -> Image.Image:
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
 def denoising_gif(
-    path: Path,
-    x_t: Num[np.ndarray, "frames n h w c"],
-    x_0: Num[np.ndarray, "frames_or_one_less n h w c"],
-    labels: Sequence[str] | None = None,
-    columns: int | None = None,
-    scale: int | None = None,
-    frame_ms: int = 250,
-    hold_ms: int = 2500,
+    path: Path, x_t: Num[np.ndarray, "frames n h w c"], x_0: Num[np.ndarray, "frames_or_one_less n h w c"]
 ) -> None:
     """Animate the state x_t (left) beside the image the network predicts from it (right).
 
@@ -77,36 +66,28 @@ def denoising_gif(
         both sides. uint8, or floats whose images lie in [-1, 1]; a float state of root mean square above 1, as
         the variance-exploding diffusion has, is divided by it, so that its noise can be seen.
     x_0: the prediction of each call, uint8 or float as above.
-    labels: one for each frame, to stand under it; by default "network call 1 of 10" and so on, then "result".
-    frame_ms, hold_ms: how long a frame and the last frame stay, in milliseconds.
 
-    Raises ValueError if the numbers of states, predictions and labels do not fit together.
+    Raises ValueError if the numbers of states and predictions do not fit together.
     """
-    from matplotlib import get_data_path
-
     calls = len(x_0)
     states, predictions = [_to_uint8(x) for x in x_t], [_to_uint8(x) for x in x_0]
     if len(states) == calls + 1:
         predictions.append(states[-1])
-    labels = labels or [f"network call {i + 1} of {calls}" if i < calls else "result" for i in range(len(states))]
-    if not len(states) == len(predictions) == len(labels) > 0:
-        raise ValueError(f"cannot animate {len(states)} states with {calls} predictions and {len(labels)} labels")
-    # Pillow's own font has no subscripts; this one comes with matplotlib.
-    font_file = str(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
-    title_font, label_font = ImageFont.truetype(font_file, 18), ImageFont.truetype(font_file, 14)
+    if not len(states) == len(predictions) > 0:
+        raise ValueError(f"cannot animate {len(states)} states with {calls} predictions")
     bar, gutter = 30, 20
     frames = []
-    for state, prediction, label in zip(states, predictions, labels, strict=True):
-        left, right = (image_grid(side, columns, scale) for side in (state, prediction))
-        height, width = left.shape[:2]
-        canvas = Image.new("RGB", (2 * width + gutter, height + 2 * bar), "white")
-        for x, grid, title in ((0, left, "xₜ"), (width + gutter, right, "predicted x₀")):
-            canvas.paste(Image.fromarray(np.broadcast_to(grid, (height, width, 3)).copy()), (x, bar))
-            ImageDraw.Draw(canvas).text((x + width / 2, bar / 2), title, "black", title_font, anchor="mm")
-        centre = (canvas.width / 2, canvas.height - bar / 2)
-        ImageDraw.Draw(canvas).text(centre, label, "black", label_font, anchor="mm")
+    for i, sides in enumerate(zip(states, predictions, strict=True)):
+        left, right = (_picture(image_grid(side)) for side in sides)
+        canvas = Image.new("RGB", (2 * left.width + gutter, left.height + 2 * bar), "white")
+        pen = ImageDraw.Draw(canvas)
+        for x, grid, title in ((0, left, "xₜ"), (left.width + gutter, right, "predicted x₀")):
+            canvas.paste(grid, (x, bar))
+            pen.text((x + left.width / 2, bar / 2), title, "black", _font(18), anchor="mm")
+        label = f"network call {i + 1} of {calls}" if i < calls else "result"
+        pen.text((canvas.width / 2, canvas.height - bar / 2), label, "black", _font(14), anchor="mm")
         frames.append(canvas)
-    durations = [frame_ms] * (len(frames) - 1) + [hold_ms]
+    durations = [250] * (len(frames) - 1) + [2500]  # milliseconds; the last frame is held
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
 
@@ -114,18 +95,48 @@ def _to_uint8(images: Num[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "n h w c"
     if images.dtype == np.uint8:
         return images
     spread = max(1.0, float(np.sqrt(np.mean(np.square(images, dtype=np.float64)))))
-    return (np.clip(images / spread, -1.0, 1.0) * 127.5 + 127.5).round().astype(np.uint8)
+    return data.to_uint8(images / spread)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """The font that comes with matplotlib; Pillow's own has no subscripts."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(str(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
+
+
+def samples_picture(path: Path, cells: Mapping[tuple[str, str], UInt8[np.ndarray, "n h w c"]]) -> None:
+    """Write a picture with a block of samples for every (row, column), in order of appearance; missing ones stay white.
+
+    The blocks hold equally many images of one shape; n at most 9 looks well.
+    """
+    margin, size = 8, 15  # pixels between the blocks, and of a line of text
+    rows, columns = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
+    blocks = {key: _picture(image_grid(images)) for key, images in cells.items()}
+    block = next(iter(blocks.values()))
+    left, top = round(max(map(_font(size).getlength, rows))) + 2 * margin, size + 2 * margin
+    xs = {column: left + j * (block.width + margin) for j, column in enumerate(columns)}
+    ys = {row: top + i * (block.height + margin) for i, row in enumerate(rows)}
+    canvas = Image.new(
+        "RGB", (left + len(xs) * (block.width + margin), top + len(ys) * (block.height + margin)), "white"
+    )
+    pen = ImageDraw.Draw(canvas)
+    for column, x in xs.items():
+        pen.text((x + block.width / 2, top / 2), column, "black", _font(size), anchor="mm")
+    for row, y in ys.items():
+        pen.text((left - margin, y + block.height / 2), row, "black", _font(size), anchor="rm")
+    for (row, column), each in blocks.items():
+        canvas.paste(each, (xs[column], ys[row]))
+    canvas.save(path)
 
 
 def fid_vs_nfe_plot(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Plot FID against network evaluations; the rows are those of `against_nfe` and may have a "fid_name".
+    """Plot FID, where a row has one, against network evaluations; the rows are those of `against_nfe`.
 
-    Raises ValueError if no row has a FID.
+    Writes nothing if no row has a FID.
     """
-    measured = [row for row in rows if row.get("fid") is not None]
-    if not measured:
-        raise ValueError("there is no FID to plot")
-    against_nfe(measured, "fid", measured[0].get("fid_name") or "FID").savefig(path)
+    if measured := [row for row in rows if row.get("fid") is not None]:
+        against_nfe(measured, "fid", measured[0].get("fid_name") or "FID").savefig(path)
 
 
 def against_nfe(rows: Sequence[Mapping[str, Any]], value: str, label: str, top: float | None = None) -> Any:
@@ -134,6 +145,7 @@ def against_nfe(rows: Sequence[Mapping[str, Any]], value: str, label: str, top: 
     Each row has "sampler", "method", "nfe" and `value`, and may have "nfe_asked". Samplers of one method share a
     colour, and their order of appearance sets shade and marker. top: values above this are cut off.
     """
+    from matplotlib.colors import to_rgb
     from matplotlib.ticker import FixedLocator, NullLocator
 
     figure, (axes,) = panels(1, (7.0, 4.2))
@@ -142,8 +154,16 @@ def against_nfe(rows: Sequence[Mapping[str, Any]], value: str, label: str, top: 
     for sampler, colour in colours.items():
         points = sorted((row["nfe"], row[value]) for row in rows if row["sampler"] == sampler)
         family = [name for name in colours if colours[name] == colour]
-        style = _line_style(colour, family.index(sampler), len(family))
-        axes.plot(*zip(*points, strict=True), label=sampler, **style)
+        index = family.index(sampler)
+        strength = 1.0 - 0.6 * (len(family) - 1 - index) / max(1, len(family) - 1)  # the last has the full colour
+        axes.plot(
+            *zip(*points, strict=True),
+            label=sampler,
+            color=[1.0 - strength * (1.0 - part) for part in to_rgb(colour)],
+            marker=MARKERS[index % len(MARKERS)],
+            markersize=5.5,
+            **({"linewidth": 1.4, "linestyle": "--"} if colour == BASELINE_COLOUR else {"linewidth": 1.8}),
+        )
     if top is not None and axes.get_ylim()[1] > top:
         axes.set_ylim(top=top)
     _plain_numbers(axes)
@@ -164,21 +184,6 @@ def panels(count: int, size: tuple[float, float]) -> tuple[Any, Any]:
         axes.grid(which="major", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
     return figure, all_axes
-
-
-def _line_style(colour: str, index: int, count: int) -> dict[str, Any]:
-    """The style of member `index` of a family of `count`: the last, of highest order, has the full colour."""
-    from matplotlib.colors import to_rgb
-
-    baseline = colour == BASELINE_COLOUR
-    strength = 1.0 - 0.6 * (count - 1 - index) / max(1, count - 1)
-    return {
-        "color": tuple(1.0 - strength * (1.0 - part) for part in to_rgb(colour)),
-        "marker": MARKERS[index % len(MARKERS)],
-        "markersize": 5.5,
-        "linewidth": 1.4 if baseline else 1.8,
-        "linestyle": "--" if baseline else "-",
-    }
 
 
 def _plain_numbers(axes: Any) -> None:
@@ -205,7 +210,8 @@ def loss_curve_plot(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
         raise ValueError("there is no loss to plot")
     figure, (axes,) = panels(1, (7.0, 3.6))
     axes.set(xlabel="step", ylabel="loss", yscale="log")
-    window = np.ones(max(1, len(train) // 20)) / max(1, len(train) // 20)
+    width = max(1, len(train) // 20)
+    window = np.ones(width) / width
     steps, smooth = (np.convolve(column, window, mode="valid") for column in train.T)
     axes.plot(*train.T, color="#0072B2", alpha=0.25, linewidth=0.8)
     axes.plot(steps, smooth, color="#0072B2", linewidth=1.8, label="training (running mean)")

@@ -6,7 +6,9 @@ from typing import Any
 from omegaconf import MISSING
 
 from data.config import DatasetConfig
+from eval.features.config import ExtractorConfig, validate_extractor
 from models.sampling.source import Source
+from runs.log import LoggerConfig
 
 
 @dataclass
@@ -20,6 +22,18 @@ class NetworkJob:
     step: int | None = MISSING
 
 
+@dataclass
+class MeasuringJob(NetworkJob):
+    """The options of the commands that draw samples and measure them."""
+
+    dataset: DatasetConfig | None = None
+    num_samples: int = MISSING
+    batch_size: int = MISSING
+    rounding: str = MISSING
+    extractor: ExtractorConfig = MISSING
+    logger: LoggerConfig = MISSING
+
+
 def require_positive(job: Any, *keys: str) -> None:
     """Raise ValueError if one of these options is below 1; None passes."""
     for key in keys:
@@ -27,28 +41,25 @@ def require_positive(job: Any, *keys: str) -> None:
             raise ValueError(f"{key} must be at least 1, got {getattr(job, key)}")
 
 
-def require_rounding(rounding: str) -> None:
-    """Raise ValueError for an unknown way of rounding samples to uint8."""
-    if rounding not in ("floor", "round"):
-        raise ValueError(f"rounding must be floor or round, got {rounding!r}")
+def check_measuring(job: MeasuringJob) -> None:
+    """Raise ValueError for an option of these that cannot work."""
+    require_positive(job, "num_samples", "batch_size")
+    validate_extractor(job.extractor)
+    if job.rounding not in ("floor", "round"):
+        raise ValueError(f"rounding must be floor or round, got {job.rounding!r}")
 
 
-def dataset_of(source: Source, asked: DatasetConfig | None) -> DatasetConfig | None:
-    """The data set asked for, else the one the network was trained on; None if nobody knows that."""
-    return asked or (DatasetConfig(**source.config["dataset"]) if source.config["dataset"] else None)
+def dataset_of(source: Source, asked: DatasetConfig | None, otherwise: str = "") -> DatasetConfig:
+    """The data set asked for, else the one the network was trained on, to measure against.
 
-
-def require_dataset(source: Source, asked: DatasetConfig | None, otherwise: str = "") -> DatasetConfig:
-    """The `dataset_of` a network, to measure against. otherwise: what else to do, as the end of the sentence.
-
-    Raises ValueError if it is not known.
+    otherwise: what else to do, as the end of the sentence of the ValueError that is raised if nobody knows it.
     """
-    if (found := dataset_of(source, asked)) is None:
+    if asked is None and not source.config["dataset"]:
         raise ValueError(
             f"{source.path} does not say what images the network was trained on; give dataset=NAME to measure "
             f"against{otherwise}"
         )
-    return found
+    return asked or DatasetConfig(**source.config["dataset"])
 
 
 def origin(source: Source) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from omegaconf import MISSING, DictConfig
 
 import data
 from data.config import DatasetConfig
-from eval.job import NetworkJob, origin, require_dataset, require_positive
+from eval.job import NetworkJob, dataset_of, origin, require_positive
 from formats.files import write_atomically
 from formats.tables import markdown_table
 from models.sampling.build import build_sde, check_sampler, end_sde
@@ -50,9 +50,8 @@ def main(cfg: DictConfig) -> None:
         from deis import adaptive
         from eval.metrics.bits_per_dim import measure_bits, paired_difference, table_flow
 
-        chosen: list[tuple[str, Any]] = []
-        if "table" in job.methods:
-            chosen += [table_flow(job.sampler | {"nfe": nfe}, sde) for nfe in job.nfe or [job.sampler["nfe"]]]
+        nfes = (job.nfe or [job.sampler["nfe"]]) if "table" in job.methods else []
+        chosen = [table_flow(job.sampler | {"nfe": nfe}, sde) for nfe in nfes]
         if "dopri5" in job.methods:
             chosen.append(("DOPRI5", partial(adaptive.encode, rtol=job.tolerance, atol=job.tolerance)))
     config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
@@ -61,8 +60,12 @@ def main(cfg: DictConfig) -> None:
         rows, bits = measure_bits(
             source, sde, split, chosen, job.batch_size, seed=job.seed, trace=job.trace, num_probes=job.num_probes
         )
-        result = {"rows": rows, "dataset": dataset.name, "split": dataset.test_split, "num_images": len(split.images)}
-        result |= origin(source) | {
+        result = {
+            "rows": rows,
+            "dataset": dataset.name,
+            "split": dataset.test_split,
+            "num_images": len(split.images),
+            **origin(source),
             "trace": job.trace,
             "num_probes": None if job.trace == "exact" else job.num_probes,
             "seed": job.seed,
@@ -95,7 +98,7 @@ def held_out(job: LikelihoodJob, source: Source) -> tuple[DatasetConfig, "data.S
 
     Raises ValueError if neither is known, or the images are too few or of another shape than the network's.
     """
-    dataset = require_dataset(source, job.dataset)
+    dataset = dataset_of(source, job.dataset)
     split = data.load(dataset, "test")
     size, channels = (source.config["model"][key] for key in ("image_size", "image_channels"))
     if split.images.shape[1:] != (size, size, channels):
@@ -103,14 +106,13 @@ def held_out(job: LikelihoodJob, source: Source) -> tuple[DatasetConfig, "data.S
             f"the network makes images of shape {[size, size, channels]}, but those of {dataset.name} are "
             f"{list(split.images.shape[1:])}; give another dataset, or dataset.image_size={size}"
         )
-    count = len(split.images) if job.num_images is None else job.num_images
-    if count > len(split.images):
+    if job.num_images is not None and job.num_images > len(split.images):
         raise ValueError(
-            f"num_images={count} is more than the {len(split.images)} images of {dataset.name}'s test split; "
+            f"num_images={job.num_images} is more than the {len(split.images)} images of {dataset.name}'s test split; "
             "num_images=null takes all"
         )
-    labels = None if split.labels is None else split.labels[:count]
-    return dataset, replace(split, images=split.images[:count], labels=labels)
+    labels = None if split.labels is None else split.labels[: job.num_images]
+    return dataset, replace(split, images=split.images[: job.num_images], labels=labels)
 
 
 def report(result: dict[str, Any]) -> str:

@@ -8,13 +8,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from omegaconf import MISSING, DictConfig
 
-from data.config import DatasetConfig
-from eval.features.config import ExtractorConfig, validate_extractor
-from eval.job import NetworkJob, origin, require_dataset, require_positive, require_rounding
+from eval.job import MeasuringJob, check_measuring, dataset_of, origin
 from eval.paper.plan import plan_cells
 from eval.paper.spec import Paper, validate
 from eval.paper.sweep import write_table
@@ -23,20 +20,14 @@ from models.sampling.source import find
 from runs import cli, folder
 from runs.errors import NonFiniteError, checking, writing
 from runs.jax_setup import configure_jax
-from runs.log import LoggerConfig, open_log
+from runs.log import open_log
 
 
 @dataclass
-class TableJob(NetworkJob):
+class TableJob(MeasuringJob):
     """The options of a paper's table; conf/table.yaml explains them."""
 
-    dataset: DatasetConfig | None = None
     paper: Paper = MISSING
-    num_samples: int = MISSING
-    batch_size: int = MISSING
-    rounding: str = MISSING
-    extractor: ExtractorConfig = MISSING
-    logger: LoggerConfig = MISSING
 
 
 def paper_table(cfg: DictConfig) -> None:
@@ -45,27 +36,27 @@ def paper_table(cfg: DictConfig) -> None:
         job: TableJob = cli.to_object(cfg)
         check(job)
         source = find(job.checkpoint, job.step, job.output_root)
-        dataset = require_dataset(source, job.dataset)
+        dataset = dataset_of(source, job.dataset)
         planned = plan_cells(job.paper, build_sde(source.config["sde"]), job.num_samples)
-    config, run_dir = cli.to_dict(cfg), choose_folder(job, cli.to_dict(cfg))
+    config = cli.to_dict(cfg)
+    run_dir = folder.unfinished(job.output_root, job.name, config) or folder.fresh(job.output_root, job.name)
+    if job.run_dir is not None:
+        run_dir = Path(job.run_dir).expanduser()
     with folder.occupy(run_dir, config, paper=job.paper.name), writing():
         print(f"{configure_jax(job.batch_size)}\noutput: {run_dir}", file=sys.stderr)
-        from eval.paper import compute  # imports JAX, which is configured by now
+        from eval.paper import compute, page  # imports JAX, which is configured by now
 
-        costs = compute.Costs()
-        with costs.of("setting up"):
-            options = {"batch_size": job.batch_size, "rounding": job.rounding, "folder": run_dir / "cells"}
-            setup = compute.set_up(source, job.extractor, dataset, job.dataset is None, costs, **options)
+        setup = compute.set_up(source, dataset, job, run_dir / "cells")
         cells = {cell.file_name(setup.identity): cell for cell in planned}
         with open_log(job.logger, run_dir, "table", config) as log:
-            records = compute.measure_cells(setup, cells, costs, log)
+            records = compute.measure_cells(setup, cells, log)
             about = {"dataset": dataset.name, "extractor": setup.extractor.name, **origin(source)}
-            text = compute.write_results(job.paper, [record | about for record in records], run_dir)
+            text = page.write_results(job.paper, [record | about for record in records], run_dir)
             compute.show_samples(setup.folder, cells, run_dir / "grid.png")
             for picture in ("fid_vs_nfe", "grid"):
                 if (run_dir / f"{picture}.png").is_file():
                     log.image(len(cells), picture, run_dir / f"{picture}.png")
-        print(f"{text}\n{costs}\n{run_dir}")
+        print(f"{text}\n{setup.costs}\n{run_dir}")
         if failed := [record["row"] for record in records if "error" in record]:
             raise NonFiniteError(f"{len(failed)} of {len(records)} cells gave NaN or infinite samples; see the table")
 
@@ -73,21 +64,11 @@ def paper_table(cfg: DictConfig) -> None:
 def check(job: TableJob) -> None:
     """Refuse with a ValueError what cannot work, before anything expensive starts."""
     validate(job.paper)
-    validate_extractor(job.extractor)
-    require_positive(job, "batch_size")
-    require_rounding(job.rounding)
+    check_measuring(job)
     if job.num_samples < 2:
         raise ValueError(f"num_samples must be at least 2, got {job.num_samples}")
     if job.extractor.name == "none":
         raise ValueError("a table of FIDs needs features: choose another extractor than extractor=none")
-
-
-def choose_folder(job: TableJob, config: dict[str, Any]) -> Path:
-    """run_dir if it is given, else the newest unfinished table of this configuration, else a fresh folder."""
-    if job.run_dir is not None:
-        return Path(job.run_dir).expanduser()
-    found = folder.unfinished(job.output_root, job.name, config)
-    return found or folder.fresh(job.output_root, job.name)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,10 +1,12 @@
-"""JSON objects, safetensors and SHA-256 digests of files, and writing that leaves no half-written file."""
+"""JSON objects, safetensors, .npz and SHA-256 digests of files, and writing that leaves no half-written file."""
 
 import contextlib
 import hashlib
 import json
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,20 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from None
 
 
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Read all arrays of an .npz file, without pickle; the checksums in a zip archive reveal damaged bytes.
+
+    Raises FileNotFoundError, or ValueError if the file is damaged, is no .npz, or holds pickled objects.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, EOFError, OSError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read as .npz ({error}); delete it to have it made anew") from error
+
+
 def sha256(path: Path) -> str:
     """SHA-256 hex digest of a file."""
     with path.open("rb") as file:
@@ -49,6 +65,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader never sees a part of it."""
     with atomic_path(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write an .npz file so that a reader never sees a part of it; missing folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager

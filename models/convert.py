@@ -13,7 +13,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from formats.files import read_json
 from models.checkpoints import checkpoint
@@ -65,7 +64,15 @@ def read_network(source: Path, config: str | None = None, time: str = "t") -> Pu
         raise ValueError(f"{source} is a file of torch.save, and none of the forms that can be converted is")
     if start[:1] == b"\x80":  # a pickle
         return read_edm(source)
-    return read_score_sde(source, _score_sde_config(source, config))
+    if config in PUBLISHED:
+        return read_score_sde(source, str(config))
+    path = source.with_suffix(".json") if config is None else Path(config).expanduser()
+    if config is None and not path.is_file():
+        raise FileNotFoundError(
+            f"{source} does not hold its configuration, and there is no {path.name} beside it; give --config with a "
+            f"JSON file or one of {', '.join(PUBLISHED)}"
+        )
+    return read_score_sde(source, read_json(path))
 
 
 def _read_run(folder: Path, checkpoints: Path, step: int) -> PublishedNetwork:
@@ -84,29 +91,14 @@ def described(network: PublishedNetwork) -> str:
     model = network.model
     count = sum(leaf.size for leaf in flat(network.params).values())
     sde = ", ".join(f"{key} {value}" for key, value in network.sde.items() if key != "name")
-    shape = f"{model.image_size}x{model.image_size}x{model.image_channels}"
     classes = f"{model.num_classes} classes" if model.num_classes else "no classes"
     return f"""\
 family      {network.family}, from {network.source}
-parameters  {count:,}, {shape} images, {classes}
+parameters  {count:,}, {model.image_size}x{model.image_size}x{model.image_channels} images, {classes}
 SDE         {network.sde["name"]}: {sde}
 time        {model.time}, {model.embedding} embedding
 input       {model.input}
 output      {model.output}"""
-
-
-def _score_sde_config(source: Path, config: str | None) -> dict[str, Any] | str:
-    beside = source.with_suffix(".json")
-    if config in PUBLISHED:
-        return str(config)
-    if config is not None:
-        return read_json(Path(config).expanduser())
-    if beside.is_file():
-        return read_json(beside)
-    raise FileNotFoundError(
-        f"{source} does not hold its configuration, and there is no {beside.name} beside it; give --config with a "
-        f"JSON file or one of {', '.join(PUBLISHED)}"
-    )
 
 
 if __name__ == "__main__":

@@ -19,15 +19,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runs.errors import ConfigError, RunError
-from runs.hints import CONF, fields_of, reworded, sentence, unknown_option
+from runs.hints import CONF, choices_of, fields_of, reworded, sentence, unknown_option
 
-
-def _choice_or(group: str, choice: str, otherwise: str) -> str:
-    """The choice of a group if conf/ has it, or else another one; in YAML ${choice_or:GROUP,CHOICE,OTHERWISE}."""
-    return choice if (CONF / group / f"{choice}.yaml").is_file() else otherwise
-
-
-OmegaConf.register_new_resolver("choice_or", _choice_or, replace=True)
+# the choice of a group if conf/ has it, or else another one; in YAML ${choice_or:GROUP,CHOICE,OTHERWISE}
+OmegaConf.register_new_resolver(
+    "choice_or",
+    lambda group, choice, otherwise: choice if choice in choices_of(group) else otherwise,
+    replace=True,
+)
 
 
 def run(main: Callable[[DictConfig], None], config_name: str, job: type) -> None:
@@ -43,7 +42,10 @@ def run(main: Callable[[DictConfig], None], config_name: str, job: type) -> None
     failures: list[RunError] = []
 
     def worded(cfg: DictConfig) -> None:
-        _log_plainly()
+        # libraries' warnings and the rooms' messages go to stderr as they are
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+        for room in ("data", "eval", "models", "runs"):
+            logging.getLogger(room).setLevel(logging.INFO)
         try:
             _refuse_added(cfg, config_name, job)
             main(cfg)
@@ -91,13 +93,6 @@ def to_dict(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
     container = OmegaConf.to_container(cfg, resolve=resolve)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
-
-
-def _log_plainly() -> None:
-    """Libraries' warnings and the rooms' messages to stderr, as they are."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    for room in ("data", "eval", "models", "runs"):
-        logging.getLogger(room).setLevel(logging.INFO)
 
 
 def _refuse_added(cfg: DictConfig, config_name: str, job: type) -> None:

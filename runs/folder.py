@@ -42,10 +42,13 @@ def fresh(output_root: str, name: str) -> Path:
 
 def unfinished(output_root: str, name: str, config: dict[str, Any]) -> Path | None:
     """The newest folder below <output_root>/<name> of the same configuration that is not done."""
-    parent = Path(output_root).expanduser() / name
-    for folder in sorted(parent.glob("*/"), reverse=True):
+
+    def identity(config: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in config.items() if key not in _NOT_IDENTITY}
+
+    for folder in sorted((Path(output_root).expanduser() / name).glob("*/"), reverse=True):
         saved = read_config(folder)
-        if saved and _identity(saved) == _identity(config) and read_status(folder).get("status") != "done":
+        if saved and identity(saved) == identity(config) and read_status(folder).get("status") != "done":
             return folder
     return None
 
@@ -64,11 +67,12 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 def differences(saved: dict[str, Any], config: dict[str, Any], groups: tuple[str, ...]) -> list[str]:
     """The keys within `groups` whose values differ, as "key: saved -> now"."""
+    pairs = [(group, saved.get(group, {}), config[group]) for group in groups]
     return [
-        f"{group}.{key}: {saved.get(group, {}).get(key)} -> {config[group].get(key)}"
-        for group in groups
-        for key in sorted({*saved.get(group, {}), *config[group]})
-        if saved.get(group, {}).get(key) != config[group].get(key)
+        f"{group}.{key}: {before.get(key)} -> {now.get(key)}"
+        for group, before, now in pairs
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
     ]
 
 
@@ -78,29 +82,9 @@ def occupy(folder: Path, config: dict[str, Any], **facts: Any) -> Iterator[None]
 
     facts: more fields of status.json. Raises ConfigError if the folder cannot be written or another process has it.
     """
-    lock = _lock(folder)
-    about = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.strftime("%Y-%m-%d %H:%M:%S"), **facts}
-    try:
-        write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-        _write_status(folder, {"status": "running", **about})
-        try:
-            yield
-        except BaseException as error:
-            code = error.exit_code if isinstance(error, RunError) else 1
-            status = "stopped" if code > 128 else "failed"
-            message = str(error) or type(error).__name__
-            _write_status(folder, {"status": status, "error": message, "exit_code": code, **about})
-            raise
-        _write_status(folder, {"status": "done", "exit_code": 0, **about})
-    finally:
-        lock.release()
-
-
-def _lock(folder: Path) -> FileLock:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire(timeout=0)
+        lock = FileLock(folder / ".lock", timeout=0).acquire()
     except Timeout:
         owner = read_status(folder)
         raise ConfigError(
@@ -108,16 +92,22 @@ def _lock(folder: Path) -> FileLock:
             "wait for it, or start another run with run_dir=..."
         ) from None
     except OSError as error:
-        reason = error.strerror
         raise ConfigError(
-            f"cannot write to {folder} ({reason}); choose another run_dir=... or output_root=..."
+            f"cannot write to {folder} ({error.strerror}); choose another run_dir=... or output_root=..."
         ) from None
-    return lock
+    about = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.strftime("%Y-%m-%d %H:%M:%S"), **facts}
 
+    def write_status(**status: Any) -> None:
+        write_atomically(folder / "status.json", json.dumps(status | about, indent=2) + "\n")
 
-def _write_status(folder: Path, status: dict[str, Any]) -> None:
-    write_atomically(folder / "status.json", json.dumps(status, indent=2) + "\n")
-
-
-def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in _NOT_IDENTITY}
+    with lock:
+        write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        write_status(status="running")
+        try:
+            yield
+        except BaseException as error:
+            code = error.exit_code if isinstance(error, RunError) else 1
+            message = str(error) or type(error).__name__
+            write_status(status="stopped" if code > 128 else "failed", error=message, exit_code=code)
+            raise
+        write_status(status="done", exit_code=0)

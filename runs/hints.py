@@ -34,7 +34,9 @@ def sentence(error: Exception, config_name: str, job: type) -> str:
     if option := re.search(r"Could not override '([^']+)'|Key '(\S+)' is not in struct", text):
         return unknown_option(option[1] or option[2], config_name, job)
     if choice := re.search(r"Could not find '([^']+)/([^'/]*)'\s+Available options in '[^']+':((?:\n\t\S+)+)", text):
-        return _unknown_choice(choice[1], choice[2], choice[3].split())
+        likeness, nearest = max((_likeness(choice[2], name), name) for name in choice[3].split())
+        hint = f"did you mean {nearest}?" if likeness >= 0.6 else f"allowed: {', '.join(choice[3].split())}"
+        return f"unknown {choice[1]} {choice[2]!r}; {hint}"
     return reworded(text)
 
 
@@ -49,13 +51,13 @@ def reworded(text: str) -> str:
 def unknown_option(key: str, config_name: str, job: type) -> str:
     """An option that is not there: which choices of its group have it, or else the likeliest that was meant."""
     group, _, word = key.rpartition(".")
-    if having := [choice for choice in _choices(group) if word in _options(group, choice)]:
+    if having := [choice for choice in choices_of(group) if word in _options(group, choice)]:
         chosen = (_chosen(config_name).get(group) or "").split(",")
         lacking = next((choice for choice in chosen if choice not in having), "this one")
         return f"{lacking} has no {word}; {', '.join(having)} {'have' if len(having) > 1 else 'has'}"
     known = _known_options(config_name, job)
     if key in known:
-        return f"{key} needs the name of a choice: {', '.join(_choices(key))}"
+        return f"{key} needs the name of a choice: {', '.join(choices_of(key))}"
     if close := _closest(key, known):
         return f"unknown option {key!r}; did you mean {' or '.join(close)}?"
     if siblings := [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == group != ""]:
@@ -74,15 +76,9 @@ def _known_options(config_name: str, job: type) -> list[str]:
     """Every option of a command as KEY or GROUP.KEY, those of all choices where the group has no dataclass."""
     known = [*_defaults(CONF / f"{config_name}.yaml")]
     for name, fields in fields_of(job).items():
-        keys = fields or [key for choice in _choices(name) for key in _options(name, choice)]
+        keys = fields or [key for choice in choices_of(name) for key in _options(name, choice)]
         known += [name, *(f"{name}.{key}" for key in keys)]
     return list(dict.fromkeys(known))
-
-
-def _unknown_choice(group: str, choice: str, choices: list[str]) -> str:
-    likeness, nearest = max((_likeness(choice, name), name) for name in choices)
-    hint = f"did you mean {nearest}?" if likeness >= 0.6 else f"allowed: {', '.join(choices)}"
-    return f"unknown {group} {choice!r}; {hint}"
 
 
 def _closest(key: str, known: list[str]) -> list[str]:
@@ -113,7 +109,8 @@ def _likeness(typed: str, name: str) -> float:
     return 1 + share if len(a) > 2 and (a in b or re.match(".*".join(a), b)) else share
 
 
-def _choices(group: str) -> list[str]:
+def choices_of(group: str) -> list[str]:
+    """The choices that conf/ has for a group."""
     return sorted(file.stem for file in (CONF / group).glob("*.yaml")) if group else []
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,31 +80,18 @@ def _wandb_run(cfg: LoggerConfig, folder: Path, job_type: str, config: dict[str,
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    run_id = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
-
-    def start(mode: str) -> Any:
-        return wandb.init(
-            project=cfg.project,
-            entity=cfg.entity,
-            group=cfg.group,
-            job_type=job_type,
-            mode=mode,  # type: ignore[arg-type]
-            dir=str(folder),
-            id=run_id if mode == "online" else None,
-            resume="allow" if mode == "online" else None,
-            config=config,
-            settings=wandb.Settings(init_timeout=cfg.init_timeout, silent=True, save_code=False, console="off"),
-        )
-
+    settings = {"init_timeout": cfg.init_timeout, "silent": True, "save_code": False, "console": "off"}
+    about = {"project": cfg.project, "entity": cfg.entity, "group": cfg.group, "job_type": job_type, "config": config}
+    start: Any = partial(wandb.init, dir=str(folder), settings=settings, **about)  # type: ignore[arg-type]
     mode = cfg.mode
     if mode == "auto":
         mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
     if mode == "online":
         try:
-            return start("online")
+            return start(mode=mode, id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12], resume="allow")
         except Exception as error:
             reason = str(error).splitlines()[0]
             print(f"warning: wandb cannot be reached ({reason}); this run is logged offline", file=sys.stderr)
-    run = start("offline")
+    run = start(mode="offline")
     print(f"wandb: offline; upload later with: wandb sync {run.dir.removesuffix('/files')}", file=sys.stderr)
     return run

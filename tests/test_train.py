@@ -24,10 +24,10 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cwd / "run"
 
 
-def test_killed_five_times_and_resumed_is_bit_for_bit_the_same(uninterrupted: Path, tmp_path: Path) -> None:
+def test_killed_three_times_and_resumed_is_bit_for_bit_the_same(uninterrupted: Path, tmp_path: Path) -> None:
     """At random moments, many of them within a save; the same command goes on in the same folder."""
     rng, folders = random.Random(0), tmp_path / "outputs" / "digits"
-    for least in (5, 30, 55, 80, 110):
+    for least in (5, 35, 65):
         process = start(cwd=tmp_path)
         while not list(folders.glob("*")):
             assert process.poll() is None, process.communicate()[1]
@@ -64,12 +64,12 @@ def test_sigterm_saves_and_exits_143(uninterrupted: Path, tmp_path: Path) -> Non
     assert arrays(tmp_path / "run") == arrays(uninterrupted)
 
 
-def test_a_run_shared_out_over_four_devices_goes_on_on_one(tmp_path: Path) -> None:
+def test_a_run_sharded_over_four_devices_goes_on_on_one(tmp_path: Path) -> None:
     """As if it had been on one from the start, up to rounding."""
     options = [*TINY, "model.multipliers=[1]", "optimizer.cosine_decay=false", "train.sample_every=0"]
     for run_dir, devices, steps in (("moved", "4", 4), ("moved", "1", 6), ("stayed", "1", 6)):
-        laid = [f"train.fsdp={devices == '4'}", f"train.steps={steps}", f"run_dir={run_dir}"]
-        result = run("train.py", *options, *laid, cwd=tmp_path, env={"JAX_NUM_CPU_DEVICES": devices})
+        sharded = [f"train.fsdp={devices == '4'}", f"train.steps={steps}", f"run_dir={run_dir}"]
+        result = run("train.py", *options, *sharded, cwd=tmp_path, env={"JAX_NUM_CPU_DEVICES": devices})
         assert result.returncode == 0, result.stderr
         assert f"{devices} x cpu" in result.stderr
         assert ("resumed at step 4" in result.stderr) == (run_dir == "moved" and devices == "1")
@@ -86,18 +86,18 @@ def largest_file(checkpoint: Path) -> Path:
     return max((path for path in checkpoint.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
-@pytest.mark.parametrize("fault", ["truncated", "flipped"])
-def test_a_damaged_newest_checkpoint_is_passed_over(fault: str, uninterrupted: Path, tmp_path: Path) -> None:
+def test_a_damaged_newest_checkpoint_is_passed_over(uninterrupted: Path, tmp_path: Path) -> None:
+    """One flipped bit; tests/models/checkpoints has the other kinds of damage."""
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted, folder)
-    path = largest_file(folder / "checkpoints" / "00000150")
+    path = largest_file(folder / "checkpoints" / "00000100")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
-    path.write_bytes(content if fault == "flipped" else content[: len(content) // 2])
+    path.write_bytes(content)
     resumed = train(f"run_dir={folder}", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert "checkpoint 150 is damaged" in resumed.stderr
-    assert "resumed at step 145" in resumed.stderr
+    assert "checkpoint 100 is damaged" in resumed.stderr
+    assert "resumed at step 95" in resumed.stderr
     assert arrays(folder) == arrays(uninterrupted)
 
 
@@ -139,7 +139,7 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
 def test_another_configuration_is_refused_in_a_used_folder(uninterrupted: Path) -> None:
     result = train("sde.beta_1=10", f"run_dir={uninterrupted}", cwd=uninterrupted.parent)
     assert result.returncode == 2
-    assert "sde.beta_1: 20.0 -> 10.0" in result.stderr
+    assert "sde.beta_1: 20.0 -> 10" in result.stderr
     assert "allow_changes=true" in result.stderr
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float
+from scipy.interpolate import krogh_interpolate
 
 import deis
 from deis import SDE, Table, tables
@@ -35,8 +36,7 @@ SOLVERS: dict[str, Callable[[SDE, np.ndarray], Table]] = {
 
 
 class Trajectory(NamedTuple):
-    """All but exact solutions at the nodes t[0] > ... > t[n]: x [n+1, batch, ...], and eps [n, batch, ...] at all but
-    the last. s, sigma, rho: [n+1]."""
+    """All but exact solutions at the nodes t[0] > ... > t[n]; eps at all but the last."""
 
     t: Float[np.ndarray, " nodes"]
     s: Float[np.ndarray, " nodes"]
@@ -44,6 +44,11 @@ class Trajectory(NamedTuple):
     rho: Float[np.ndarray, " nodes"]
     x: Float[np.ndarray, "nodes batch *dims"]
     eps: Float[np.ndarray, "steps batch *dims"]
+
+    @property
+    def score(self) -> Float[np.ndarray, "steps batch *dims"]:
+        """Minus the score, eps / sigma, at all nodes but the last."""
+        return self.eps / self.sigma[:-1].reshape(-1, *[1] * (self.eps.ndim - 1))
 
 
 def fine_trajectory(
@@ -80,31 +85,25 @@ def extrapolation_error(
     for first in range(0, len(values), every):
         step = slice(first, first + every)
         nodes = [first - k * every for k in range(min(first // every, order) + 1)]
-        basis = _lagrange(variable[nodes], variable[step])
-        error = np.tensordot(basis, values[nodes], axes=1) - values[step]
+        error = krogh_interpolate(variable[nodes], values[nodes], variable[step]) - values[step]
         errors.append(np.sqrt(np.mean(error**2, axis=tuple(range(1, values.ndim)))))
     return np.concatenate(errors)
 
 
-def _lagrange(nodes: Float[np.ndarray, " k"], x: Float[np.ndarray, " m"]) -> Float[np.ndarray, "m k"]:
-    """The Lagrange basis through `nodes`, at x."""
-    basis = np.ones((len(x), len(nodes)))
-    for j, node in enumerate(nodes):
-        others = np.delete(nodes, j)
-        basis[:, j] = np.prod((x[:, None] - others) / (node - others), axis=1)
-    return basis
+def rows_of(**columns: Any) -> list[Row]:
+    """A row for each place of the columns, which are one-dimensional arrays, or single values for all rows."""
+    arrays = np.broadcast_arrays(*columns.values())
+    return [dict(zip(columns, values, strict=True)) for values in zip(*(a.tolist() for a in arrays), strict=True)]
 
 
 def relative_change_rows(path: Trajectory, points: int = 50) -> list[Row]:
-    """How much eps and the score, -eps / sigma, change over 1/points of the grid, relative to their size."""
-    every, n = FINE_STEPS // points, len(path.eps)
-    sigma = path.sigma[:n].reshape(-1, *[1] * (path.eps.ndim - 1))
-    changes = {"eps": relative_change(path.eps, every), "score": relative_change(path.eps / sigma, every)}
-    return [
-        {"t": float(t), "rho": float(rho), "quantity": name, "relative_change": float(value)}
-        for name, change in changes.items()
-        for t, rho, value in zip(path.t[::every], path.rho[::every], change, strict=False)
-    ]
+    """How much eps and the score change over 1/points of the grid, relative to their size."""
+    every, rows = FINE_STEPS // points, []
+    for name, values in (("eps", path.eps), ("score", path.score)):
+        change = relative_change(values, every)
+        t, rho = (column[::every][: len(change)] for column in (path.t, path.rho))
+        rows += rows_of(t=t, rho=rho, quantity=name, relative_change=change)
+    return rows
 
 
 def holding_rows(path: Trajectory, num_step: int = 10, points: int = 10) -> list[Row]:
@@ -113,18 +112,12 @@ def holding_rows(path: Trajectory, num_step: int = 10, points: int = 10) -> list
     The first is what DDIM does, the second the exponential integrator on the score. Constant score means eps in
     proportion to sigma, so its error in eps is sigma times that in the score.
     """
-    every, n = FINE_STEPS // num_step, len(path.eps)
-    sigma = path.sigma[:n].reshape(-1, *[1] * (path.eps.ndim - 1))
-    errors = {
-        "eps": extrapolation_error(path.t[:n], path.eps, every, 0),
-        "score": path.sigma[:n] * extrapolation_error(path.t[:n], path.eps / sigma, every, 0),
-    }
+    every, t, sigma = FINE_STEPS // num_step, path.t[:-1], path.sigma[:-1]
+    of_eps = extrapolation_error(t, path.eps, every, 0)
+    of_score = sigma * extrapolation_error(t, path.score, every, 0)
     shown = slice(None, None, every // points)
-    return [
-        {"t": float(t), "held": name, "eps_error": float(value)}
-        for name, error in errors.items()
-        for t, value in zip(path.t[:n][shown], error[shown], strict=True)
-    ]
+    held = (("eps", of_eps), ("score", of_score))
+    return [row for name, error in held for row in rows_of(t=t[shown], held=name, eps_error=error[shown])]
 
 
 def extrapolation_rows(path: Trajectory, num_steps: Sequence[int] = (5, 10, 20, 50, 100)) -> list[Row]:
@@ -132,29 +125,20 @@ def extrapolation_rows(path: Trajectory, num_steps: Sequence[int] = (5, 10, 20, 
 
     Raises ValueError for a number of steps that does not divide FINE_STEPS.
     """
-    rows: list[Row] = []
+    ts, rows = path.t[:-1], []
     for num_step in num_steps:
         if FINE_STEPS % num_step:
             raise ValueError(f"the number of steps must divide {FINE_STEPS}, got {num_step}")
-        every, n = FINE_STEPS // num_step, len(path.eps)
+        every = FINE_STEPS // num_step
         for order in ORDERS:
-            by_step = extrapolation_error(path.t[:n], path.eps, every, order).reshape(num_step, every).mean(axis=1)
-            rows += [
-                {"nfe": num_step, "order": order, "t": float(t), "eps_error": float(error)}
-                for t, error in zip(path.t[:n:every], by_step, strict=True)
-            ]
+            by_step = extrapolation_error(ts, path.eps, every, order).reshape(num_step, every).mean(axis=1)
+            rows += rows_of(nfe=num_step, order=order, t=ts[::every], eps_error=by_step)
     return rows
 
 
 def pixel_difference(x: Float[np.ndarray, "batch *dims"], reference: Float[np.ndarray, "batch *dims"]) -> float:
     """The mean of |x - reference| over images and pixels, in the units of x."""
     return float(np.mean(np.abs(np.asarray(x, np.float64) - np.asarray(reference, np.float64))))
-
-
-def table_within(solver: Callable[[SDE, np.ndarray], Table], sde: SDE, nfe: int, phase: str, order: float) -> Table:
-    """The table of the most steps that makes at most `nfe` network calls. Raises ValueError if there is none."""
-    calls = solver(sde, deis.timesteps(sde, 1, phase, order)).nfe
-    return solver(sde, deis.timesteps(sde, nfe // calls, phase, order))
 
 
 def pixel_difference_rows(
@@ -173,10 +157,9 @@ def pixel_difference_rows(
     """
     rows: list[Row] = []
     for name, solver in SOLVERS.items():
-        for nfe in nfes:
-            if nfe < solver(sde, deis.timesteps(sde, 1, phase, order)).nfe:
-                continue
-            table = table_within(solver, sde, nfe, phase, order)
+        calls_a_step = solver(sde, deis.timesteps(sde, 1, phase, order)).nfe
+        for nfe in (nfe for nfe in nfes if nfe >= calls_a_step):
+            table = solver(sde, deis.timesteps(sde, nfe // calls_a_step, phase, order))
             difference = pixel_difference(np.asarray(deis.sample(table, eps_fn, x_T)), reference)
             rows.append({"sampler": name, "nfe_asked": nfe, "nfe": table.nfe, "pixel_difference": difference})
     return rows

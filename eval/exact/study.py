@@ -7,19 +7,24 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Array, Float
+from matplotlib.figure import Figure
 
 import deis
 from deis.sampler import EpsFn
-from eval.exact import discretisation, figures
+from eval.exact import discretisation
 from eval.exact import toy_network as toy
+from eval.exact.discretisation import Row
 from eval.exact.mixture import IN_1D, IN_2D
+from eval.figures import MARKERS, against_nfe, panels
 from formats.tables import markdown_table, write_csv
 from models.sampling.draw import load_trained, starts
 from models.sampling.source import Source
 from models.score import eps_fn
 from runs.errors import NonFiniteError, checking
 
-Row = dict[str, Any]
+PAIR = {"eps": "#0072B2", "score": "#D55E00"}
+ORDER_COLOURS = ("#666666", "#56B4E9", "#0072B2", "#D55E00")
+FAMILIES = {"tAB": "t_ab", "rhoAB": "rho_ab", "rho2": "rho_rk", "rho3": "rho_rk", "rho4": "rho_rk", "iPNDM": "ipndm"}
 
 
 def start(source: Source | None, sde: deis.SDE, seeds: list[int]) -> tuple[EpsFn, Float[Array, "batch *dims"]]:
@@ -43,17 +48,17 @@ def write_trajectories(
     path = discretisation.fine_trajectory(sde, eps_fn, x_T, *grid)
     if not (np.all(np.isfinite(path.x)) and np.all(np.isfinite(path.eps))):
         raise NonFiniteError("the trajectories hold NaN or infinite values; the network or the schedule is at fault")
-    change = discretisation.relative_change_rows(path)
-    held = discretisation.holding_rows(path)
-    extrapolated = discretisation.extrapolation_rows(path)
-    differences = discretisation.pixel_difference_rows(sde, eps_fn, x_T, path.x[-1], nfes, *grid)
-    by_quantity = ("t", "quantity", "relative_change")
-    _write(run_dir / "relative_change", figures.relative_change_figure(change), change, *by_quantity)
-    _write(run_dir / "holding", figures.holding_figure(held), held, "t", "held", "eps_error")
-    by_order = ("nfe", "order", "eps_error")
-    _write(run_dir / "extrapolation", figures.extrapolation_figure(extrapolated), extrapolated, *by_order)
-    pixels = figures.pixel_difference_figure(differences)
-    return _write(run_dir / "pixel_difference", pixels, differences, "sampler", "nfe_asked", "pixel_difference")
+    rows, shown = discretisation.relative_change_rows(path), ("quantity", "relative_change")
+    figure = pair_figure(rows, *shown, ylabel="relative change", yscale="log")
+    _write(run_dir / "relative_change", figure, rows, "t", *shown)
+    rows, shown = discretisation.holding_rows(path), ("held", "eps_error")
+    figure = pair_figure(rows, *shown, ylabel="error in eps", title="held constant over each step")
+    _write(run_dir / "holding", figure, rows, "t", *shown)
+    rows = discretisation.extrapolation_rows(path)
+    _write(run_dir / "extrapolation", extrapolation_figure(rows), rows, "nfe", "order", "eps_error")
+    rows = discretisation.pixel_difference_rows(sde, eps_fn, x_T, path.x[-1], nfes, *grid)
+    figure, shown = pixel_difference_figure(rows), ("nfe_asked", "pixel_difference")
+    return _write(run_dir / "pixel_difference", figure, rows, "sampler", *shown)
 
 
 def write_toy_network(run_dir: Path, sde: deis.SDE, seed: int, fit_steps: int) -> None:
@@ -67,7 +72,7 @@ def write_toy_network(run_dir: Path, sde: deis.SDE, seed: int, fit_steps: int) -
         if dim == 1:
             error_map = toy.error_map(params, sde, mixture, np.linspace(-2.5, 2.5, 101), ts)
     write_csv(run_dir / "fitting_map.csv", error_map)
-    _write(run_dir / "fitting", figures.fitting_figure(error_map, by_time), by_time, "t", "dim", "eps_error")
+    _write(run_dir / "fitting", fitting_figure(error_map, by_time), by_time, "t", "dim", "eps_error")
 
 
 def means_table(rows: Sequence[Row], index: str, columns: str, value: str) -> str:
@@ -87,8 +92,77 @@ def means_table(rows: Sequence[Row], index: str, columns: str, value: str) -> st
 
 def _write(path: Path, figure: Any, rows: list[Row], index: str, columns: str, value: str) -> str:
     """Write a figure with its rows and their `means_table`; returns the table."""
-    figures.save(figure, path)
+    for suffix in (".png", ".svg"):
+        figure.savefig(path.with_suffix(suffix))
     write_csv(path.with_suffix(".csv"), rows)
     table = means_table(rows, index, columns, value)
     path.with_suffix(".md").write_text(table)
     return table
+
+
+def pair_figure(rows: Sequence[Row], by: str, value: str, **axes_options: Any) -> Figure:
+    """The column `value` of eps and of the score against time. by: the column that says which of them a row is about.
+
+    axes_options: of matplotlib's `Axes.set`.
+    """
+    figure, (axes,) = panels(1, (6.5, 4.0))
+    for name, colour in PAIR.items():
+        axes.plot(*_columns(rows, "t", value, **{by: name}), color=colour, label=name)
+    axes.set(xlabel="time t", **axes_options)
+    axes.legend(frameon=False)
+    return figure
+
+
+def extrapolation_figure(rows: Sequence[Row], nfe: int = 10) -> Figure:
+    """The error of extrapolated eps, by order: left over time with `nfe` steps, right its mean against the steps."""
+    figure, (over_time, over_nfe) = panels(2, (11.5, 4.0))
+    nfes = sorted({row["nfe"] for row in rows})
+    for order, colour in enumerate(ORDER_COLOURS):
+        style: dict[str, Any] = {"color": colour, "marker": MARKERS[order], "markersize": 4, "label": f"order {order}"}
+        over_time.plot(*_columns(rows, "t", "eps_error", nfe=nfe, order=order), **style)
+        means = [np.mean(_columns(rows, "t", "eps_error", nfe=n, order=order)[1]) for n in nfes]
+        over_nfe.plot(nfes, means, **style)
+    over_time.set(xlabel="time t", ylabel="error in eps", yscale="log", title=f"{nfe} steps")
+    over_nfe.set(xlabel="steps", ylabel="mean error in eps", xscale="log", yscale="log", title="all times")
+    over_nfe.set_xticks(nfes, map(str, nfes))
+    over_nfe.minorticks_off()
+    over_nfe.legend(frameon=False)
+    return figure
+
+
+def pixel_difference_figure(rows: Sequence[Row]) -> Figure:
+    """The mean pixel difference of every sampler against network calls, cut off where it is as wrong as can be."""
+
+    def family(sampler: str) -> str:
+        return next((method for start, method in FAMILIES.items() if sampler.startswith(start)), "")
+
+    named = [{**row, "method": family(row["sampler"])} for row in rows]
+    return against_nfe(named, "pixel_difference", "mean |x - reference|", top=1.0)  # half the range of a pixel
+
+
+def fitting_figure(map_rows: Sequence[Row], by_time: Sequence[Row]) -> Figure:
+    """The toy network's error: left a map over x and t in one dimension, with contours of log p_t; right over time.
+
+    map_rows: of `error_map`, a full grid. by_time: of `error_by_time`, each with a "dim" besides.
+    """
+    figure, (over_x, over_time) = panels(2, (11.5, 4.0))
+    xs, ts = (sorted({row[key] for row in map_rows}) for key in ("x", "t"))
+    at = {(row["t"], row["x"]): row for row in map_rows}
+    error, density = (np.array([[at[t, x][key] for x in xs] for t in ts]) for key in ("eps_error", "log_density"))
+    picture = over_x.pcolormesh(xs, ts, np.log10(error + 1e-4), cmap="magma", vmin=-3, vmax=0.5, rasterized=True)
+    over_x.contour(xs, ts, density, levels=[-12, -6, -2], colors="white", linewidths=0.7)
+    over_x.set(xlabel="x", ylabel="time t", title="log10 of the error in eps; white: log p = -12, -6, -2")
+    figure.colorbar(picture, ax=over_x)
+    for dim, style in ((1, "-"), (2, "--")):
+        for name, colour in PAIR.items():
+            points = _columns(by_time, "t", f"{name}_error", dim=dim)
+            over_time.plot(*points, style, color=colour, label=f"{name}, {dim}-d")
+    over_time.set(xlabel="time t", ylabel="error where data are", xscale="log", yscale="log")
+    over_time.legend(frameon=False)
+    return figure
+
+
+def _columns(rows: Sequence[Row], x: str, y: str, **chosen: Any) -> tuple[list[float], list[float]]:
+    """The columns x and y of the rows whose other columns are as `chosen`."""
+    found = [row for row in rows if all(row[key] == value for key, value in chosen.items())]
+    return [row[x] for row in found], [row[y] for row in found]

@@ -6,7 +6,7 @@ and a solver that leaves the region of x where data are at its t suffers from it
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,10 @@ import optax
 from jaxtyping import Array, Float
 
 from deis import SDE
+from eval.exact.discretisation import Row, rows_of
 from eval.exact.mixture import Mixture
 
 Params = list[tuple[Array, Array]]
-Row = dict[str, Any]
 
 WIDTHS = (128, 128, 128)
 BATCH_SIZE = 512
@@ -39,12 +39,9 @@ def predict(params: Params, sde: SDE, x: Float[Array, "b d"], t: Float[Array, " 
 
 def init(key: Array, dim: int) -> Params:
     """He's initial weights for data [*, dim], with zero biases."""
-    sizes = (dim + 2 * len(FREQUENCIES), *WIDTHS, dim)
-    keys = jax.random.split(key, len(sizes) - 1)
-    return [
-        (jnp.sqrt(2 / rows) * jax.random.normal(key, (rows, columns)), jnp.zeros(columns))
-        for key, rows, columns in zip(keys, sizes[:-1], sizes[1:], strict=True)
-    ]
+    shapes = list(pairwise((dim + 2 * len(FREQUENCIES), *WIDTHS, dim)))
+    scaled = zip(jax.random.split(key, len(shapes)), shapes, strict=True)
+    return [(jnp.sqrt(2 / shape[0]) * jax.random.normal(key, shape), jnp.zeros(shape[1])) for key, shape in scaled]
 
 
 @partial(jax.jit, static_argnames=("sde", "mixture", "steps"))
@@ -81,19 +78,18 @@ def error_at(
 
 
 def error_by_time(
-    params: Params, sde: SDE, mixture: Mixture, ts: Sequence[float] | np.ndarray, key: Array, batch: int = 4096
+    params: Params, sde: SDE, mixture: Mixture, ts: Sequence[float] | np.ndarray, key: Array
 ) -> list[Row]:
-    """The root mean square error over x ~ p_t at the times ts, of eps and of the score, -eps / sigma."""
+    """The root mean square error over 4,096 x ~ p_t at the times ts, of eps and of the score, -eps / sigma."""
     key_x, key_z = jax.random.split(key)
-    x_0 = mixture.sample(key_x, batch)
+    x_0 = mixture.sample(key_x, 4096)
     z = jax.random.normal(key_z, x_0.shape)
-    rows = []
-    for t in ts:
-        s, sigma = float(sde.s(np.array(t))), float(sde.sigma(np.array(t)))
-        error = error_at(params, sde, mixture, s * x_0 + sigma * z, jnp.full(batch, t))
-        eps_error = float(jnp.sqrt(jnp.mean(error**2)))
-        rows.append({"t": float(t), "eps_error": eps_error, "score_error": eps_error / sigma})
-    return rows
+    s, sigma = sde.marginal(np.asarray(ts))
+    errors = [
+        error_at(params, sde, mixture, s[i] * x_0 + sigma[i] * z, jnp.full(len(x_0), t)) for i, t in enumerate(ts)
+    ]
+    eps_error = np.sqrt(np.mean(np.square(errors), axis=1))
+    return rows_of(t=ts, eps_error=eps_error, score_error=eps_error / sigma)
 
 
 def error_map(
@@ -102,6 +98,4 @@ def error_map(
     """|eps_theta - eps| and log p_t at every (x, t) of a grid, for a mixture in one dimension."""
     x, t = (jnp.asarray(grid.ravel(), jnp.float32) for grid in np.meshgrid(xs, ts))
     error = error_at(params, sde, mixture, x[:, None], t)
-    log_p = mixture.log_density(x[:, None], sde.s(t), sde.sigma(t))
-    columns = {"t": t, "x": x, "eps_error": error, "log_density": log_p}
-    return [dict(zip(columns, map(float, values), strict=True)) for values in zip(*columns.values(), strict=True)]
+    return rows_of(t=t, x=x, eps_error=error, log_density=mixture.log_density(x[:, None], sde.s(t), sde.sigma(t)))

@@ -20,7 +20,7 @@ import data
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig
 from eval.features.extractor import Extractor, identity
-from formats.npz import read_npz, write_npz
+from formats.files import read_npz, write_npz
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
-from formats.npz import read_npz, write_npz
+from formats.files import read_npz, write_npz
 
 UNKNOWN = "unknown"  # the extractor of statistics whose file does not name it
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from formats.npz import read_npz
+from formats.files import read_npz
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
 BATCH = 512

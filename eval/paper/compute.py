@@ -1,44 +1,137 @@
-"""A paper's table computed on a network: its cells one after the other, then the pages and pictures."""
+"""A paper's table computed on a network, cell by cell in one process.
 
+Each finished cell is a file in the run's folder, so that a run that was stopped goes on where it was.
+"""
+
+import hashlib
+import json
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
 from tqdm import tqdm
 
+import data
+import deis
 from data.config import DatasetConfig
-from eval.features.config import ExtractorConfig
-from eval.figures import fid_vs_nfe_plot
+from deis import adaptive
+from eval.features.extractor import Extractor
+from eval.figures import samples_picture
+from eval.job import MeasuringJob
+from eval.metrics.frechet import Statistics, empty_statistics, extend, frechet_distance, metric_name, rank_warning
 from eval.metrics.measurement import MetricConfig, open_measurement
-from eval.paper import tables
-from eval.paper.cells import Setup, measure_cell, prepare, read_images, read_record, warm_up
-from eval.paper.costs import Costs
-from eval.paper.picture import samples_picture
-from eval.paper.plan import Cell
-from eval.paper.spec import Paper, Record
-from models.sampling.draw import load_trained
+from eval.paper.grid import Record
+from eval.paper.plan import Adaptive, Analytic, Cell
+from formats.files import read_npz, write_atomically, write_npz
+from models.sampling.draw import Trained, draw, load_trained, starts
 from models.sampling.source import Source
+from models.score import eps_fn
 from runs.errors import Stopped, checking
 from runs.log import Log
 from runs.signals import stop_requests
 
+SHOWN = 4  # images of each cell that are kept for the picture
+STATISTIC_IMAGES = 512  # training images that Analytic-DDIM's statistic is estimated on
 
-def set_up(
-    source: Source, extractor: ExtractorConfig, dataset: DatasetConfig, is_its_own: bool, costs: Costs, **options: Any
-) -> Setup:
-    """Load the network, the feature extractor and the reference statistics. options: the rest of `prepare`'s.
 
-    is_its_own: whether the data set is the one that the network comes with. Raises ConfigError for what cannot be used.
+class Costs:
+    """The time that a table takes, by what it is spent on, and what the network was compiled for.
+
+    now: what is being computed.
     """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.compiled: list[str] = []
+        self.now = ""
+        self._last = time.perf_counter()
+
+    def lap(self, what: str) -> None:
+        """Count the seconds since the last lap, or since the start, as spent on `what`."""
+        last, self._last = self._last, time.perf_counter()
+        self.seconds[what] += self._last - last
+
+    def counting(self, net: Trained) -> Trained:
+        """The same network, which notes here what it is compiled for: JAX then traces it, some solvers repeatedly."""
+
+        def apply(*arguments: Any) -> Any:
+            if self.now not in self.compiled[-1:]:
+                self.compiled.append(self.now)
+            return net.network.apply(*arguments)
+
+        return net._replace(network=net.network._replace(apply=apply))
+
+    def __str__(self) -> str:
+        """Two lines: where the time went, and the compilations."""
+        spent = ", ".join(f"{what} {self.seconds[what]:.1f} s" for what in ("network", "features", "all else"))
+        before = ", ".join(f"{what} {self.seconds[what]:.1f} s" for what in ("setting up", "compiling"))
+        compiled = f": {', '.join(self.compiled)}" if self.compiled else ""
+        return f"{spent}; before that {before}\nnetwork compiled {len(self.compiled)} time(s){compiled}"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The network, the extractor and all else that the cells share.
+
+    sde: the options of the network's SDE. reference: statistics of the data set's training images. rounding: how
+    samples become uint8, as in `data.to_uint8`. folder: it holds the files of finished cells.
+    """
+
+    net: Trained
+    sde: dict[str, Any]
+    extractor: Extractor
+    reference: Statistics
+    dataset: DatasetConfig
+    batch_size: int
+    rounding: str
+    folder: Path
+    costs: Costs
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """All that a number depends on besides its cell's options, as plain values."""
+        weights = hashlib.sha256()
+        for path, leaf in jax.tree.leaves_with_path(self.net.params):
+            weights.update(f"{jax.tree_util.keystr(path)}{leaf.dtype}{leaf.shape}".encode())
+            weights.update(np.asarray(leaf).tobytes())
+        measured = {"images": self.reference.data, "features": self.extractor.name, "rounding": self.rounding}
+        return {"weights": weights.hexdigest(), "sde": self.sde, **measured}
+
+
+def set_up(source: Source, dataset: DatasetConfig, job: MeasuringJob, folder: Path) -> Setup:
+    """Load the network, the extractor and the reference statistics. Raises ConfigError for what cannot be used."""
+    costs = Costs()
     with checking():
         net = costs.counting(load_trained(source.path, source.step))
-        published = source.path if source.step is None and is_its_own else None
-        found = open_measurement(extractor, dataset, MetricConfig(), published)
-        return prepare(net, source.config["sde"], found.extractor, found.reference.statistics, dataset, **options)
+        published = source.path if source.step is None and job.dataset is None else None
+        found = open_measurement(job.extractor, dataset, MetricConfig(), published)
+    sde, reference = source.config["sde"], found.reference.statistics
+    return Setup(net, sde, found.extractor, reference, dataset, job.batch_size, job.rounding, folder, costs)
 
 
-def measure_cells(setup: Setup, cells: Mapping[str, Cell], costs: Costs, log: Log) -> list[Record]:
+def warm_up(setup: Setup, cells: Sequence[Cell]) -> None:
+    """Compile what the cells share, so that their clocks do not count it: the sampler, and with noise where needed."""
+    ends = np.array([setup.net.sde.T, setup.net.sde.t_0])
+    solvers = [cell.solver for cell in cells if not isinstance(cell.solver, Adaptive)]
+    for noise in sorted({solver.is_stochastic for solver in solvers}):
+        setup.costs.now = "samplers that add noise" if noise else "deterministic samplers"
+        table = deis.tables.ddim_eta(setup.net.sde, ends, eta=float(noise))
+        next(draw(setup.net, table, [0], setup.batch_size))
+    if cells:
+        setup.extractor.features(np.zeros((1, *setup.net.image_shape), np.uint8))
+    setup.costs.lap("compiling")
+
+
+def measure_cells(setup: Setup, cells: Mapping[str, Cell], log: Log) -> list[Record]:
     """The records of all cells, given by file name. Those of an earlier start are read.
 
     Raises Stopped between two batches if a signal arrived.
@@ -46,51 +139,125 @@ def measure_cells(setup: Setup, cells: Mapping[str, Cell], costs: Costs, log: Lo
     records = {name: record for name in cells if (record := read_record(setup.folder, name)) is not None}
     missing = {name: cell for name, cell in cells.items() if name not in records}
     print(f"{len(records)} of {len(cells)} cells are done", file=sys.stderr)
-    with costs.of("compiling"):
-        warm_up(setup, list(missing.values()), costs)
-    calls = sum(cell.nfe * -(-len(cell.seeds) // setup.batch_size) for cell in missing.values())
-    with stop_requests() as stop_signal, tqdm(total=calls, unit="call") as bar, costs.of("cells"):
+    setup.costs.lap("setting up")
+    warm_up(setup, list(missing.values()))
+    calls = sum(cell.solver.nfe * -(-len(cell.seeds) // setup.batch_size) for cell in missing.values())
+    with stop_requests() as stop_signal, tqdm(total=calls, unit="call") as bar:
         for name, cell in missing.items():
             bar.set_description(f"{cell} ({len(records) + 1} of {len(cells)})", refresh=False)
 
-            def progress(calls: int, is_new: bool = cell.nfe == 0) -> None:
+            def progress(calls: int, is_new: bool = isinstance(cell.solver, Adaptive)) -> None:
                 bar.total += calls if is_new else 0
                 bar.update(calls)
                 if stop_signal():
                     done = f"stopped with {len(records)} of {len(cells)} cells done"
                     raise Stopped(stop_signal(), f"{done}; the same command goes on from there")
 
-            records[name] = record = measure_cell(setup, cell, name, costs, progress)
+            records[name] = record = measure_cell(setup, cell, name, progress)
             if "error" not in record:
                 logged = {f"{cell}/{key}": record[key] for key in ("fid", "nfe", "images_per_s")}
                 log.metrics(list(cells).index(name), logged)
     return [records[name] for name in cells]
 
 
-def write_results(paper: Paper, records: Sequence[Record], run_dir: Path) -> str:
-    """Write results.csv, table.md, table.tex and the plots; returns the Markdown."""
-    text = tables.paper_page(paper, records)
-    (run_dir / "table.md").write_text(text)
-    (run_dir / "table.tex").write_text(tables.latex(paper, records))
-    tables.write_records(run_dir / "results.csv", paper, records)
-    points = [
-        record | {"sampler": record["row"], "nfe_asked": record["nfe_asked"] or record["nfe"]}
-        for record in records
-        if "fid" in record and record["repeat"] == 0
-    ]
-    if points:
-        for kind in ("png", "svg"):
-            fid_vs_nfe_plot(run_dir / f"fid_vs_nfe.{kind}", points)
-    return text
+def read_record(folder: Path, name: str) -> Record | None:
+    """The record of a finished cell, None if it is not there."""
+    path = folder / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def measure_cell(setup: Setup, cell: Cell, name: str, progress: Callable[[int], None]) -> Record:
+    """Draw the cell's images, measure them batch by batch, and write its record, last and at once.
+
+    progress: called with the network calls of every batch; may end the run by an exception, which leaves no record.
+    A cell whose samples are not finite has an "error" instead of a FID, and no file.
+    """
+    costs, extractor = setup.costs, setup.extractor
+    costs.now = str(cell)
+    record: Record = {
+        "row": cell.row,
+        "sampler": cell.options.get("sampler", "DOPRI5"),
+        "method": cell.options.get("method", "dopri5"),
+        "nfe_asked": cell.nfe_asked,
+        "tolerance": cell.tolerance,
+        "repeat": cell.repeat,
+        "seeds": f"{cell.seeds[0]}-{cell.seeds[-1]}",
+        "num_samples": len(cell.seeds),
+        "options": cell.options,
+    }
+    stats, calls = empty_statistics(extractor.name, costs.now), []
+    shown = np.zeros((0, *setup.net.image_shape), np.uint8)
+    costs.lap("all else")
+    before = dict(costs.seconds)
+    for x_0, nfe in samples(setup, cell):
+        costs.lap("network")
+        if not np.isfinite(x_0).all():
+            return record | {"error": f"NaN or infinite samples at {cell.column}"}
+        images = data.to_uint8(x_0, setup.rounding)
+        shown = shown if len(shown) else images[:SHOWN]
+        costs.lap("all else")
+        features = extractor.features(images)
+        costs.lap("features")
+        stats = extend(stats, features)
+        calls.append(nfe)
+        progress(nfe)
+        costs.lap("all else")
+    network_s, features_s = (costs.seconds[what] - before.get(what, 0.0) for what in ("network", "features"))
+    record |= {
+        "nfe": round(sum(calls) / len(calls)),
+        "fid": frechet_distance(stats, setup.reference),
+        "fid_name": metric_name(stats, extractor.distance),
+        "warning": rank_warning(stats, extractor.distance),
+        "images_per_s": len(cell.seeds) / (network_s + features_s),
+        "network_s": network_s,
+        "features_s": features_s,
+    }
+    write_npz(setup.folder / f"{name}.npz", {"images": shown})
+    write_atomically(setup.folder / f"{name}.json", json.dumps(record, indent=1) + "\n")
+    costs.lap("all else")
+    return record
+
+
+def samples(setup: Setup, cell: Cell) -> Iterator[tuple[Float[np.ndarray, "b h w c"], int]]:
+    """(samples, network calls of each) of the cell's seeds in order, up to batch_size at a time."""
+    net, solver, seeds = setup.net, cell.solver, list(cell.seeds)
+    if not isinstance(solver, Adaptive):
+        table = solver.table(eps_norm(setup, solver)) if isinstance(solver, Analytic) else solver
+        for x_0 in draw(net, table, seeds, setup.batch_size):
+            yield x_0, table.nfe
+        return
+    for first in range(0, len(seeds), setup.batch_size):
+        chunk = seeds[first : first + setup.batch_size]
+        at = starts(net, chunk + [0] * (setup.batch_size - len(chunk)))
+        network = eps_fn(net.network, net.sde, net.params, at.label)
+        x_0, calls = adaptive.sample(solver.sde, network, at.x_T, solver.variable, solver.tolerance, solver.tolerance)
+        yield np.asarray(x_0)[: len(chunk)], calls
+
+
+def eps_norm(setup: Setup, solver: Analytic) -> Float[np.ndarray, " nodes"]:
+    """Analytic-DDIM's statistic at the solver's nodes, from training images; estimated once and kept in the folder."""
+    digest = hashlib.sha256(solver.ts.tobytes() + json.dumps(setup.identity, sort_keys=True).encode())
+    path = setup.folder / f"eps_norm_{digest.hexdigest()[:10]}.npz"
+    if path.is_file():
+        return read_npz(path)["eps_norm"]
+    train = data.load(setup.dataset, "train")
+    x_0 = data.to_float(jnp.asarray(train.images[:STATISTIC_IMAGES]))
+    labels = train.labels if setup.net.num_classes else None
+    label = None if labels is None else jnp.asarray(labels[:STATISTIC_IMAGES])
+    network = jax.jit(eps_fn(setup.net.network, setup.net.sde, setup.net.params, label))
+    norm = deis.tables.estimate_eps_norm(
+        solver.sde, solver.ts, network, x_0, jax.random.normal(jax.random.key(0), x_0.shape)
+    )
+    write_npz(path, {"eps_norm": norm})
+    return norm
 
 
 def show_samples(folder: Path, cells: Mapping[str, Cell], path: Path) -> None:
     """Draw the first images of every finished cell into one picture, the same noise in each. folder: of the cells."""
     images = {
-        (cell.row, cell.column): read_images(folder, name)
+        (cell.row, cell.column): read_npz(folder / f"{name}.npz")["images"]
         for name, cell in cells.items()
-        if cell.repeat == 0 and read_record(folder, name) is not None
+        if cell.repeat == 0 and (folder / f"{name}.json").is_file()
     }
     if images:
-        rows, columns = (list(dict.fromkeys(words)) for words in zip(*images, strict=True))
-        samples_picture(path, images, rows, columns)
+        samples_picture(path, images)

@@ -3,10 +3,9 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import hydra
 import numpy as np
@@ -15,30 +14,43 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import deis
-from eval.paper.spec import Paper
+from eval.paper.spec import AdaptiveRow, Paper
 from models.sampling.build import build_table, check_sampler, end_sde
 from models.sampling.options import Options
 
 
-class Analytic(NamedTuple):
+@dataclass(frozen=True)
+class Analytic:
     """Analytic-DDIM: its table needs a statistic of the network first."""
 
     sde: deis.SDE
     ts: np.ndarray
     eta: float
     denoise: bool
+    is_stochastic: ClassVar = True
+
+    @property
+    def nfe(self) -> int:
+        """Network calls."""
+        return len(self.ts) - 1 + self.denoise
 
     def table(self, eps_norm: np.ndarray) -> deis.Table:
         """Its table for images in [-1, 1]. eps_norm: what `deis.tables.estimate_eps_norm` gives at `ts`."""
         return deis.tables.analytic_ddim(self.sde, self.ts, eps_norm, self.eta, half_range=1.0, denoise=self.denoise)
 
 
-class Adaptive(NamedTuple):
-    """DOPRI5: `deis.adaptive` at one tolerance."""
+@dataclass(frozen=True)
+class Adaptive:
+    """DOPRI5: `deis.adaptive` at one tolerance. It says how many network calls it made when it has made them."""
 
     sde: deis.SDE
     variable: str
     tolerance: float
+    is_stochastic: ClassVar = False
+    nfe: ClassVar = 0
+
+
+Solver = deis.Table | Analytic | Adaptive
 
 
 @dataclass(frozen=True)
@@ -46,16 +58,11 @@ class Cell:
     """One number of a table. options: everything that the result depends on but network, images and features."""
 
     row: str
-    method: str
     repeat: int
     seeds: range
-    solver: deis.Table | Analytic | Adaptive
+    solver: Solver
     nfe_asked: int | None
-    options: dict[str, Any]
-
-    @property
-    def tolerance(self) -> float | None:
-        return self.solver.tolerance if isinstance(self.solver, Adaptive) else None
+    options: Options
 
     def __str__(self) -> str:
         again = f", set {self.repeat + 1}" if self.repeat else ""
@@ -63,22 +70,13 @@ class Cell:
 
     @property
     def column(self) -> str:
+        """What stands over the cell's column."""
         return f"tolerance {self.tolerance:g}" if self.nfe_asked is None else f"NFE {self.nfe_asked}"
 
     @property
-    def nfe(self) -> int:
-        """Network calls; 0 for an adaptive solver, which says how many it made when it has made them."""
-        match self.solver:
-            case Adaptive():
-                return 0
-            case Analytic(ts=ts, denoise=denoise):
-                return len(ts) - 1 + denoise
-            case table:
-                return table.nfe
-
-    @property
-    def is_stochastic(self) -> bool:
-        return isinstance(self.solver, Analytic) or (isinstance(self.solver, deis.Table) and self.solver.is_stochastic)
+    def tolerance(self) -> float | None:
+        """The tolerance of an adaptive solver."""
+        return self.solver.tolerance if isinstance(self.solver, Adaptive) else None
 
     def file_name(self, surroundings: dict[str, Any]) -> str:
         """The name of its record, another one for other options or surroundings (network, images, features)."""
@@ -93,36 +91,32 @@ def plan_cells(paper: Paper, sde: deis.SDE, num_samples: int) -> list[Cell]:
     Raises ValueError, naming the row, for what no sampler allows. To be called within a Hydra job.
     """
     found: list[Cell] = []
-    for row, overrides in paper.methods.items():
-        with _named(row):
-            sampler = _sampler([*paper.grid, *overrides])
-            for nfe in paper.nfe:
-                at_nfe = sampler | {"nfe": nfe}
-                solver = _analytic(at_nfe, sde) if row in paper.analytic else build_table(at_nfe, sde)
-                found += _repeated(paper, num_samples, row, at_nfe["method"], solver, nfe, _options(at_nfe, solver))
-    for row, adaptive in paper.adaptive.items():
-        with _named(row):
-            ends = sde if adaptive.t_0 is None else replace(sde, t_0=adaptive.t_0)
-            if adaptive.variable not in ("rho", "t"):
-                raise ValueError(f"variable must be rho or t, got {adaptive.variable!r}")
-            for tolerance in adaptive.tolerances:
-                if not tolerance > 0:
-                    raise ValueError(f"tolerances must be positive, got {tolerance:g}")
-                dopri5 = Adaptive(ends, adaptive.variable, tolerance)
-                options = {"variable": adaptive.variable, "tolerance": tolerance, "t_0": adaptive.t_0}
-                found += _repeated(paper, num_samples, row, "dopri5", dopri5, None, options)
+    for row in (*paper.methods, *paper.adaptive):
+        try:
+            solvers = _adaptive(paper.adaptive[row], sde) if row in paper.adaptive else _fixed(paper, row, sde)
+        except ValueError as error:
+            raise ValueError(f"row {row} of the paper: {error}") from error
+        for solver in solvers:
+            for repeat in range(paper.repeats):
+                start = paper.first_seed + repeat * num_samples
+                found.append(Cell(row, repeat, range(start, start + num_samples), *solver))
     return found
 
 
-def _repeated(
-    paper: Paper, num_samples: int, row: str, method: str, solver: Any, nfe: int | None, options: dict[str, Any]
-) -> list[Cell]:
-    """The cell once for each set of seeds."""
-    starts = [paper.first_seed + repeat * num_samples for repeat in range(paper.repeats)]
-    return [
-        Cell(row, method, repeat, range(start, start + num_samples), solver, nfe, options)
-        for repeat, start in enumerate(starts)
-    ]
+def _fixed(paper: Paper, row: str, sde: deis.SDE) -> list[tuple[Solver, int, Options]]:
+    """(solver, NFE, options) for every column.
+
+    The options hold a digest of the solver's numbers, so that a corrected solver is measured again.
+    """
+    sampler = _sampler([*paper.grid, *paper.methods[row]])
+    found: list[tuple[Solver, int, Options]] = []
+    for nfe in paper.nfe:
+        options = sampler | {"nfe": nfe}
+        solver = _analytic(options, sde) if row in paper.analytic else build_table(options, sde)
+        table = solver if isinstance(solver, deis.Table) else solver.table(np.ones(len(solver.ts)))
+        digest = hashlib.sha256(b"".join(getattr(table, column).tobytes() for column in table.shapes()))
+        found.append((solver, nfe, options | {"sampler": table.name, "table": digest.hexdigest()[:16]}))
+    return found
 
 
 def _sampler(overrides: Sequence[str]) -> Options:
@@ -142,17 +136,12 @@ def _analytic(sampler: Options, sde: deis.SDE) -> Analytic:
     return Analytic(sde, ts, sampler["eta"], sampler["denoise"])
 
 
-def _options(sampler: Options, solver: deis.Table | Analytic) -> dict[str, Any]:
-    """The sampler's options and a digest of its numbers, so that a corrected solver is measured again."""
-    table = solver if isinstance(solver, deis.Table) else solver.table(np.ones(len(solver.ts)))
-    digest = hashlib.sha256(b"".join(getattr(table, column).tobytes() for column in table.shapes()))
-    return sampler | {"sampler": table.name, "table": digest.hexdigest()[:16]}
-
-
-@contextmanager
-def _named(row: str) -> Iterator[None]:
-    """Within this block a ValueError says which row it is about."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"row {row} of the paper: {error}") from error
+def _adaptive(row: AdaptiveRow, sde: deis.SDE) -> list[tuple[Solver, None, Options]]:
+    """(solver, no NFE, options) for every tolerance."""
+    if row.variable not in ("rho", "t"):
+        raise ValueError(f"variable must be rho or t, got {row.variable!r}")
+    if not all(tolerance > 0 for tolerance in row.tolerances):
+        raise ValueError(f"tolerances must be positive, got {min(row.tolerances):g}")
+    sde = sde if row.t_0 is None else replace(sde, t_0=row.t_0)
+    shared = {"variable": row.variable, "t_0": row.t_0}
+    return [(Adaptive(sde, row.variable, each), None, shared | {"tolerance": each}) for each in row.tolerances]

@@ -1,16 +1,7 @@
-"""A table of the paper as data: its rows and columns, what was published, and which order the rows should have.
+"""A table of the paper as data, a file of conf/paper: rows and columns, what was published, the order of the rows."""
 
-A file of conf/paper is a `Paper`. What was measured and what was published become grids of entries, which
-`eval.paper.tables` writes; they stay apart, since they are of different networks, images and features.
-"""
-
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from statistics import mean, stdev
-from typing import Any, NamedTuple
-
-Record = dict[str, Any]  # what is known of one measured cell: the fields of its file in the run's folder
+from typing import Any
 
 
 @dataclass
@@ -78,97 +69,3 @@ def validate(paper: Paper) -> None:
         raise ValueError(f"there is no row {unknown[0]!r}; paper.methods has {', '.join(paper.methods)}")
     if both := set(paper.methods) & set(paper.adaptive):
         raise ValueError(f"row {min(both)} is in paper.methods and in paper.adaptive; rename one")
-
-
-class Entry(NamedTuple):
-    """One cell as it is printed, with so many decimals if it is a number.
-
-    extra: network calls beyond the column's NFE. std: of several sets of seeds.
-    """
-
-    value: float | str
-    extra: int = 0
-    std: float | None = None
-    decimals: int = 2
-
-
-Grid = Mapping[str, Mapping[Any, Entry]]  # row -> column -> entry
-
-
-def by_nfe(records: Iterable[Record]) -> dict[str, dict[int, Entry]]:
-    """The cells of fixed-step solvers; repeats become their mean and standard deviation."""
-    return _grid((record["row"], record["nfe_asked"], record) for record in records if record["nfe_asked"] is not None)
-
-
-def by_tolerance(records: Iterable[Record]) -> dict[str, dict[float, Entry]]:
-    """The cells of adaptive solvers: FID and the network calls that were made."""
-    adaptive = [record for record in records if record["tolerance"] is not None]
-    entries = _grid((record["row"], record["tolerance"], record) for record in adaptive)
-    calls = {(record["row"], record["tolerance"]): record.get("nfe") for record in adaptive}
-
-    def worded(row: str, tolerance: float, entry: Entry) -> Entry:
-        value = entry.value if isinstance(entry.value, str) else f"{entry.value:.2f} at {calls[row, tolerance]:g} NFE"
-        return Entry(value)
-
-    return {row: {tol: worded(row, tol, entry) for tol, entry in cells.items()} for row, cells in entries.items()}
-
-
-def _grid(cells: Iterable[tuple[str, Any, Record]]) -> dict[str, dict[Any, Entry]]:
-    gathered: dict[str, dict[Any, list[Record]]] = {}
-    for row, column, record in cells:
-        gathered.setdefault(row, {}).setdefault(column, []).append(record)
-    return {row: {column: _entry(same) for column, same in cells.items()} for row, cells in gathered.items()}
-
-
-def _entry(repeats: Sequence[Record]) -> Entry:
-    if any("error" in record for record in repeats):
-        return Entry("ERR")
-    values, extra = [record["fid"] for record in repeats], repeats[0]["nfe"] - (repeats[0]["nfe_asked"] or 0)
-    return Entry(mean(values), extra, stdev(values) if len(values) > 1 else None)
-
-
-def as_printed(published: Published) -> dict[str, dict[int, Entry]]:
-    """The entries of what somebody published, no more precise than they were printed: whole numbers stay whole."""
-    cells = {row: {nfe: _with_extra(value) for nfe, value in cells.items()} for row, cells in published.fid.items()}
-    numbers = [value for row in cells.values() for value, _ in row.values() if isinstance(value, float)]
-    decimals = max((len(str(number).partition(".")[2]) for number in numbers), default=0)
-    return {
-        row: {
-            nfe: Entry(value, extra, decimals=decimals if isinstance(value, float) else 0)
-            for nfe, (value, extra) in values.items()
-        }
-        for row, values in cells.items()
-    }
-
-
-def _with_extra(value: Any) -> tuple[float | str, int]:
-    return (value[0], value[1]) if isinstance(value, list) else (value, 0)
-
-
-class Verdict(NamedTuple):
-    """Whether the paper's order of some rows holds at one NFE. holds: None where a cell was not measured."""
-
-    nfe: int
-    expected: str
-    holds: bool | None
-    measured: str
-
-
-def verdicts(paper: Paper, grid: Grid) -> list[Verdict]:
-    """One for each ordering and each of its NFE that is a column.
-
-    An order holds if every row is strictly better than the next.
-    """
-    found = []
-    for ordering in paper.orderings:
-        for nfe in (nfe for nfe in ordering.nfe if nfe in paper.nfe):
-            entries = [grid.get(row, {}).get(nfe) for row in ordering.best_first]
-            values = [entry.value for entry in entries if entry is not None and not isinstance(entry.value, str)]
-            expected = " < ".join(ordering.best_first)
-            if len(values) < len(entries):
-                found.append(Verdict(nfe, expected, None, "not measured"))
-                continue
-            signs = ["<" if a < b else ">=" for a, b in pairwise(values)]
-            text = "".join(f" {sign} {value:.2f}" for sign, value in zip(signs, values[1:], strict=True))
-            found.append(Verdict(nfe, expected, ">=" not in signs, f"{values[0]:.2f}{text}"))
-    return found

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.figures import fid_vs_nfe_plot
-from eval.paper.spec import Entry
-from eval.paper.tables import columns_of, grid_rows, in_markdown
+from eval.paper.grid import Entry, columns_of, grid_rows
 from formats.tables import markdown_table, write_csv
 
 Run = dict[str, Any]  # the fields of status.json and result.json, and "folder"
@@ -18,6 +17,7 @@ COLUMNS = (
     "sampler", "method", "order", "nfe_asked", "nfe", "fid_name", "fid", "images_per_s", "seconds", "num_samples",
     "seeds", "dataset", "extractor", "checkpoint", "step", "overrides", "status", "error", "folder",
 )  # fmt: skip
+SHARED = ("dataset", "checkpoint", "step", "fid_name")  # runs of one table have these in common
 # overrides that are the column, or that change no image
 NOT_IN_ROW_NAMES = (
     "sampler.nfe", "run_dir", "output_root", "name", "logger", "batch_size", "gif", "grid_samples", "keep_samples",
@@ -39,11 +39,13 @@ def gather(folder: Path) -> list[Run]:
     runs = [run for run in map(_read_run, sorted(places)) if "sampler" in run and "nfe_asked" in run]
     if not runs:
         raise FileNotFoundError(f"{folder} holds no results; run sample.py first")
-    for key in ("dataset", "checkpoint", "step", "fid_name"):
+    for key in SHARED:
         found = sorted({str(run[key]) for run in runs if run.get(key) is not None})
         if len(found) > 1:
             raise ValueError(f"{folder} mixes runs of different {key} ({', '.join(found)}); give a narrower folder")
-    return sorted(runs, key=_position)
+    place = {method: place for place, method in enumerate(ROW_ORDER)}
+    runs.sort(key=lambda run: (run.get("order") or 0, run["sampler"], run["nfe_asked"]))
+    return sorted(runs, key=lambda run: place.get(run.get("method", ""), len(place)))
 
 
 def _read_run(folder: Path) -> Run:
@@ -56,11 +58,6 @@ def _read_run(folder: Path) -> Run:
                 raise ValueError(f"{path} is not JSON ({error}); delete it and sample again") from error
             run["written"] = path.stat().st_mtime
     return run
-
-
-def _position(run: Run) -> tuple:
-    method = ROW_ORDER.index(run["method"]) if run.get("method") in ROW_ORDER else len(ROW_ORDER)
-    return method, run.get("order") or 0, run["sampler"], run["nfe_asked"]
 
 
 def arrange(runs: Sequence[Run]) -> Rows:
@@ -92,13 +89,12 @@ def sweep_page(rows: Rows) -> str:
     runs = [run for cells in rows.values() for run in cells.values()]
     grid = {name: {nfe: _entry(run) for nfe, run in cells.items()} for name, cells in rows.items()}
     columns = columns_of(grid)
-    speeds = [cells.get(columns[-1], {}).get("images_per_s") for cells in rows.values()]
-    lines = [
-        [*line, "-" if speed is None else f"{speed:.4g}"]
-        for line, speed in zip(grid_rows(grid, columns, in_markdown), speeds, strict=True)
-    ]
+    lines = grid_rows(grid)
+    for line, cells in zip(lines, rows.values(), strict=True):
+        speed = cells.get(columns[-1], {}).get("images_per_s")
+        line.append("-" if speed is None else f"{speed:.4g}")
     header = ["sampler", *(f"NFE {nfe}" for nfe in columns), f"images/s at {columns[-1]}"]
-    about = {key: next((run[key] for run in runs if run.get(key) is not None), None) for key in COLUMNS}
+    about = {key: next((run[key] for run in runs if run.get(key) is not None), None) for key in SHARED}
     text = (
         f"{markdown_table(header, lines)}\n\n"
         f"{about['fid_name'] or 'No FID'} on {about['dataset']}, checkpoint {about['checkpoint']} at step "
@@ -111,7 +107,7 @@ def sweep_page(rows: Rows) -> str:
 def _entry(run: Run) -> Entry:
     if run["status"] != "done":
         return Entry("ERR" if run["status"] == "failed" else "-")
-    return Entry("no FID") if run.get("fid") is None else Entry(run["fid"], run["nfe"] - run["nfe_asked"])
+    return Entry("no FID") if run.get("fid") is None else Entry(float(run["fid"]), run["nfe"] - run["nfe_asked"])
 
 
 def write_table(folder: Path) -> str:
@@ -123,9 +119,7 @@ def write_table(folder: Path) -> str:
     rows = arrange(runs)
     text = sweep_page(rows)
     (folder / "table.md").write_text(text)
-    lines = [run | {"overrides": " ".join(run.get("overrides", ()))} for run in runs]
-    write_csv(folder / "table.csv", lines, COLUMNS)
+    write_csv(folder / "table.csv", [run | {"overrides": " ".join(run.get("overrides", ()))} for run in runs], COLUMNS)
     measured = [run | {"sampler": name} for name, cells in rows.items() for run in cells.values()]
-    if any(run.get("fid") is not None for run in measured):
-        fid_vs_nfe_plot(folder / "fid_vs_nfe.png", measured)
+    fid_vs_nfe_plot(folder / "fid_vs_nfe.png", measured)
     return text

@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def score(folder: Path, step: int) -> float:
     try:
         found = _read_manifest(path_of(folder, step))["score"]
     except ValueError:
-        found = None
+        return math.inf
     return math.inf if found is None else found
 
 
@@ -108,11 +109,6 @@ def path_of(folder: Path, step: int) -> Path:
     return folder / f"{step:08d}"
 
 
-def entries(state: State) -> dict[str, Any]:
-    """The state as a dict of its entries, which is how it is stored."""
-    return state if isinstance(state, dict) else state._asdict()
-
-
 def seal(path: Path, config: dict[str, Any], score: float | None) -> None:
     """Complete a checkpoint whose arrays are in `path`/state with its configuration and its manifest.
 
@@ -154,37 +150,26 @@ def _read(path: Path, like: State) -> State:
     import numpy as np
     import orbax.checkpoint as ocp
 
-    handler, _ = array_handler()
-    stored = path.absolute() / "state"
-    expected = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), entries(like))
-    if what := _misfit(handler.metadata(stored).tree, expected):
-        raise ValueError(
-            f"checkpoint {path} does not fit this network: {what}; "
-            "check model.channels, model.multipliers, model.num_blocks and model.attention_resolutions"
-        )
-    as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), expected)
-    arguments = ocp.args.PyTreeRestore(item=expected, restore_args=as_numpy, partial_restore=True)
-    found = handler.restore(stored, args=arguments)
-    return found if isinstance(like, dict) else type(like)(**found)
-
-
-def _misfit(saved: dict[str, Any], expected: dict[str, Any]) -> str | None:
-    """How saved arrays differ from the expected ones; None if they match. Entries beside the expected do not count."""
-    import jax
-
     def described(tree: Any) -> dict[str, str]:  # {"params/down/bias": "float32[5]"}
-        leaves = jax.tree.leaves_with_path({name: tree[name] for name in expected if name in tree})
-        names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves)
-        return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, (_, leaf) in zip(names, leaves, strict=True)}
+        named = partial(jax.tree_util.keystr, simple=True, separator="/")
+        return {named(at): f"{leaf.dtype}{list(leaf.shape)}" for at, leaf in jax.tree.leaves_with_path(tree)}
 
-    there, here = described(saved), described(expected)
+    handler, stored = array_handler()[0], path.absolute() / "state"
+    there, here = described(handler.metadata(stored).tree), described(like)
+    entries = {name.partition("/")[0] for name in here}  # others that are saved do not count
     wrong = [
         f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here"
         for name in sorted({*there, *here})
-        if there.get(name) != here.get(name)
+        if name.partition("/")[0] in entries and there.get(name) != here.get(name)
     ]
-    more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-    return "; ".join(wrong[:3]) + more if wrong else None
+    if wrong:
+        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError(
+            f"checkpoint {path} does not fit this network: {'; '.join(wrong[:3])}{more}; "
+            "check model.channels, model.multipliers, model.num_blocks and model.attention_resolutions"
+        )
+    as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), like)
+    return handler.restore(stored, args=ocp.args.PyTreeRestore(like, as_numpy, partial_restore=True))
 
 
 def _numbered(folder: Path) -> list[int]:

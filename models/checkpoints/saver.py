@@ -42,15 +42,15 @@ class Saver:
         Waits until the write before has ended.
         """
         self.wait()
-        entries = jax.tree.map(_host_array, checkpoint.entries(state))
+        state = jax.tree.map(_host_array, state)
         if jax.process_index() == 0:
-            size = sum(leaf.nbytes for leaf in jax.tree.leaves(entries))
+            size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
             self._what = f"checkpoint {step}, about {size / 1e6:.1f} MB,"
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 if shutil.disk_usage(self._folder).free < size + _SMALL_FILES:  # each thread of Orbax would complain
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                self._writing = self._begin(step, entries, config, score)
+                self._writing = self._begin(step, state, config, score)
             except (OSError, ValueError) as error:
                 self._writing = error
 
@@ -59,10 +59,8 @@ class Saver:
         error = self._end()
         # told to all, or the others would go on and wait minutes for a process that has left
         failed = multihost_utils.broadcast_one_to_all(np.int32(error is not None))
-        if error is not None:
-            raise error
         if failed:
-            raise OSError("process 0 could not write the last checkpoint; its error says why")
+            raise error or OSError("process 0 could not write the last checkpoint; its error says why")
 
     def __enter__(self) -> "Saver":
         return self
@@ -73,9 +71,7 @@ class Saver:
         elif error := self._end():  # this process may be leaving alone
             raise error
 
-    def _begin(
-        self, step: int, entries: dict[str, Any], config: dict[str, Any], score: float | None
-    ) -> ocp.CheckpointManager:
+    def _begin(self, step: int, state: State, config: dict[str, Any], score: float | None) -> ocp.CheckpointManager:
         """A manager that is writing the checkpoint of `step`, and then deletes those that are no longer kept."""
         best = checkpoint.best_step(self._folder)
         if best is None or (score is not None and -math.inf < score < checkpoint.score(self._folder, best)):
@@ -100,7 +96,7 @@ class Saver:
             multiprocessing_options=alone,
         )
         manager = ocp.CheckpointManager(self._folder, options=options, handler_registry=registry)
-        manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(entries)), force=True)
+        manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state)), force=True)
         return manager
 
     def _end(self) -> OSError | None:
@@ -117,8 +113,11 @@ class Saver:
             shutil.rmtree(leftover, ignore_errors=True)  # threads of a failed write may still be at it; then next time
         if not isinstance(writing, Exception):
             return None
+        # what the system said, which TensorStore wraps in a paragraph
+        code = re.search(r"os_error_code='(\d+)'", str(writing))
+        reason = os.strerror(int(code[1])) if code else getattr(writing, "strerror", None) or str(writing)
         free = f"{shutil.disk_usage(self._folder).free / 1e6:.1f} MB are free there"
-        said = f"cannot be written to {self._folder}: {_reason(writing)}; {free}; earlier checkpoints are kept"
+        said = f"cannot be written to {self._folder}: {reason}; {free}; earlier checkpoints are kept"
         return OSError(f"{self._what} {said}")
 
 
@@ -126,9 +125,3 @@ def _host_array(leaf: Any) -> np.ndarray:
     """A whole array in host memory; all processes must ask for it if it is sharded over them."""
     readable = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
     return np.asarray(leaf if readable else multihost_utils.process_allgather(leaf, tiled=True))
-
-
-def _reason(error: Exception) -> str:
-    """What the system said, also where TensorStore wraps it in a paragraph."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    return os.strerror(int(code[1])) if code else getattr(error, "strerror", None) or str(error)

@@ -3,26 +3,96 @@
     config.json, diffusion_pytorch_model.safetensors, scheduler_config.json    in one folder, as on the hub, or
     unet/ with the first two, scheduler/ with the third                        as a pipeline saves itself
 
-Neither diffusers nor torch is needed to read them.
+Neither diffusers nor torch is needed to read them. Names and defaults of options are those of diffusers 0.42.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from formats.files import read_safetensors
+import deis
+from formats.files import read_json, read_safetensors
 from models.config import UNetConfig
 from models.layout import Stage, stages
-from models.published.diffusers_options import model_of, read_scheduler, read_unet
+from models.published import allowed
 from models.published.network import PublishedNetwork
-from models.published.options import Options
-from models.published.translate import Rule, Tensors, block, torch_kernel, torch_layer, torch_norm, translate
+from models.published.options import Options, Table, checked, errors_naming, refuse_unknown
+from models.published.translate import TORCH, Modules, Rule, Rules, Tensors, rules_for, torch_layout, translate
+
+_OUTPUTS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
+_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 
 
-def read_diffusers(folder: Path, scheduler: Options | None = None, time: str = "t") -> PublishedNetwork:
+def _is_side(value: Any) -> bool:
+    return allowed.is_count(value) or (allowed.are_counts(value) and len(value) == 2 and value[0] == value[1])
+
+
+UNET: Table = {
+    "sample_size": (None, (_is_side, "the side of a square image in pixels")),
+    "in_channels": (3, allowed.COUNT),
+    "out_channels": (3, allowed.COUNT),
+    "center_input_sample": (False, allowed.one_of(False)),
+    "time_embedding_type": ("positional", allowed.one_of("positional")),
+    "time_embedding_dim": (None, allowed.COUNT_OR_NONE),
+    "freq_shift": (0, allowed.one_of(0, 1)),
+    "flip_sin_to_cos": (True, allowed.FLAG),
+    "down_block_types": (["DownBlock2D", *["AttnDownBlock2D"] * 3], allowed.list_of("DownBlock2D", "AttnDownBlock2D")),
+    "mid_block_type": ("UNetMidBlock2D", allowed.one_of("UNetMidBlock2D")),
+    "up_block_types": ([*["AttnUpBlock2D"] * 3, "UpBlock2D"], allowed.list_of("UpBlock2D", "AttnUpBlock2D")),
+    "block_out_channels": ([224, 448, 672, 896], allowed.COUNTS),
+    "layers_per_block": (2, allowed.COUNT),
+    "mid_block_scale_factor": (1, (lambda value: value == 1, "1")),
+    "downsample_padding": (1, allowed.one_of(0, 1)),
+    "downsample_type": ("conv", allowed.one_of("conv")),
+    "upsample_type": ("conv", allowed.one_of("conv")),
+    "dropout": (0.0, allowed.DROPOUT),
+    "act_fn": ("silu", allowed.one_of("silu", "swish")),
+    "attention_head_dim": (8, allowed.COUNT_OR_NONE),
+    "norm_num_groups": (32, allowed.COUNT),
+    "attn_norm_num_groups": (None, allowed.COUNT_OR_NONE),
+    "norm_eps": (1e-5, allowed.FRACTION),
+    "resnet_time_scale_shift": ("default", allowed.one_of("default")),
+    "add_attention": (True, allowed.one_of(True)),
+    "class_embed_type": (None, allowed.one_of(None)),
+    "num_class_embeds": (None, allowed.COUNT_OR_NONE),
+    "num_train_timesteps": (None, allowed.COUNT_OR_NONE),  # read for learned time embeddings only
+}
+
+SCHEDULER: Table = {
+    "beta_schedule": (None, allowed.one_of(*_SCHEDULES)),
+    "beta_start": (None, allowed.FRACTION),
+    "beta_end": (None, allowed.FRACTION),
+    "num_train_timesteps": (None, allowed.COUNT),
+    "trained_betas": (None, allowed.one_of(None)),
+    "rescale_betas_zero_snr": (False, allowed.one_of(False)),
+    "prediction_type": ("epsilon", allowed.one_of(*_OUTPUTS)),
+    "predict_epsilon": (True, allowed.one_of(True)),  # the older name of prediction_type
+}
+"""The diffusion that the network was trained under. A scheduler's other options concern sampling and are not read."""
+
+_MODULES: Modules = {
+    "embed_in": "time_embedding.linear_1",
+    "embed_out": "time_embedding.linear_2",
+    "conv_in": "conv_in",
+    "norm_out": "conv_norm_out",
+    "conv_out": "conv_out",
+}
+_STAGE = {  # modules of a stage, by its number in a block of diffusers
+    "norm_1": "resnets.{}.norm1",
+    "conv_1": "resnets.{}.conv1",
+    "embed": "resnets.{}.time_emb_proj",
+    "norm_2": "resnets.{}.norm2",
+    "conv_2": "resnets.{}.conv2",
+    "shortcut": "resnets.{}.conv_shortcut",
+    "attention.norm": "attentions.{}.group_norm",
+}
+_ATTENTION, _OLD_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0"), ("query", "key", "value", "proj_attn")
+
+
+def read_diffusers(folder: Path, time: str = "t") -> PublishedNetwork:
     """Read the network in a folder that diffusers saved, whose time is the index t of its discrete diffusion.
 
-    scheduler: options of the diffusion, used instead of the folder's scheduler_config.json.
     time: the noise conditioning, "t", or "t_plus_1", which DDIM's CelebA network was trained with.
     Raises FileNotFoundError for a missing file; ValueError, naming the option or tensor, for a network that cannot be
     expressed here, or tensors that are damaged or do not fit config.json.
@@ -31,9 +101,11 @@ def read_diffusers(folder: Path, scheduler: Options | None = None, time: str = "
         raise ValueError(f"time must be t or t_plus_1 for a network of diffusers, got {time!r}")
     is_pipeline = (folder / "unet").is_dir()
     unet = folder / "unet" if is_pipeline else folder
-    options = read_unet(unet / "config.json")
-    sde, output = read_scheduler((folder / "scheduler" if is_pipeline else folder) / "scheduler_config.json", scheduler)
-    model = model_of(options, time, output)
+    config = read_json(unet / "config.json")
+    with errors_naming(unet / "config.json"):
+        options = _unet(config)
+    sde, output = _scheduler((folder / "scheduler" if is_pipeline else folder) / "scheduler_config.json")
+    model = _model(options, time, output)
     path = unet / "diffusion_pytorch_model.safetensors"
     if not path.is_file() and path.with_suffix(".bin").is_file():
         raise FileNotFoundError(
@@ -41,34 +113,103 @@ def read_diffusers(folder: Path, scheduler: Options | None = None, time: str = "
             f"diffusers.UNet2DModel.from_pretrained({str(unet)!r}).save_pretrained({str(unet)!r})"
         )
     tensors = read_safetensors(path)
-    try:
+    with errors_naming(path):
         params = translate(_rules(model, tensors, options["flip_sin_to_cos"]), tensors, model)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
     return PublishedNetwork("diffusers", str(path), model, sde, params)
 
 
-def _rules(model: UNetConfig, tensors: Tensors, flip_sin_to_cos: bool) -> list[Rule]:
-    kernel, bias = torch_layer("embed_in", "time_embedding.linear_1")
-    rules = [
-        kernel._replace(convert=_cosines_first) if flip_sin_to_cos else kernel,
-        bias,
-        *torch_layer("embed_out", "time_embedding.linear_2"),
-        *torch_layer("conv_in", "conv_in"),
-        *torch_norm("norm_out", "conv_norm_out"),
-        *torch_layer("conv_out", "conv_out"),
-    ]
-    if model.num_classes:
-        rules.append(Rule("embed_label.embedding", ("class_embedding.weight",)))
-    names = ["norm1", "conv1", "time_emb_proj", "norm2", "conv2", "conv_shortcut"]
+def _scheduler(path: Path) -> tuple[Options, str]:
+    """Return the SDE that a network was trained under, and what it predicts."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist, and nothing else says under which diffusion the network was trained; for that of "
+            'DDPM, write {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02, '
+            '"num_train_timesteps": 1000, "prediction_type": "epsilon"} into it'
+        )
+    config = read_json(path)
+    with errors_naming(path):
+        options = checked(config, SCHEDULER)
+        sde = {
+            "schedule": _SCHEDULES[options["beta_schedule"]],
+            "beta_start": options["beta_start"],
+            "beta_end": options["beta_end"],
+            "num_times": options["num_train_timesteps"],
+        }
+        deis.discrete_vp(**sde)
+    return {"name": "discrete_vp", **sde}, _OUTPUTS[options["prediction_type"]]
+
+
+def _unet(config: Options) -> Options:
+    """Return all options of the UNet2DModel that a config.json describes, defaults included; sample_size is one side.
+
+    Raises ValueError for another class, and for an option that cannot be expressed here.
+    """
+    if config.get("_class_name") != "UNet2DModel":
+        raise ValueError(f"it must be of the class UNet2DModel, got _class_name={config.get('_class_name')!r}")
+    refuse_unknown({name: value for name, value in config.items() if not name.startswith("_")}, UNET)
+    options = checked(config, UNET)
+    if isinstance(options["sample_size"], list):
+        options["sample_size"] = options["sample_size"][0]
+    widths, groups, head = (options[n] for n in ("block_out_channels", "norm_num_groups", "attention_head_dim"))
+    up_types = [name.replace("Down", "Up") for name in reversed(options["down_block_types"])]
+    factor = 2 ** (len(widths) - 1)
+    for name, holds, wanted in (
+        ("out_channels", options["out_channels"] == options["in_channels"], "equal to in_channels"),
+        ("block_out_channels", widths[0] % 2 == 0 and widths[0] >= 4, "even and at least 4 in the first level"),
+        ("block_out_channels", all(w % widths[0] == 0 for w in widths), "multiples of the first of them"),
+        ("down_block_types", len(up_types) == len(widths), f"{len(widths)}, as many as block_out_channels"),
+        ("up_block_types", options["up_block_types"] == up_types, "down_block_types from last to first"),
+        ("norm_num_groups", all(w % groups == 0 for w in widths), f"a divisor of each of {widths}"),
+        ("attn_norm_num_groups", options["attn_norm_num_groups"] in (None, groups), f"None or {groups}"),
+        ("attention_head_dim", all(w % (head or 1) == 0 for w in widths), f"None or a divisor of each of {widths}"),
+        ("time_embedding_dim", options["time_embedding_dim"] in (None, 4 * widths[0]), f"None or {4 * widths[0]}"),
+        ("sample_size", options["sample_size"] % factor == 0, f"a multiple of {factor}"),
+    ):
+        if not holds:
+            raise ValueError(f"{name} must be {wanted}, got {options[name]!r}")
+    return options
+
+
+def _model(options: Options, time: str, output: str) -> UNetConfig:
+    channels, size, types = options["block_out_channels"][0], options["sample_size"], options["down_block_types"]
+    return UNetConfig(
+        channels=channels,
+        multipliers=[width // channels for width in options["block_out_channels"]],
+        num_blocks=options["layers_per_block"],
+        attention_resolutions=[size // 2**i for i, name in enumerate(types) if name == "AttnDownBlock2D"],
+        up_attention="every",
+        head_channels=options["attention_head_dim"],
+        resample="conv",
+        downsample_padding=options["downsample_padding"],
+        num_groups=options["norm_num_groups"],
+        min_group_channels=1,
+        norm_eps=options["norm_eps"],
+        embedding="positional",
+        freq_shift=options["freq_shift"],
+        num_classes=options["num_class_embeds"] or 0,
+        class_embedding="after",
+        dropout=options["dropout"],
+        time=time,
+        input="x",
+        output=output,
+        image_size=size,
+        image_channels=options["in_channels"],
+    )
+
+
+def _rules(model: UNetConfig, tensors: Tensors, flip_sin_to_cos: bool) -> Rules:
+    modules = dict(_MODULES)
     for stage in stages(model):
-        home, number = _place(stage, model)
-        if stage.kind == "block":
-            rules += block(stage, f"{home}.resnets.{number}", names, torch_layer, torch_norm)
-        else:
-            rules += torch_layer(f"stages.{stage.name}.conv", f"{home}.{stage.kind}rs.{number}.conv")
-        if stage.attention:
-            rules += _attention(f"stages.{stage.name}.attention", f"{home}.attentions.{number}", tensors)
+        ours, (block, number) = f"stages.{stage.name}", _place(stage, model)
+        modules |= {f"{ours}.{part}": f"{block}.{name.format(number)}" for part, name in _STAGE.items()}
+        modules[f"{ours}.conv"] = f"{block}.{stage.kind}rs.0.conv"
+        attention = f"{block}.attentions.{number}"
+        is_old = f"{attention}.query.weight" in tensors  # older files have other names, and may hold 1x1 convolutions
+        *qkv, out = (f"{attention}.{name}" for name in (_OLD_ATTENTION if is_old else _ATTENTION))
+        modules |= {f"{ours}.attention.qkv": tuple(qkv), f"{ours}.attention.out": out}
+    rules = rules_for(modules, TORCH, torch_layout) | {"embed_label.embedding": Rule(("class_embedding.weight",))}
+    if flip_sin_to_cos:
+        rules["embed_in.kernel"] = Rule(("time_embedding.linear_1.weight",), _cosines_first)
     return rules
 
 
@@ -86,17 +227,6 @@ def _place(stage: Stage, model: UNetConfig) -> tuple[str, int]:
     return (f"{way}_blocks.{index}", int(number)) if stage.kind == "block" else (f"{way}_blocks.{index - 1}", 0)
 
 
-def _attention(ours: str, theirs: str, tensors: Tensors) -> list[Rule]:
-    """Rules for an attention layer. Older files have other names, and may hold 1x1 convolutions."""
-    old, new = ("query", "key", "value", "proj_attn"), ("to_q", "to_k", "to_v", "to_out.0")
-    *qkv, out = old if f"{theirs}.query.weight" in tensors else new
-    return [
-        *torch_norm(f"{ours}.norm", f"{theirs}.group_norm"),
-        *torch_layer(f"{ours}.qkv", *(f"{theirs}.{name}" for name in qkv)),
-        *torch_layer(f"{ours}.out", f"{theirs}.{out}"),
-    ]
-
-
 def _cosines_first(weight: np.ndarray) -> np.ndarray:
     """Return the kernel of a layer whose inputs are the cosines and then the sines; here the sines come first."""
-    return np.roll(torch_kernel(weight), weight.shape[1] // 2, axis=0)
+    return np.roll(torch_layout(weight), weight.shape[1] // 2, axis=0)

@@ -12,11 +12,11 @@ import numpy as np
 
 from formats.torch_pickle import Record, read_torch
 from models.config import UNetConfig, validate
-from models.layout import Stage, stages
+from models.layout import stages
 from models.published import allowed
 from models.published.network import PublishedNetwork
-from models.published.options import REQUIRED, Options, Table, checked, refuse_unknown, require
-from models.published.translate import Rule, Tensors, block, torch_kernel, torch_layer, torch_norm, translate
+from models.published.options import REQUIRED, Options, Table, checked, errors_naming, refuse_unknown, require
+from models.published.translate import TORCH, Modules, Rule, Rules, Tensors, rules_for, torch_layout, translate
 
 _FORMS: dict[str, dict[str, Any]] = {
     "EDMPrecond": {"time": "log_sigma_4", "input": "unit", "output": "edm"},
@@ -58,6 +58,18 @@ SONG_UNET: Table = {
 }
 """SongUNet's arguments."""
 
+_STAGE = {  # SongUNet's name of each module of a stage
+    "norm_1": "norm0",
+    "conv_1": "conv0",
+    "embed": "affine",
+    "norm_2": "norm1",
+    "conv_2": "conv1",
+    "shortcut": "skip",
+    "attention.norm": "norm2",
+    "attention.qkv": "qkv",
+    "attention.out": "proj",
+}
+
 
 def read_edm(path: Path) -> PublishedNetwork:
     """Read the network "ema" of a pickle of EDM, in float32. No code in the file is run.
@@ -67,71 +79,75 @@ def read_edm(path: Path) -> PublishedNetwork:
     another network than a SongUNet, and for tensors that do not fit the network's arguments.
     """
     content = read_torch(path)
-    try:
+    with errors_naming(path):
         if not isinstance(content, dict) or "ema" not in content:
             raise ValueError("it holds no network ema, as a pickle of EDM does")
-        form, attributes = _object(content["ema"], list(_FORMS))
-        name, unet = _object(_attributes(attributes, "_modules").get("model"), ["SongUNet"])
-        tensors = _tensors(content["ema"])
-        options = _options(name, unet)
+        network = content["ema"]
+        form = _class(network, list(_FORMS))
+        unet = _attributes(network, "_modules").get("model")
+        _class(unet, ["SongUNet"])
+        tensors = _tensors(network)
+        with errors_naming("SongUNet"):
+            options = _options(_attributes(unet, "_init_kwargs"))
         _refuse_larger(options, tensors)
-        state = checked(form, attributes, PRECONDITIONERS[form])
-        model, sde = _model(options, form, state), _sde(form, state)
+        with errors_naming(form):
+            state = checked(_attributes(network), PRECONDITIONERS[form])
+            sde = _sde(form, state)
+        model = _model(options, form, state)
         validate(model)
         unused = {tensor for tensor in tensors if tensor.endswith(".resample_filter")}  # [1, 1] or [1, 3, 3, 1]
         if options["augment_dim"]:
             unused.add("model.map_augment.weight")  # embeds the augmentation of a training image
         params = translate(_rules(model), tensors, model, unused)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
     return PublishedNetwork("edm", str(path), model, sde, params)
 
 
-def _object(found: Any, known: list[str]) -> tuple[str, dict[str, Any]]:
-    """Return the class name and the attributes of an object, whose class must be `known`."""
-    if not isinstance(found, Record) or not isinstance(found.state, dict):
-        raise ValueError("its ema is not a network as EDM saves it")
-    if found.get("class_name") not in known:
-        raise ValueError(f"its network has the class {found.get('class_name')}, and must have {' or '.join(known)}")
-    return found["class_name"], found.state
+def _attributes(found: Any, name: str | None = None) -> dict[str, Any]:
+    """Return the attributes of an object, or the dictionary `name` among them, empty if there is none."""
+    attributes = found.state if isinstance(found, Record) else None
+    if name is not None and isinstance(attributes, dict):
+        attributes = attributes.get(name, {})
+    if not isinstance(attributes, dict):
+        raise ValueError(f"its ema is not a network as EDM saves it: got a {type(found).__name__}")
+    return attributes
 
 
-def _attributes(state: dict[str, Any], name: str) -> dict[str, Any]:
-    found = state.get(name, {})
-    if not isinstance(found, dict):
-        raise ValueError(f"{name} of its network must be a dictionary, got a {type(found).__name__}")
-    return found
+def _class(found: Any, known: list[str]) -> str:
+    """Return the class name of an object. Raises ValueError if it is not among those `known`."""
+    name = found.get("class_name") if isinstance(found, Record) else type(found).__name__
+    if name not in known:
+        raise ValueError(f"its network has the class {name}, and must have {' or '.join(known)}")
+    return name
 
 
 def _tensors(module: Any, prefix: str = "") -> Tensors:
     """Return all parameters and buffers of a module, by path: model.enc.32x32_conv.weight."""
-    if not isinstance(module, Record) or not isinstance(module.state, dict) or prefix.count(".") > 8:
+    if prefix.count(".") > 8:
         raise ValueError(f"{prefix.removesuffix('.')} is not a layer as EDM saves it")
     found: Tensors = {}
-    for kind in ("_parameters", "_buffers"):
-        for name, tensor in _attributes(module.state, kind).items():
-            if isinstance(tensor, np.ndarray):
-                found[f"{prefix}{name}"] = tensor
-            elif tensor is not None:
-                raise ValueError(f"{prefix}{name} must be a tensor, got a {type(tensor).__name__}")
-    for name, child in _attributes(module.state, "_modules").items():
+    for name, tensor in (_attributes(module, "_parameters") | _attributes(module, "_buffers")).items():
+        if isinstance(tensor, np.ndarray):
+            found[f"{prefix}{name}"] = tensor
+        elif tensor is not None:
+            raise ValueError(f"{prefix}{name} must be a tensor, got a {type(tensor).__name__}")
+    for name, child in _attributes(module, "_modules").items():
         if child is not None:
             found |= _tensors(child, f"{prefix}{name}.")
     return found
 
 
-def _options(name: str, state: dict[str, Any]) -> Options:
+def _options(given: dict[str, Any]) -> Options:
     """Return SongUNet's arguments. Raises ValueError for one that is missing, unknown, or cannot be expressed here."""
-    given = _attributes(state, "_init_kwargs")
-    refuse_unknown(name, given, SONG_UNET)
-    lists = {argument: list(value) if isinstance(value, tuple) else value for argument, value in given.items()}
-    options = checked(name, lists, SONG_UNET)
+    refuse_unknown(given, SONG_UNET)
+    lists = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+    options = checked(lists, SONG_UNET)
     dependent = {
         "channel_mult_noise": 2 if options["embedding_type"] == "fourier" else 1,
         "out_channels": options["in_channels"],
     }
-    is_residual = options["encoder_type"] == "residual"
-    require(name, options, dependent | ({"resample_filter": [1, 3, 3, 1]} if is_residual else {}))
+    if options["encoder_type"] == "residual":
+        dependent["resample_filter"] = [1, 3, 3, 1]
+    require(options, dependent)
     return options
 
 
@@ -175,55 +191,37 @@ def _sde(form: str, state: Options) -> dict[str, Any]:
     if form == "EDMPrecond":
         low, high = max(low, 0.002), min(high, 80.0)
     if not 0 < low < high:
-        raise ValueError(f"{form}: sigma_min must be below sigma_max, got {low:g} and {high:g}")
+        raise ValueError(f"sigma_min must be below sigma_max, got {low:g} and {high:g}")
     if form == "EDMPrecond":
         return {"name": "edm", "t_0": low, "T": high}
     return {"name": "ve", "sigma_min": low, "sigma_max": high, "t_0": 1e-5, "T": 1.0}
 
 
-def _rules(model: UNetConfig) -> list[Rule]:
+def _rules(model: UNetConfig) -> Rules:
     side = f"{model.image_size}x{model.image_size}"
-    rules = [
-        *torch_layer("embed_in", "model.map_layer0"),
-        *torch_layer("embed_out", "model.map_layer1"),
-        *torch_layer("conv_in", f"model.enc.{side}_conv"),
-        *torch_norm("norm_out", f"model.dec.{side}_aux_norm"),
-        *torch_layer("conv_out", f"model.dec.{side}_aux_conv"),
-    ]
-    if model.embedding == "fourier":
-        rules.append(Rule("fourier.frequency", ("model.map_noise.freqs",)))
-    if model.num_classes:
-        rules.append(Rule("embed_label.embedding", ("model.map_label.weight", "model.map_label.bias"), _per_class))
-    for stage in stages(model):
-        theirs = _place(stage)
-        rules += block(stage, theirs, ["norm0", "conv0", "affine", "norm1", "conv1", "skip"], torch_layer, torch_norm)
-        if stage.attention:
-            rules += _attention(f"stages.{stage.name}.attention", theirs)
-        if stage.pyramid:
-            rules += torch_layer(f"pyramid.{stage.name}.conv", f"model.enc.{stage.size}x{stage.size}_aux_residual")
-    return rules
+    modules: Modules = {
+        "embed_in": "model.map_layer0",
+        "embed_out": "model.map_layer1",
+        "fourier": "model.map_noise",
+        "conv_in": f"model.enc.{side}_conv",
+        "norm_out": f"model.dec.{side}_aux_norm",
+        "conv_out": f"model.dec.{side}_aux_conv",
+    }
+    for stage in stages(model):  # down_16_1 is model.enc.16x16_block1; the middle belongs to the decoder
+        way, number = stage.name.split("_")[0], stage.name.split("_")[-1]
+        level = f"model.{'enc' if way == 'down' else 'dec'}.{stage.size}x{stage.size}"
+        theirs = f"{level}_{stage.resample or (f'in{number}' if way == 'middle' else f'block{number}')}"
+        modules |= {f"stages.{stage.name}.{part}": f"{theirs}.{name}" for part, name in _STAGE.items()}
+        modules[f"pyramid.{stage.name}.conv"] = f"{level}_aux_residual"
+    rules = rules_for(modules, TORCH, torch_layout)
+    rules |= {ours: rule._replace(convert=_qkv) for ours, rule in rules.items() if ".qkv." in ours}
+    label = Rule(("model.map_label.weight", "model.map_label.bias"), _per_class)
+    return rules | {"embed_label.embedding": label}
 
 
-def _place(stage: Stage) -> str:
-    """Return a stage's name in SongUNet: down_16_1 is model.enc.16x16_block1. The middle belongs to the decoder."""
-    way, number = stage.name.split("_")[0], stage.name.split("_")[-1]
-    coder = "enc" if way == "down" else "dec"
-    name = stage.resample or (f"in{number}" if way == "middle" else f"block{number}")
-    return f"model.{coder}.{stage.size}x{stage.size}_{name}"
-
-
-def _attention(ours: str, theirs: str) -> list[Rule]:
-    return [
-        *torch_norm(f"{ours}.norm", f"{theirs}.norm2"),
-        Rule(f"{ours}.qkv.kernel", (f"{theirs}.qkv.weight",), lambda weight: torch_kernel(_thirds(weight))),
-        Rule(f"{ours}.qkv.bias", (f"{theirs}.qkv.bias",), _thirds),
-        *torch_layer(f"{ours}.out", f"{theirs}.proj"),
-    ]
-
-
-def _thirds(tensor: np.ndarray) -> np.ndarray:
+def _qkv(tensor: np.ndarray) -> np.ndarray:
     """Return outputs ordered as all q, all k, all v. EDM's are q, k, v of channel 0, then q, k, v of channel 1, ..."""
-    return np.concatenate([tensor[i::3] for i in range(3)])
+    return torch_layout(np.concatenate([tensor[i::3] for i in range(3)]))
 
 
 def _per_class(weight: np.ndarray, bias: np.ndarray) -> np.ndarray:

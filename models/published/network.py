@@ -13,6 +13,7 @@ import numpy as np
 
 from formats.files import atomic_path, read_json, read_safetensors, sha256
 from models.config import UNetConfig, validate
+from models.published.options import errors_naming
 from models.published.translate import Rule, expected_shapes, flat, translate
 
 
@@ -62,10 +63,8 @@ def read_published(folder: Path) -> PublishedNetwork:
     tensors = read_safetensors(path)
     if sha256(path) != config["sha256"]:
         raise ValueError(f"{path} is damaged: its SHA-256 is not the one in config.json; fetch or convert it again")
-    try:
-        params = translate([Rule(name, (name,)) for name in expected_shapes(model)], tensors, model)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    with errors_naming(path):
+        params = translate({name: Rule((name,)) for name in expected_shapes(model)}, tensors, model)
     return PublishedNetwork(config["family"], config["source"], model, config["sde"], params, config["dataset"])
 
 
@@ -73,13 +72,12 @@ def read_published_config(folder: Path) -> dict[str, Any]:
     """Read config.json of a published network. Raises FileNotFoundError, or ValueError if it is not such a file."""
     path = folder / "config.json"
     config = read_json(path)
+    is_complete = {"family", "source", "sde", "dataset", "sha256"} <= config.keys()
     try:
-        validate(UNetConfig(**config["model"]))
-        is_complete = {"family", "source", "sde", "dataset", "sha256"} <= config.keys()
+        with errors_naming(path):
+            validate(UNetConfig(**config["model"]))
     except (KeyError, TypeError):  # for an option that is missing, unknown or of another type
         is_complete = False
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
     if not is_complete:
         raise ValueError(f"{path} does not describe a network of this project; convert it: python -m models.convert")
     return config

@@ -18,8 +18,8 @@ from models.layout import stages
 from models.published import allowed
 from models.published.flax_msgpack import read_tensors
 from models.published.network import PublishedNetwork
-from models.published.options import REQUIRED, Options, checked, refuse_unknown, require
-from models.published.translate import Rule, block, concatenated, translate
+from models.published.options import REQUIRED, Options, checked, errors_naming, refuse_unknown, require
+from models.published.translate import TORCH, Modules, Rules, rules_for, translate
 
 _DDPM: Options = {
     "training.sde": "vpsde",
@@ -98,6 +98,16 @@ _VE = {"model.name": "ncsnpp", "model.scale_by_sigma": True, "model.embedding_ty
 # options of training or of sampling in discrete steps, or set for a network that does not read them
 _WITHOUT_EFFECT = {"model.ema_rate", "model.init_scale", "model.num_scales", "model.embedding_type"}
 
+_MODULES: Modules = {
+    "embed_in": "Dense_0",
+    "embed_out": "Dense_1",
+    "fourier": "GaussianFourierProjection_0",
+    "conv_in": "Conv_0",
+    "norm_out": "GroupNorm_0",
+    "conv_out": "Conv_1",
+}
+_BLOCK = {"norm_1": "GroupNorm_0", "conv_1": "Conv_0", "embed": "Dense_0", "norm_2": "GroupNorm_1", "conv_2": "Conv_1"}
+
 
 def read_score_sde(path: Path, config: dict[str, Any] | str) -> PublishedNetwork:
     """Read the network in a checkpoint file of score_sde, its EMA parameters, in float32.
@@ -108,38 +118,37 @@ def read_score_sde(path: Path, config: dict[str, Any] | str) -> PublishedNetwork
     expressed here, or a file that is damaged or does not fit the configuration.
     """
     tensors = read_tensors(path, "params_ema")
-    options = _options(str(path), config)
-    try:
+    with errors_naming(path):
+        options = _options(config)
         model, sde = _model(options), _sde(options)
         validate(model)
         params = translate(_rules(model), tensors, model)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
     return PublishedNetwork("score_sde", str(path), model, sde, params)
 
 
-def _options(source: str, config: dict[str, Any] | str) -> Options:
+def _options(config: dict[str, Any] | str) -> Options:
     """Return the options by section and name. Raises ValueError for one that is missing, unknown or not allowed."""
     if isinstance(config, str):
         if config not in PUBLISHED:
-            raise ValueError(f"{source}: the configuration must be one of {', '.join(PUBLISHED)}, got {config!r}")
+            raise ValueError(f"the configuration must be one of {', '.join(PUBLISHED)}, got {config!r}")
         return PUBLISHED[config]
     given: Options = {}
     for section in ("training", "data", "model"):
         if not isinstance(config.get(section), dict):
-            raise ValueError(f"{source}: the configuration must have a section {section!r}, as score_sde's have")
+            raise ValueError(f"the configuration must have a section {section!r}, as score_sde's have")
         for name, value in config[section].items():
             given[f"{section}.{name}"] = list(value) if isinstance(value, tuple) else value
     given.setdefault("training.sde", "vesde" if given.get("model.scale_by_sigma") else "vpsde")
-    name = checked(source, given, {"model.name": (REQUIRED, _CHOICES["model.name"])})["model.name"]
+    name = checked(given, {"model.name": (REQUIRED, _CHOICES["model.name"])})["model.name"]
     published = _DDPM if name == "ddpm" else _NCSNPP
-    kinds = {option: allowed.like(value) for option, value in published.items() if option not in _CHOICES} | _CHOICES
-    options = checked(source, given, {option: (REQUIRED, kinds[option]) for option in published})
-    dependent: Options = _VE if options["training.sde"] == "vesde" else _VP
-    is_residual = options.get("model.progressive_input") == "residual"
-    require(source, options, dependent | ({"model.fir": True} if is_residual else {}))
+    kinds = {option: allowed.like(value) for option, value in published.items()} | _CHOICES
+    options = checked(given, {option: (REQUIRED, kinds[option]) for option in published})
+    dependent: Options = dict(_VE if options["training.sde"] == "vesde" else _VP)
+    if options.get("model.progressive_input") == "residual":
+        dependent["model.fir"] = True
+    require(options, dependent)
     network = {option: value for option, value in given.items() if option.startswith("model.")}
-    refuse_unknown(source, network, published.keys() | _WITHOUT_EFFECT)
+    refuse_unknown(network, published.keys() | _WITHOUT_EFFECT)
     return options
 
 
@@ -185,7 +194,7 @@ def _sde(options: Options) -> dict[str, Any]:
     return {"name": name, "beta_0": low, "beta_1": high, "t_0": 1e-3, "T": 1.0}
 
 
-def _rules(model: UNetConfig) -> list[Rule]:
+def _rules(model: UNetConfig) -> Rules:
     numbers: defaultdict[str, count] = defaultdict(count)
 
     def module(name: str) -> str:
@@ -194,49 +203,32 @@ def _rules(model: UNetConfig) -> list[Rule]:
 
     is_ncsnpp = model.resample == "block"
     block_class, attention = ("ResnetBlockBigGANpp", "AttnBlockpp") if is_ncsnpp else ("ResnetBlockDDPM", "AttnBlock")
-    names = ["GroupNorm_0", "Conv_0", "Dense_0", "GroupNorm_1", "Conv_1", "Conv_2" if is_ncsnpp else "NIN_0"]
-    rules = [
-        *_layer("embed_in", "Dense_0"),
-        *_layer("embed_out", "Dense_1"),
-        *_layer("conv_in", "Conv_0"),
-        *_norm("norm_out", "GroupNorm_0"),
-        *_layer("conv_out", "Conv_1"),
-    ]
-    if model.embedding == "fourier":
-        rules.append(Rule("fourier.frequency", ("GaussianFourierProjection_0.W",)))
+    modules, nin, conv2d = dict(_MODULES), Modules(), Modules()
     for stage in stages(model):
         ours = f"stages.{stage.name}"
         if stage.kind == "block":
-            rules += block(stage, module(block_class), names, _layer, _norm)
+            theirs = module(block_class)
+            modules |= {f"{ours}.{part}": f"{theirs}.{name}" for part, name in _BLOCK.items()}
+            if is_ncsnpp:
+                modules[f"{ours}.shortcut"] = f"{theirs}.Conv_2"
+            else:
+                nin[f"{ours}.shortcut"] = f"{theirs}.NIN_0"
         else:
-            rules += _layer(f"{ours}.conv", f"{module(stage.kind.capitalize())}.Conv_0")
+            modules[f"{ours}.conv"] = f"{module(stage.kind.capitalize())}.Conv_0"
         if stage.attention:
             theirs = module(attention)
-            rules += _norm(f"{ours}.attention.norm", f"{theirs}.GroupNorm_0")
-            rules += _layer(f"{ours}.attention.qkv", *(f"{theirs}.NIN_{i}" for i in range(3)))
-            rules += _layer(f"{ours}.attention.out", f"{theirs}.NIN_3")
+            modules[f"{ours}.attention.norm"] = f"{theirs}.GroupNorm_0"
+            nin[f"{ours}.attention.qkv"] = tuple(f"{theirs}.NIN_{i}" for i in range(3))
+            nin[f"{ours}.attention.out"] = f"{theirs}.NIN_3"
         if stage.pyramid:
-            rules += _layer(f"pyramid.{stage.name}.conv", f"{module('Downsample')}.Conv2d_0")
-    return rules
+            conv2d[f"pyramid.{stage.name}.conv"] = f"{module('Downsample')}.Conv2d_0"
+    flax = {"kernel": "kernel", "bias": "bias", "scale": "scale", "frequency": "W"}
+    rules = rules_for(modules, flax, _layout) | rules_for(nin, {"kernel": "W", "bias": "b"}, _layout)
+    return rules | rules_for(conv2d, TORCH, _layout)
 
 
-def _layer(ours: str, *theirs: str) -> list[Rule]:
-    """Rules for a layer with bias, or for several with the same inputs, whose outputs are concatenated."""
-    kind = theirs[0].split(".")[-1].split("_")[0]
-    leaves = {"NIN": ("W", "b"), "Conv2d": ("weight", "bias")}.get(kind, ("kernel", "bias"))
-    kernels, biases = (tuple(f"{name}.{leaf}" for name in theirs) for leaf in leaves)
-    return [
-        Rule(f"{ours}.kernel", kernels, lambda *kernels: concatenated(*map(_kernel, kernels))),
-        Rule(f"{ours}.bias", biases, concatenated),
-    ]
-
-
-def _norm(ours: str, theirs: str) -> list[Rule]:
-    return [
-        Rule(f"{ours}.{leaf}", (f"{theirs}.{leaf}",), lambda t: t.reshape(t.shape[-1])) for leaf in ("scale", "bias")
-    ]
-
-
-def _kernel(kernel: np.ndarray) -> np.ndarray:
-    """Return a 1x1 convolution [1, 1, in, out] as a dense layer's kernel [in, out], and any other kernel as it is."""
-    return kernel.reshape(kernel.shape[2:]) if kernel.ndim == 4 and kernel.shape[:2] == (1, 1) else kernel
+def _layout(tensor: np.ndarray) -> np.ndarray:
+    """Return a norm's scale or bias [1, 1, 1, n] as [n], and a 1x1 convolution [1, 1, in, out] as [in, out]."""
+    if tensor.shape[:3] == (1, 1, 1):
+        return tensor[0, 0, 0]
+    return tensor[0, 0] if tensor.ndim == 4 and tensor.shape[:2] == (1, 1) else tensor

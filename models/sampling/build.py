@@ -10,12 +10,7 @@ from deis import tables
 from models.sampling.options import Options, checked
 
 SDES: dict[str, Callable[..., deis.SDE]] = {
-    "vp_linear": deis.vp_linear,
-    "vp_cosine": deis.vp_cosine,
-    "sub_vp": deis.sub_vp,
-    "ve": deis.ve,
-    "edm": deis.edm,
-    "discrete_vp": deis.discrete_vp,
+    sde.__name__: sde for sde in (deis.vp_linear, deis.vp_cosine, deis.sub_vp, deis.ve, deis.edm, deis.discrete_vp)
 }
 
 SHARED = {"method": str, "nfe": int, "round_nfe": bool, "ts_phase": str, "ts_order": float, "t_0": float | None}

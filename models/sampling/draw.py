@@ -12,11 +12,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 import deis
+from models.checkpoints import checkpoint
 from models.config import UNetConfig
+from models.published.network import read_published
 from models.sampling.build import build_sde
-from models.sampling.source import load_network
 from models.score import Network, Params, eps_fn
-from models.unet import network_of
+from models.unet import network_of, shapes
 
 
 class Trained(NamedTuple):
@@ -51,8 +52,13 @@ def load_trained(path: Path, step: int | None) -> Trained:
 
     Kept, so that the jobs of a sweep share it and what was compiled for it.
     """
-    model, sde, params = load_network(path, step)
-    return trained(model, build_sde(sde), params)
+    if step is None:
+        published = read_published(path)
+        return trained(published.model, build_sde(published.sde), published.params)
+    config = checkpoint.read_config(path, step)
+    model = UNetConfig(**config["model"])
+    params = checkpoint.restore(path, step, {"ema": shapes(model)})["ema"]
+    return trained(model, build_sde(config["sde"]), params)
 
 
 def starts(net: Trained, seeds: list[int], label: int | None = None) -> Start:

@@ -5,7 +5,7 @@ A new solver needs no schema: its keyword arguments, their types and its name in
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import field, fields, make_dataclass
+from dataclasses import field, make_dataclass
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -25,16 +25,13 @@ def checked(group: str, function: Callable[..., Any], given: Mapping[str, Any], 
     if unknown := sorted(given.keys() - known.keys()):
         raise ValueError(f"{function.__name__} has no {group}.{unknown[0]}; it has {', '.join(known)}")
     schema = make_dataclass(function.__name__, [(name, known[name], field(default=MISSING)) for name in given])
-    values: Options = {}
-    for option in fields(schema):
-        node = OmegaConf.structured(schema)
+    values = OmegaConf.structured(schema)
+    for name, value in given.items():
         try:
-            node[option.name] = given[option.name]
+            values[name] = value
         except OmegaConfBaseException as error:
-            said = str(error).splitlines()[0]
-            raise ValueError(f"{group}.{option.name}={given[option.name]} is refused: {said}") from None
-        values[option.name] = node[option.name]
-    return values
+            raise ValueError(f"{group}.{name}={value} is refused: {str(error).splitlines()[0]}") from None
+    return dict(values)
 
 
 def option_types(function: Callable[..., Any]) -> dict[str, Any]:

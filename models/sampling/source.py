@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.checkpoints import checkpoint
-from models.config import UNetConfig
-from models.published.network import read_published, read_published_config
+from models.published.network import read_published_config
 
 log = logging.getLogger(__name__)
 
@@ -32,17 +31,18 @@ def find(folder: str | None, step: int | None, output_root: str) -> Source:
 
     Raises FileNotFoundError if there is none, ValueError if its configuration cannot be used.
     """
-    if folder is not None:
-        path = Path(folder).expanduser()
-        if (path / "model.safetensors").is_file():
-            return _published(path, step)
-        checkpoints = path if path.name == "checkpoints" else path / "checkpoints"
-    else:
+    path = SHIPPED if folder is None else Path(folder).expanduser()
+    if folder is None:
         found = sorted(Path(output_root).glob("*/*/checkpoints"), key=lambda path: path.stat().st_mtime)
-        if not found:
+        if found:
+            path = found[-1]
+        else:
             log.info("No network was trained below %s/ yet; taking the one in %s", output_root, SHIPPED)
-            return _published(SHIPPED, step)
-        checkpoints = found[-1]
+    if (path / "model.safetensors").is_file():
+        if step is not None:
+            raise ValueError(f"{path} holds one network, not the steps of a run; leave out step={step}")
+        return Source(path, None, read_published_config(path))
+    checkpoints = path if path.name == "checkpoints" else path / "checkpoints"
     step = step if step is not None else checkpoint.latest_step(checkpoints)
     if step is None:
         raise FileNotFoundError(
@@ -50,22 +50,3 @@ def find(folder: str | None, step: int | None, output_root: str) -> Source:
             "python -m models.convert wrote: checkpoint=FOLDER"
         )
     return Source(checkpoints, step, checkpoint.read_config(checkpoints, step))
-
-
-def _published(path: Path, step: int | None) -> Source:
-    if step is not None:
-        raise ValueError(f"{path} holds one network, not the steps of a run; leave out step={step}")
-    return Source(path, None, read_published_config(path))
-
-
-def load_network(path: Path, step: int | None) -> tuple[UNetConfig, dict[str, Any], dict[str, Any]]:
-    """(network's options, its SDE's options, its EMA parameters) at the path and step of a `Source`."""
-    from models.unet import shapes
-
-    if step is None:
-        published = read_published(path)
-        return published.model, published.sde, published.params
-    config = checkpoint.read_config(path, step)
-    model = UNetConfig(**config["model"])
-    params = checkpoint.restore(path, step, {"ema": shapes(model)})["ema"]
-    return model, config["sde"], params

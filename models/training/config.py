@@ -1,14 +1,8 @@
 """The options of training, and their checks. JAX is not imported; conf/ explains every option."""
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
-
-from models.config import UNetConfig
-
-if TYPE_CHECKING:
-    from deis import SDE
 
 
 @dataclass
@@ -66,11 +60,6 @@ class ObjectiveConfig:
 PLACEMENTS = ("auto", "device", "stream")
 MAY_BE_ZERO = ("sample_every", "fid_every", "ema_decay", "fsdp", "keep_best")  # of TrainConfig; the rest is 1 or more
 
-OBJECTIVE_CHOICES = {
-    "weight": ("eps", "likelihood", "min_snr", "edm", "output"),
-    "times": ("uniform", "importance", "discrete", "log_normal"),
-}
-
 
 def validate_training(train: TrainConfig, optimizer: OptimizerConfig) -> None:
     """Raise ValueError, naming the option and what is allowed, for numbers that no training can have."""
@@ -86,24 +75,3 @@ def validate_training(train: TrainConfig, optimizer: OptimizerConfig) -> None:
         raise ValueError(f"train.accumulate={train.accumulate} must divide train.batch_size={train.batch_size}")
     if optimizer.learning_rate <= 0:
         raise ValueError(f"optimizer.learning_rate must be positive, got {optimizer.learning_rate}")
-
-
-def validate_objective(cfg: ObjectiveConfig, model: UNetConfig, sde: "SDE") -> None:
-    """Raise ValueError, naming the option and what is allowed, for an objective that this network cannot minimise."""
-    for name, allowed in OBJECTIVE_CHOICES.items():
-        if getattr(cfg, name) not in allowed:
-            raise ValueError(f"objective.{name} must be one of {', '.join(allowed)}, got {getattr(cfg, name)!r}")
-    if cfg.snr_gamma <= 0 or cfg.log_sigma_std <= 0:
-        raise ValueError(
-            "objective.snr_gamma and objective.log_sigma_std must be positive, "
-            f"got {cfg.snr_gamma:g} and {cfg.log_sigma_std:g}"
-        )
-    if cfg.num_times < 2:
-        raise ValueError(f"objective.num_times must be at least 2, got {cfg.num_times}")
-    if not 0 <= cfg.label_dropout < 1:
-        raise ValueError(f"objective.label_dropout must be in [0, 1), got {cfg.label_dropout}")
-    if cfg.label_dropout and not model.null_class:
-        raise ValueError("objective.label_dropout puts the null class for labels: it needs model.null_class=true")
-    unbounded = "weight=likelihood" if cfg.weight == "likelihood" else "times=importance"
-    if (cfg.weight == "likelihood" or cfg.times == "importance") and not sde.rho(sde.t_0) > 0:
-        raise ValueError(f"objective.{unbounded} needs noise at the smallest time, got sigma = 0 there: raise sde.t_0")

@@ -6,6 +6,7 @@ in a caller, is different for it.
 
 import math
 import os
+import re
 from typing import Any
 
 import jax
@@ -40,13 +41,21 @@ def connect(
     """
     if mode not in MODES:
         raise ValueError(f"distributed must be one of {', '.join(MODES)}, got {mode!r}")
-    if mode == "explicit":
-        _check_explicit(coordinator, num_processes, process_id)
-    elif (coordinator, num_processes, process_id) != (None, None, None):
-        raise ValueError(f"coordinator, num_processes and process_id are for distributed=explicit, not for {mode}")
     # the service would catch SIGTERM in C++, so that it no longer ends the process, nor reaches Python
     jax.config.update("jax_enable_preemption_service", False)
-    if mode == "auto":
+    given = (coordinator, num_processes, process_id)
+    if mode == "explicit":
+        if coordinator is None or num_processes is None or process_id is None:
+            said = ", ".join(map(str, given))
+            raise ValueError(f"distributed=explicit needs coordinator, num_processes and process_id, got {said}")
+        if not re.fullmatch(r".+:\d+", coordinator):
+            raise ValueError(f"coordinator must be HOST:PORT of process 0, such as node1:9876, got {coordinator!r}")
+        if not 0 <= process_id < num_processes:
+            raise ValueError(f"process_id must be 0 to num_processes - 1 = {num_processes - 1}, got {process_id}")
+        jax.distributed.initialize(*given, cluster_detection_method="deactivate")
+    elif given != (None, None, None):
+        raise ValueError(f"coordinator, num_processes and process_id are for distributed=explicit, not for {mode}")
+    elif mode == "auto":
         try:
             jax.distributed.initialize()
         except ValueError as error:
@@ -55,26 +64,6 @@ def connect(
         if absent := [name for name in _SLURM if name not in os.environ]:
             raise ValueError(f"distributed=slurm needs {', '.join(absent)}, which srun sets; start the run with srun")
         jax.distributed.initialize(cluster_detection_method="slurm")
-    elif mode == "explicit":
-        jax.distributed.initialize(coordinator, num_processes, process_id, cluster_detection_method="deactivate")
-
-
-def _check_explicit(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    if coordinator is None or num_processes is None or process_id is None:
-        raise ValueError(
-            "distributed=explicit needs coordinator, num_processes and process_id, "
-            f"got {coordinator}, {num_processes} and {process_id}"
-        )
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError(f"coordinator must be HOST:PORT of process 0, such as node1:9876, got {coordinator!r}")
-    if not 0 <= process_id < num_processes:
-        raise ValueError(f"process_id must be 0 to num_processes - 1 = {num_processes - 1}, got {process_id}")
-
-
-def is_main() -> bool:
-    """Whether this is process 0, the one that writes logs and pictures. Starts JAX's devices."""
-    return jax.process_index() == 0
 
 
 def agree(value: int) -> int:
@@ -128,14 +117,14 @@ def shard_batch(tree: Tree, mesh: Mesh, batch_size: int) -> Tree:
     """Host arrays [b, ...] as global arrays [batch_size, ...], each device holding an equal run of consecutive rows.
 
     Every process gives either the whole batch (b = batch_size), the same in all, or its share: process p of P the
-    rows p batch_size/P to (p+1) batch_size/P. No communication. Raises ValueError if the rows cannot be shared
-    equally.
+    rows p batch_size/P to (p+1) batch_size/P. The number of devices must divide batch_size. No communication.
     """
-    check_batch_size(batch_size, mesh)
-    rows = NamedSharding(mesh, SHARDED)
-    return jax.tree.map(
-        lambda array: jax.make_array_from_process_local_data(rows, array, (batch_size, *array.shape[1:])), tree
-    )
+
+    def shard(rows: Any) -> jax.Array:
+        sharding = NamedSharding(mesh, SHARDED)
+        return jax.make_array_from_process_local_data(sharding, rows, (batch_size, *rows.shape[1:]))
+
+    return jax.tree.map(shard, tree)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh | AbstractMesh, accumulate: int = 1) -> None:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from deis import SDE
 from deis.timefn import derivative
+from models.config import UNetConfig
 from models.score import Images, Labels, Network, Params, eps_weights, per_image, predict
 from models.training.config import ObjectiveConfig
 
@@ -105,6 +106,27 @@ log_normal: ln rho ~ N(log_sigma_mean, log_sigma_std^2), cut off at the ends (ar
 """
 
 
+def validate_objective(cfg: ObjectiveConfig, model: UNetConfig, sde: SDE) -> None:
+    """Raise ValueError, naming the option and what is allowed, for an objective that this network cannot minimise."""
+    for name, given, allowed in (("weight", cfg.weight, WEIGHTS), ("times", cfg.times, TIME_DISTRIBUTIONS)):
+        if given not in allowed:
+            raise ValueError(f"objective.{name} must be one of {', '.join(allowed)}, got {given!r}")
+    if cfg.snr_gamma <= 0 or cfg.log_sigma_std <= 0:
+        raise ValueError(
+            "objective.snr_gamma and objective.log_sigma_std must be positive, "
+            f"got {cfg.snr_gamma:g} and {cfg.log_sigma_std:g}"
+        )
+    if cfg.num_times < 2:
+        raise ValueError(f"objective.num_times must be at least 2, got {cfg.num_times}")
+    if not 0 <= cfg.label_dropout < 1:
+        raise ValueError(f"objective.label_dropout must be in [0, 1), got {cfg.label_dropout}")
+    if cfg.label_dropout and not model.null_class:
+        raise ValueError("objective.label_dropout puts the null class for labels: it needs model.null_class=true")
+    unbounded = "weight=likelihood" if cfg.weight == "likelihood" else "times=importance"
+    if (cfg.weight == "likelihood" or cfg.times == "importance") and not sde.rho(sde.t_0) > 0:
+        raise ValueError(f"objective.{unbounded} needs noise at the smallest time, got sigma = 0 there: raise sde.t_0")
+
+
 def weighted_loss(
     network: Network,
     sde: SDE,
@@ -124,40 +146,34 @@ def weighted_loss(
     """
     x_0, label, indices = examples
     draw_key, dropout_key = jax.random.split(key)
-    u, eps, drop_u = jax.vmap(partial(_draw, draw_key, batch_size, x_0.shape[1:]))(indices)
+
+    def drawn(index: Int[Array, ""]) -> tuple[Float[Array, ""], Float[Array, "h w c"], Float[Array, ""]]:
+        u_key, eps_key, label_key = jax.random.split(jax.random.fold_in(draw_key, index), 3)
+        u = (index + jax.random.uniform(u_key)) / batch_size
+        return u, jax.random.normal(eps_key, x_0.shape[1:]), jax.random.uniform(label_key)
+
+    u, eps, drop_u = jax.vmap(drawn)(indices)
     if train and cfg.label_dropout:
         assert label is not None
         assert network.null_label is not None
         label = jnp.where(drop_u < cfg.label_dropout, network.null_label, label)
     t, correction = TIME_DISTRIBUTIONS[cfg.times](cfg, sde, u)
-    x = per_image(sde.s(t)) * x_0 + per_image(sde.sigma(t)) * eps
+    s, sigma = per_image(sde.s(t)), per_image(sde.sigma(t))
+    x = s * x_0 + sigma * eps
     dropout_keys = jax.vmap(partial(jax.random.fold_in, dropout_key))(indices) if train else None
     output = predict(network, sde, params, x, t, label, dropout_keys)
 
     # eps = a x + b output: compared as outputs, which are of unit size where errors of eps may be lost in rounding
-    a, b = eps_weights(network, per_image(sde.s(t)), per_image(sde.sigma(t)))
+    a, b = eps_weights(network, s, sigma)
     eps_error = jnp.mean(b**2 * (output - (eps - a * x) / b) ** 2, axis=(1, 2, 3))
     loss = jnp.mean(WEIGHTS[cfg.weight](cfg, network, sde, t) * correction * eps_error)
-    return loss, _by_level(sde, t, eps_error)
+
+    inner = jnp.asarray(level_edges(sde)[1:-1], t.dtype)
+    member = jax.nn.one_hot(jnp.searchsorted(inner, sde.rho(t), side="right"), NUM_LEVELS)
+    return loss, {"level_loss": (eps_error[:, None] * member).sum(0), "level_count": member.sum(0)}
 
 
 def level_edges(sde: SDE) -> Float[np.ndarray, " levels+1"]:
     """The noise-to-signal ratios rho between which the noise levels lie: evenly spaced in log rho, float64."""
     low, high = _rho_range(sde)
     return np.geomspace(low or INVISIBLE, high, NUM_LEVELS + 1)
-
-
-def _draw(
-    key: PRNGKeyArray, batch_size: int, shape: tuple[int, ...], index: Int[Array, ""]
-) -> tuple[Float[Array, ""], Float[Array, "h w c"], Float[Array, ""]]:
-    """(u, eps, drop_u) of one image: its quantile among all times, its noise, and the number, uniform in [0, 1), by
-    which its label is dropped."""
-    u_key, eps_key, label_key = jax.random.split(jax.random.fold_in(key, index), 3)
-    u = (index + jax.random.uniform(u_key)) / batch_size
-    return u, jax.random.normal(eps_key, shape), jax.random.uniform(label_key)
-
-
-def _by_level(sde: SDE, t: PerImage, eps_error: PerImage) -> dict[str, Array]:
-    inner = jnp.asarray(level_edges(sde)[1:-1], t.dtype)
-    member = jax.nn.one_hot(jnp.searchsorted(inner, sde.rho(t), side="right"), NUM_LEVELS)
-    return {"level_loss": (eps_error[:, None] * member).sum(0), "level_count": member.sum(0)}

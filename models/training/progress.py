@@ -28,33 +28,35 @@ PEAK_FLOPS = {
 
 
 class Progress:
-    """The metrics of all steps, read a little late so that the device always has work, and summed up for log lines.
+    """The metrics of all steps, read a little late so that the device always has work, and summed up for log lines."""
 
-    step_flops: floating-point operations of a whole step, or None if they are not to be reported.
-    """
-
-    def __init__(self, batch_size: int, step_flops: float | None = None):
-        self.batch_size, self.step_flops = batch_size, step_flops
+    def __init__(self, model: UNetConfig, batch_size: int):
         self.skipped_in_a_row, self.last_loss = 0, math.nan
+        self._batch_size = batch_size
+        self._peak = PEAK_FLOPS.get(jax.local_devices()[0].device_kind)
+        self._step_flops = 3.0 * batch_size * flops(model) if self._peak else 0.0  # three times a forward pass
         self._pending: deque[dict[str, jax.Array]] = deque()
         self._read: list[dict[str, Any]] = []
-        self._untimed, self._clock = 0, time.perf_counter()
+        self.start_clock()
 
     def start_clock(self) -> None:
         """The steps until now, the first of which compiled, do not count for the speed."""
         self.flush()
-        self._untimed, self._clock = len(self._read), time.perf_counter()
+        self._timed, self._clock = 0, time.perf_counter()
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
         """The metrics of one more step."""
         self._pending.append(metrics)
-        if len(self._pending) > IN_FLIGHT:
-            self._read_oldest()
+        self.flush(IN_FLIGHT)
 
-    def flush(self) -> None:
-        """Wait for all steps that were added."""
-        while self._pending:
-            self._read_oldest()
+    def flush(self, in_flight: int = 0) -> None:
+        """Wait for all steps that were added, but for the last `in_flight` of them."""
+        while len(self._pending) > in_flight:
+            values = jax.device_get(self._pending.popleft())
+            self._read.append(values)
+            self._timed += 1
+            self.skipped_in_a_row = 0 if values["finite"] else self.skipped_in_a_row + 1
+            self.last_loss = float(values["loss"]) if values["finite"] else self.last_loss
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -67,11 +69,8 @@ class Progress:
     def summary(self) -> dict[str, float]:
         """What the steps read since the last call tell; empty if there are none."""
         read, self._read = self._read, []
-        now = time.perf_counter()
-        seconds, self._clock = now - self._clock, now
         if not read:
             return {}
-        timed, self._untimed = len(read) - self._untimed, 0
         good = [values for values in read if values["finite"]]
         found = {
             "loss": float(np.mean([values["loss"] for values in good])) if good else math.nan,
@@ -81,28 +80,16 @@ class Progress:
         }
         losses, counts = (np.sum([values[name] for values in read], axis=0) for name in ("level_loss", "level_count"))
         found |= {f"loss_level_{i}": float(s / n) for i, (s, n) in enumerate(zip(losses, counts, strict=True)) if n}
-        return found | (self._speed(timed / seconds) if timed else {})
+        return found | (self._speed() if self._timed else {})
 
-    def _speed(self, steps_per_s: float) -> dict[str, float]:
-        device, found = jax.local_devices()[0], {"images_per_s": self.batch_size * steps_per_s}
-        if self.step_flops is not None and device.device_kind in PEAK_FLOPS:
-            peak = PEAK_FLOPS[device.device_kind] * jax.device_count()
-            found["model_flops_utilisation"] = self.step_flops * steps_per_s / peak
-        if memory := device.memory_stats():
+    def _speed(self) -> dict[str, float]:
+        """The speed since the clock was started, which starts it anew."""
+        now = time.perf_counter()
+        steps_per_s = self._timed / (now - self._clock)
+        self._timed, self._clock = 0, now
+        found = {"images_per_s": self._batch_size * steps_per_s}
+        if self._peak:
+            found["model_flops_utilisation"] = self._step_flops * steps_per_s / (self._peak * jax.device_count())
+        if memory := jax.local_devices()[0].memory_stats():
             found["peak_memory_gb"] = memory["peak_bytes_in_use"] / 1e9
         return found
-
-    def _read_oldest(self) -> None:
-        values = jax.device_get(self._pending.popleft())
-        self._read.append(values)
-        if values["finite"]:
-            self.skipped_in_a_row, self.last_loss = 0, float(values["loss"])
-        else:
-            self.skipped_in_a_row += 1
-
-
-def step_flops(model: UNetConfig, batch_size: int) -> float | None:
-    """Operations of a training step, three times those of a forward pass; None where no device's peak is known."""
-    if jax.local_devices()[0].device_kind not in PEAK_FLOPS:
-        return None
-    return 3.0 * batch_size * flops(model)

@@ -28,7 +28,7 @@ from tensorflow_datasets.datasets.celeb_a import celeb_a_dataset_builder as cele
 from tensorflow_datasets.datasets.downsampled_imagenet import downsampled_imagenet_dataset_builder as imagenet
 from tensorflow_datasets.image_classification import mnist
 
-from data import load, prepared, tfds_patches
+from data import load, prepared
 from data.config import DatasetConfig
 
 CONF = Path(__file__).parents[2] / "conf" / "dataset"
@@ -171,10 +171,10 @@ def test_an_interrupted_preparation_starts_over(tmp_path: Path, site: Site, monk
             raise KeyboardInterrupt
         return png(encoder, image)
 
-    png = tfds_patches.encode_png
+    png = prepared.encode_png
     cfg = config("mnist", tmp_path / "tfds")
     with monkeypatch.context() as patch:
-        patch.setattr(tfds_patches, "encode_png", interrupt)
+        patch.setattr(prepared, "encode_png", interrupt)
         with pytest.raises(KeyboardInterrupt):
             load(cfg, "train")
     assert pairs(load(cfg, "train").images, load(cfg, "train").labels) == pairs(train[0][..., None], train[1])

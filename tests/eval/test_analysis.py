@@ -12,10 +12,9 @@ from commands import run, run_here
 from matplotlib.colors import to_rgb
 
 import deis
-from eval.exact import figures
 from eval.exact import toy_network as toy
 from eval.exact.mixture import IN_1D
-from eval.exact.study import means_table
+from eval.exact.study import extrapolation_figure, means_table, pixel_difference_figure
 from eval.figures import BASELINE_COLOUR, FAMILY_COLOUR
 from formats.tables import write_csv
 
@@ -91,7 +90,7 @@ def test_figures_draw_their_rows():
         for name, value in (("DDIM", 1.0), ("tAB1", 0.5), ("tAB3", 0.1))
         for nfe in (5, 10)
     ]
-    axes = figures.pixel_difference_figure(rows).axes[0]
+    axes = pixel_difference_figure(rows).axes[0]
     drawn = {line.get_label(): line for line in axes.lines}
     assert list(drawn) == ["DDIM", "tAB1", "tAB3"]
     np.testing.assert_allclose(np.array(drawn["tAB1"].get_data()).T, [[5, 0.1], [10, 0.05]])
@@ -104,7 +103,7 @@ def test_figures_draw_their_rows():
         for order in range(4)
         for t in (1.0, 0.5)
     ]
-    over_time, over_nfe = figures.extrapolation_figure(rows).axes
+    over_time, over_nfe = extrapolation_figure(rows).axes
     np.testing.assert_allclose(np.array(over_time.lines[1].get_data()).T, [[1.0, 0.01], [0.5, 0.005]])
     np.testing.assert_allclose(np.array(over_nfe.lines[1].get_data()).T, [[10, 0.0075], [20, 0.001875]])
 

@@ -72,9 +72,9 @@ def frames_of(path):
 def test_animation_shows_state_and_prediction_and_holds_the_result(tmp_path):
     x_t = np.linspace(-1, 1, 4, dtype=np.float32)[:, None, None, None, None] * np.ones((1, 4, 8, 8, 1), np.float32)
     x_0 = np.array([0, 128, 255], np.uint8)[:, None, None, None, None] * np.ones((1, 4, 8, 8, 1), np.uint8)
-    denoising_gif(tmp_path / "a.gif", x_t, x_0, frame_ms=100, hold_ms=2000)
+    denoising_gif(tmp_path / "a.gif", x_t, x_0)
     frames = frames_of(tmp_path / "a.gif")
-    assert [duration for _, duration in frames] == [100, 100, 100, 2000]
+    assert [duration for _, duration in frames] == [250, 250, 250, 2500]
     for i, (frame, _) in enumerate(frames):
         height, width = frame.shape[:2]
         left, right = frame[height // 4, width // 8], frame[height // 4, width - width // 8]
@@ -95,8 +95,6 @@ def test_animation_refuses_numbers_that_do_not_fit(tmp_path):
     x = np.zeros((3, 1, 8, 8, 1), np.uint8)
     with pytest.raises(ValueError, match="3 states with 1 predictions"):
         denoising_gif(tmp_path / "a.gif", x, x[:1])
-    with pytest.raises(ValueError, match="2 labels"):
-        denoising_gif(tmp_path / "a.gif", x, x, labels=["a", "b"])
 
 
 ROWS = [
@@ -124,9 +122,9 @@ def test_fid_plot_draws_every_measured_run_at_the_nfe_it_used(tmp_path, drawn):
     assert min(Image.open(tmp_path / "a.png").size) > 500
 
 
-def test_plots_without_data_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="no FID"):
-        fid_vs_nfe_plot(tmp_path / "a.png", ROWS[-1:])
+def test_without_data_there_is_no_plot(tmp_path):
+    fid_vs_nfe_plot(tmp_path / "a.png", ROWS[-1:])
+    assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="no loss"):
         loss_curve_plot(tmp_path / "a.png", [{"step": 1, "eval_loss": 0.5}])
 

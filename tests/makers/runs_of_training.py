@@ -9,7 +9,7 @@ from pathlib import Path
 from commands import AS_USERS_DO, ROOT, TINY, environment, run
 
 # checkpoints so often that a run is nearly always saving
-OFTEN = [*TINY, "train.steps=150", "train.checkpoint_every=5", "train.eval_every=50", "train.log_every=5"]
+OFTEN = [*TINY, "train.steps=100", "train.checkpoint_every=5", "train.eval_every=50", "train.log_every=5"]
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
@@ -40,6 +40,7 @@ def arrays(run_dir: Path) -> dict[str, str]:
 
     from models.checkpoints import checkpoint
     from models.config import UNetConfig
+    from models.training.config import OptimizerConfig
     from models.training.step import init_state, make_optimizer
     from models.unet import init
 
@@ -47,7 +48,7 @@ def arrays(run_dir: Path) -> dict[str, str]:
     step = checkpoint.latest_step(folder)
     assert step is not None
     config = checkpoint.read_config(folder, step)
-    optimizer = make_optimizer(total_steps=config["train"]["steps"], **config["optimizer"])
+    optimizer = make_optimizer(OptimizerConfig(**config["optimizer"]), config["train"]["steps"])
     key = jax.random.key(0)
     like = jax.eval_shape(lambda: init_state(init(UNetConfig(**config["model"]), key), optimizer, key))
     state = checkpoint.restore(folder, step, like)

@@ -16,8 +16,7 @@ import pytest
 
 import deis
 from deis import tables
-from models.published.diffusers import read_diffusers
-from models.published.diffusers_options import SCHEDULER, UNET
+from models.published.diffusers import SCHEDULER, UNET, read_diffusers
 from models.score import eps_fn
 from models.unet import network_of, num_params
 
@@ -90,7 +89,8 @@ def agree(ours: Any, theirs: Any, tolerance: float) -> None:
 def test_an_imported_network_answers_as_in_torch(name, tmp_path):
     unet = unet_of(NETWORKS[name])
     unet.save_pretrained(tmp_path)
-    found = read_diffusers(tmp_path, scheduler=BETAS)
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(BETAS))
+    found = read_diffusers(tmp_path)
     assert num_params(found.params) == sum(parameter.numel() for parameter in unet.parameters())
     x, t = noise(unet, 1), torch.tensor([731])
     label = torch.tensor([7]) if found.model.num_classes else None

@@ -1,7 +1,6 @@
 """The analysis of discretisation errors, against closed forms."""
 
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,6 @@ import pytest
 from reference.mixture import Mixture as ReferenceMixture
 
 import deis
-from deis import tables
 from eval.exact import discretisation
 from eval.exact.discretisation import (
     SOLVERS,
@@ -18,7 +16,6 @@ from eval.exact.discretisation import (
     extrapolation_error,
     pixel_difference,
     relative_change,
-    table_within,
 )
 from eval.exact.mixture import IN_2D, Mixture
 
@@ -143,13 +140,6 @@ def test_pixel_differences_converge_at_each_solvers_order():
     assert at["rho3Kutta", 20]["nfe"] == 18
     assert ("rho3Kutta", 2) not in at, "one step takes 3 calls"
     assert {row["sampler"] for row in rows if row["nfe_asked"] == 20} == set(SOLVERS)
-
-
-def test_table_within():
-    assert table_within(SOLVERS["rho4RK"], SDE, 11, "t", 2.0).nfe == 8
-    assert table_within(partial(tables.ddim, denoise=True), SDE, 2, "t", 2.0).nfe == 2
-    with pytest.raises(ValueError, match="num_step must be at least 1"):
-        table_within(SOLVERS["rho4RK"], SDE, 3, "t", 2.0)
 
 
 def test_the_mixture_is_the_references():

@@ -14,20 +14,10 @@ from commands import ROOT
 from jobs import CONF, job
 
 import deis
+from eval.paper.grid import Entry, as_printed, markdown_grid, markdown_orders, measured_grid
+from eval.paper.page import latex, paper_page, write_records
 from eval.paper.plan import Adaptive, Analytic, plan_cells
-from eval.paper.spec import (
-    AdaptiveRow,
-    Entry,
-    Ordering,
-    Paper,
-    Published,
-    as_printed,
-    by_nfe,
-    by_tolerance,
-    validate,
-    verdicts,
-)
-from eval.paper.tables import latex, markdown_grid, paper_page, write_records
+from eval.paper.spec import AdaptiveRow, Ordering, Paper, Published, validate
 
 PAPERS = sorted(path.stem for path in (ROOT / "conf" / "paper").glob("*.yaml"))
 SDES: dict[str, Callable[[], deis.SDE]] = {
@@ -75,7 +65,7 @@ def test_every_file_names_solvers_that_can_be_built(name):
     assert len(fixed) == len(paper.methods) * len(paper.nfe) * paper.repeats
     for cell in fixed:
         rounds = cell.options["round_nfe"]
-        assert cell.nfe == cell.nfe_asked or (rounds and 0 < cell.nfe - cell.nfe_asked <= 3), cell
+        assert cell.solver.nfe == cell.nfe_asked or (rounds and 0 < cell.solver.nfe - cell.nfe_asked <= 3), cell
         assert len(cell.seeds) == 50_000
     names = [cell.file_name({}) for cell in planned]
     assert len(set(names)) == len(names)
@@ -94,7 +84,7 @@ def test_main_table_runs_the_papers_solvers():
 
 def test_special_rows_have_their_solvers():
     stochastic = {cell.row: cell for cell in composed("stochastic")[1]}
-    assert [stochastic[row].is_stochastic for row in ("DDIM eta=0", "DDIM eta=1", "tAB2 lambda=0.3")] == [
+    assert [stochastic[row].solver.is_stochastic for row in ("DDIM eta=0", "DDIM eta=1", "tAB2 lambda=0.3")] == [
         False,
         True,
         True,
@@ -149,28 +139,30 @@ def test_a_cells_file_changes_with_what_it_depends_on_and_with_nothing_else():
 
 
 def test_entries_are_means_with_spread_and_further_calls():
-    grid = by_nfe([record(fid=fid, repeat=i) for i, fid in enumerate((4.0, 5.0, 7.0))] + [record("rk", nfe=12)])
+    grid = measured_grid([record(fid=fid, repeat=i) for i, fid in enumerate((4.0, 5.0, 7.0))] + [record("rk", nfe=12)])
     assert grid["tAB3"][10][:3] == (pytest.approx(16 / 3), 0, pytest.approx(np.std([4, 5, 7], ddof=1)))
     assert grid["rk"][10] == Entry(4.17, 2)
-    assert by_nfe([record(fid=1.0), record(error="NaN", fid=None)])["tAB3"][10] == Entry("ERR")
+    assert measured_grid([record(fid=1.0), record(error="NaN", fid=None)])["tAB3"][10] == Entry("ERR")
     adaptive = record("DOPRI5", nfe_asked=None, tolerance=0.1, nfe=38, fid=10.0)
-    assert by_nfe([adaptive]) == {}
-    assert by_tolerance([adaptive, record()]) == {"DOPRI5": {0.1: Entry("10.00 at 38 NFE")}}
+    assert measured_grid([adaptive]) == {}
+    assert measured_grid([adaptive, record()], "tolerance") == {"DOPRI5": {0.1: Entry("10.00 at 38 NFE")}}
     failed = {key: value for key, value in adaptive.items() if key not in ("nfe", "fid")} | {"error": "NaN"}
-    assert by_tolerance([failed]) == {"DOPRI5": {0.1: Entry("ERR")}}
+    assert measured_grid([failed], "tolerance") == {"DOPRI5": {0.1: Entry("ERR")}}
 
 
 def test_orderings_hold_only_if_every_step_does():
     table = paper(orderings=[Ordering(["tAB3", "tAB2", "DDIM"], [5, 10, 20])])
-    grid = by_nfe([
+    grid = measured_grid([
         record("tAB3", 5, 15.4), record("tAB2", 5, 16.3), record("DDIM", 5, 26.9),
         record("tAB3", 10, 4.6), record("tAB2", 10, 4.6), record("DDIM", 10, 11.1),
     ])  # fmt: skip
-    five, ten = verdicts(table, grid)  # 20 is no column
-    assert (five.holds, five.measured) == (True, "15.40 < 16.30 < 26.90")
-    assert (ten.holds, ten.measured) == (False, "4.60 >= 4.60 < 11.10")
+    rows = rows_of(markdown_orders(table, grid))
+    assert list(rows) == ["NFE", "5", "10"], "20 is no column"
+    assert rows["5"] == ["tAB3 < tAB2 < DDIM", "yes", "15.40 < 16.30 < 26.90"]
+    assert rows["10"][1:] == ["**no**", "4.60 >= 4.60 < 11.10"]
     del grid["DDIM"]
-    assert verdicts(table, grid)[0].holds is None
+    assert rows_of(markdown_orders(table, grid))["5"][1:] == ["-", "not measured"]
+    assert markdown_orders(paper(), grid) == ""
 
 
 def test_page_keeps_published_numbers_apart_and_marks_the_best():

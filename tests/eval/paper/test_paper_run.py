@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -20,18 +21,9 @@ from eval.features.config import ExtractorConfig
 from eval.features.pixels import pixels_extractor
 from eval.metrics.frechet import feature_statistics, frechet_distance
 from eval.metrics.reference import load_reference
-from eval.paper.cells import (
-    Setup,
-    eps_norm,
-    measure_cell,
-    prepare,
-    read_images,
-    read_record,
-    samples,
-    warm_up,
-)
-from eval.paper.costs import Costs
+from eval.paper.compute import Costs, Setup, eps_norm, measure_cell, read_record, samples, warm_up
 from eval.paper.plan import Adaptive, Analytic, Cell
+from formats.files import read_npz
 from models.sampling.build import build_sde
 from models.sampling.draw import Trained, draw, starts, trained
 from models.score import eps_fn
@@ -48,20 +40,16 @@ def network() -> tuple[Trained, dict, data.config.DatasetConfig]:
 
 
 @pytest.fixture
-def costs() -> Costs:
-    return Costs()
-
-
-@pytest.fixture
-def setup(network, costs: Costs, tmp_path: Path) -> Setup:
+def setup(network, tmp_path: Path) -> Setup:
     net, options, dataset = network
     extractor = pixels_extractor((8, 8, 1), ExtractorConfig(name="pixels", cache_dir=str(tmp_path / "features")))
     reference = load_reference(extractor, dataset).statistics
-    return prepare(costs.counting(net), options, extractor, reference, dataset, 4, "round", tmp_path / "cells")
+    counting, folder = (costs := Costs()).counting(net), tmp_path / "cells"
+    return Setup(counting, options, extractor, reference, dataset, 4, "round", folder, costs)
 
 
 def cell(solver, nfe_asked: int | None = 5, seeds: range = SEEDS) -> Cell:
-    return Cell("row", "method", 0, seeds, solver, nfe_asked, {"sampler": "name"})
+    return Cell("row", 0, seeds, solver, nfe_asked, {"sampler": "name"})
 
 
 def table(sde: deis.SDE, nfe: int, order: int = 2) -> deis.Table:
@@ -72,27 +60,27 @@ def nothing(calls: int) -> None:
     """For measure's progress."""
 
 
-def test_all_deterministic_solvers_share_one_compilation(setup: Setup, costs: Costs) -> None:
+def test_all_deterministic_solvers_share_one_compilation(setup: Setup) -> None:
     sde = setup.net.sde
     solvers = [table(sde, 3), table(sde, 50, 3), tables.rho_rk(sde, deis.timesteps(sde, 4), "4rk")]
     solvers.append(tables.unipc(sde, deis.timesteps(sde, 5, "log"), 3))
     planned = [cell(solver, i) for i, solver in enumerate(solvers)]
-    warm_up(setup, planned, costs)
+    warm_up(setup, planned)
     for i, each in enumerate(planned):
-        measure_cell(setup, each, f"cell{i}", costs, nothing)
-    assert costs.compiled == ["deterministic samplers"]
+        measure_cell(setup, each, f"cell{i}", nothing)
+    assert setup.costs.compiled == ["deterministic samplers"]
     noisy = [cell(tables.ddim_eta(sde, deis.timesteps(sde, nfe), eta=1.0)) for nfe in (2, 6)]
-    warm_up(setup, [*planned, *noisy], costs)
+    warm_up(setup, [*planned, *noisy])
     for i, each in enumerate(noisy):
-        measure_cell(setup, each, f"noisy{i}", costs, nothing)
-    assert costs.compiled == ["deterministic samplers", "samplers that add noise"]
-    assert "network compiled 2 time(s): deterministic samplers, samplers that add noise" in str(costs)
+        measure_cell(setup, each, f"noisy{i}", nothing)
+    assert setup.costs.compiled == ["deterministic samplers", "samplers that add noise"]
+    assert "network compiled 2 time(s): deterministic samplers, samplers that add noise" in str(setup.costs)
 
 
-def test_a_record_says_what_drawing_and_measuring_by_hand_give(setup: Setup, costs: Costs) -> None:
+def test_a_record_says_what_drawing_and_measuring_by_hand_give(setup: Setup) -> None:
     solver = table(setup.net.sde, 5)
     calls: list[int] = []
-    record = measure_cell(setup, cell(solver), "one", costs, calls.append)
+    record = measure_cell(setup, cell(solver), "one", calls.append)
     images = data.to_uint8(np.concatenate(list(draw(setup.net, solver, list(SEEDS), 10))), "round")
     expected = feature_statistics([setup.extractor.features(images)], setup.extractor.name, "by hand")
     assert record["fid"] == pytest.approx(frechet_distance(expected, setup.reference), rel=1e-4)
@@ -100,28 +88,28 @@ def test_a_record_says_what_drawing_and_measuring_by_hand_give(setup: Setup, cos
     assert record["seeds"] == "3-12"
     assert calls == [5, 5, 5], "ten images in batches of four"
     assert read_record(setup.folder, "one") == json.loads(json.dumps(record))
-    assert np.abs(read_images(setup.folder, "one").astype(int) - images[:4]).max() <= 1
+    assert np.abs(read_npz(setup.folder / "one.npz")["images"].astype(int) - images[:4]).max() <= 1
     assert record["network_s"] > 0 < record["features_s"]
 
 
-def test_a_cell_that_is_stopped_leaves_no_record(setup: Setup, costs: Costs) -> None:
+def test_a_cell_that_is_stopped_leaves_no_record(setup: Setup) -> None:
     def stop(calls: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure_cell(setup, cell(table(setup.net.sde, 3)), "one", costs, stop)
+        measure_cell(setup, cell(table(setup.net.sde, 3)), "one", stop)
     assert read_record(setup.folder, "one") is None
 
 
-def test_samples_that_are_not_finite_are_an_error_and_not_a_record(setup: Setup, costs: Costs) -> None:
-    broken = setup._replace(net=setup.net._replace(params=jax.tree.map(lambda leaf: leaf * np.nan, setup.net.params)))
-    record = measure_cell(broken, cell(table(setup.net.sde, 3)), "one", costs, nothing)
+def test_samples_that_are_not_finite_are_an_error_and_not_a_record(setup: Setup) -> None:
+    broken = replace(setup, net=setup.net._replace(params=jax.tree.map(lambda leaf: leaf * np.nan, setup.net.params)))
+    record = measure_cell(broken, cell(table(setup.net.sde, 3)), "one", nothing)
     assert "NaN or infinite samples at NFE 5" in record["error"]
     assert "fid" not in record
     assert read_record(setup.folder, "one") is None
 
 
-def test_adaptive_cells_are_dopri5_from_the_seeds_noise_and_count_its_calls(setup: Setup, costs: Costs) -> None:
+def test_adaptive_cells_are_dopri5_from_the_seeds_noise_and_count_its_calls(setup: Setup) -> None:
     sde, net = setup.net.sde, setup.net
     loose, tight = Adaptive(sde, "rho", 1e-1), Adaptive(sde, "rho", 1e-3)
     batches = list(samples(setup, cell(loose, None)))
@@ -131,13 +119,13 @@ def test_adaptive_cells_are_dopri5_from_the_seeds_noise_and_count_its_calls(setu
     np.testing.assert_allclose(batches[1][0], x_0, rtol=1e-4, atol=1e-4)
     assert batches[1][1] == calls
     assert next(samples(setup, cell(tight, None)))[1] > batches[0][1]
-    record = measure_cell(setup, cell(loose, None), "one", costs, nothing)
+    record = measure_cell(setup, cell(loose, None), "one", nothing)
     assert (record["tolerance"], record["nfe_asked"]) == (0.1, None)
     assert record["nfe"] == round(np.mean([calls for _, calls in batches]))
-    assert costs.compiled == [""], "the tolerance is an argument"
+    assert setup.costs.compiled == [""], "the tolerance is an argument"
 
 
-def test_analytic_ddims_statistic_is_that_of_the_network_and_estimated_once(setup: Setup, costs: Costs) -> None:
+def test_analytic_ddims_statistic_is_that_of_the_network_and_estimated_once(setup: Setup) -> None:
     sde = setup.net.sde
     solver = Analytic(sde, deis.timesteps(sde, 3), 0.0, False)
     norm = eps_norm(setup, solver)
@@ -149,21 +137,20 @@ def test_analytic_ddims_statistic_is_that_of_the_network_and_estimated_once(setu
     e = np.asarray(network(float(sde.s(t)) * x_0 + float(sde.sigma(t)) * noise, np.float32(t)))
     assert norm.shape == (4,)
     assert norm[1] == pytest.approx(float((e**2).mean()), rel=0.05), "other noise, the same expectation"
-    costs.now = "again"
+    setup.costs.now = "again"
     np.testing.assert_array_equal(eps_norm(setup, solver), norm)
-    assert "again" not in costs.compiled
-    moved = setup._replace(identity=setup.identity | {"weights": "others"})
+    assert "again" not in setup.costs.compiled
+    moved = replace(setup, net=setup.net._replace(params=jax.tree.map(lambda leaf: leaf * 1.0001, setup.net.params)))
     eps_norm(moved, solver)
-    assert "again" in costs.compiled, "other weights, another statistic"
-    assert measure_cell(setup, cell(solver), "one", costs, nothing)["fid"] > 0
+    assert "again" in setup.costs.compiled, "other weights, another statistic"
+    assert measure_cell(setup, cell(solver), "one", nothing)["fid"] > 0
 
 
-def test_identity_follows_weights_diffusion_images_and_features(setup: Setup, network, costs: Costs) -> None:
-    net, options, dataset = network
+def test_identity_follows_weights_diffusion_images_and_features(setup: Setup, network) -> None:
+    net, options, _ = network
 
     def identity(net=net, options=options, rounding="round"):
-        setup_of_8 = prepare(net, options, setup.extractor, setup.reference, dataset, 8, rounding, setup.folder)
-        return setup_of_8.identity
+        return replace(setup, net=net, sde=options, batch_size=8, rounding=rounding).identity
 
     assert identity() == setup.identity
     others = [

@@ -235,7 +235,10 @@ def test_a_discrete_ve_network_an_unknown_name_and_a_missing_section(ddpmpp_file
         ({"Conv_0/bias": None}, "tensor Conv_0.bias is missing"),
         ({"Conv_7/bias": np.zeros(3)}, "tensor Conv_7.bias has no place in this network"),
         ({"Conv_1/kernel": np.zeros((3, 3, 8, 4))}, "tensor Conv_1.kernel [3, 3, 8, 4] makes conv_out.kernel"),
-        ({"GroupNorm_0/scale": np.zeros((1, 1, 2, 4))}, "tensor GroupNorm_0.scale [1, 1, 2, 4] cannot make norm_out"),
+        (
+            {"GroupNorm_0/scale": np.zeros((1, 1, 2, 4))},
+            "tensor GroupNorm_0.scale [1, 1, 2, 4] makes norm_out.scale [2, 4], but",
+        ),
         ({"GroupNorm_0/scale": np.full(8, np.nan)}, "tensor GroupNorm_0.scale [8] holds NaN"),
         (
             {"AttnBlockpp_0/NIN_0/W": np.zeros((16, 15)), "AttnBlockpp_0/NIN_1/W": np.zeros((16, 17))},

@@ -34,7 +34,7 @@ devices.connect(**options)
 import deis
 from data import batch_indices, stream
 from models.config import UNetConfig
-from models.training.config import ObjectiveConfig
+from models.training.config import ObjectiveConfig, OptimizerConfig
 from models.training.step import init_state, make_optimizer, make_train_step
 from models.unet import init, network_of
 
@@ -43,7 +43,7 @@ rng = np.random.default_rng(0)
 images = (rng.integers(0, 256, (N, 1, 1, 3)) // 2 + rng.integers(0, 128, (N, 8, 8, 3))).astype(np.uint8)
 labels = rng.integers(0, 3, N, dtype=np.int32)
 model = UNetConfig(16, [1], image_size=8, image_channels=3, num_classes=3, null_class=True, dropout=0.1)
-optimizer = make_optimizer(3e-3, 2, 100, False, 0.9, 0.999, 1.0)
+optimizer = make_optimizer(OptimizerConfig(3e-3, 2, False, 0.9, 0.999, 1.0), 100)
 objective = ObjectiveConfig(label_dropout=0.1)
 mesh = devices.mesh()
 first = jax.jit(lambda: init_state(init(model, jax.random.key(0)), optimizer, jax.random.key(1)))
@@ -57,10 +57,10 @@ def train(fsdp, accumulate, batches):
         network_of(model), deis.vp_linear(), objective, optimizer, 0.99, True, accumulate, shardings
     )
     batch, found = next(batches), []
-    sums = step.zeros(state.params)
-    gradient = step.add_gradient.lower(sums, state.params, state.key, state.step, *batch, np.int32(0)).compile()
+    gradient = step.gradient.lower(state, *batch, np.int32(0)).compile()
+    update = step.update.lower(state, gradient(state, *batch, np.int32(0))).compile()
     # compiled once: code that is called like this fails if what it is given is laid out otherwise than before
-    step = dataclasses.replace(step, add_gradient=gradient, update=step.update.lower(state, sums).compile())
+    step = dataclasses.replace(step, gradient=gradient, update=update)
     while batch:
         state, metrics = step(state, *batch)
         found.append([float(metrics["loss"]), float(metrics["grad_norm"]), float(metrics["param_norm"])])
@@ -84,7 +84,7 @@ resident = train(False, 1, ((*whole, devices.shard_batch(index, mesh, BATCH)) fo
 share = stream(images, labels, BATCH, 0, 0, STEPS, jax.process_index(), jax.process_count())
 streamed = train(True, 2, ((*devices.shard_batch(batch, mesh, BATCH), None) for batch in share))
 agreed = devices.agree(10 + jax.process_index())
-if devices.is_main():
+if jax.process_index() == 0:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
     print(json.dumps({"devices": mesh.size, "agreed": agreed, "parameters": parameters,
                       "resident": resident, "streamed": streamed}))
@@ -188,8 +188,8 @@ except ValueError as error:
     [
         (("mpi",), "must be one of none, auto, slurm, explicit, got 'mpi'"),
         (("none", None, 2, 0), "process_id are for distributed=explicit, not for none"),
-        (("explicit",), "needs coordinator, num_processes and process_id, got None, None and None"),
-        (("explicit", "node1:99", 2), "got node1:99, 2 and None"),
+        (("explicit",), "needs coordinator, num_processes and process_id, got None, None, None"),
+        (("explicit", "node1:99", 2), "got node1:99, 2, None"),
         (("explicit", "node1", 2, 0), "must be HOST:PORT"),
         (("explicit", "node1:99", 2, 2), "process_id must be 0 to num_processes - 1 = 1, got 2"),
         (("slurm",), "needs SLURM_JOB_ID, SLURM_STEP_NODELIST, .* start the run with srun"),

@@ -12,7 +12,7 @@ from jobs import job
 import deis
 from models.config import UNetConfig
 from models.training import devices
-from models.training.config import ObjectiveConfig
+from models.training.config import ObjectiveConfig, OptimizerConfig
 from models.training.step import init_state, make_optimizer, make_train_step
 from models.unet import network_of, shapes
 
@@ -22,7 +22,7 @@ BATCH_SIZE = 128
 def lowered(model: UNetConfig, num_devices: int, fsdp: bool, accumulate: int, platform: str) -> tuple[str, str]:
     """(gradient, update) of the training step for devices of this platform, as StableHLO."""
     mesh = AbstractMesh((num_devices,), ("data",))
-    optimizer = make_optimizer(2e-4, 5000, 800_000, cosine_decay=False, b1=0.9, b2=0.999, clip_norm=1.0)
+    optimizer = make_optimizer(OptimizerConfig(2e-4, 5000, False, 0.9, 0.999, 1.0), 800_000)
 
     def abstract(tree: Any, shardings: Any) -> Any:
         return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings)
@@ -34,9 +34,9 @@ def lowered(model: UNetConfig, num_devices: int, fsdp: bool, accumulate: int, pl
     step = make_train_step(network, sde, ObjectiveConfig(), optimizer, 0.9999, True, accumulate, shardings)
     images = jax.ShapeDtypeStruct((BATCH_SIZE, 32, 32, 3), jnp.uint8, sharding=NamedSharding(mesh, devices.SHARDED))
     i = jax.ShapeDtypeStruct((), jnp.int32)
-    sums = jax.eval_shape(step.zeros, state.params)
-    sums = sums._replace(grad=abstract(sums.grad, shardings.params))
-    gradient = step.add_gradient.trace(sums, state.params, state.key, state.step, images, None, None, i)
+    gradient = step.gradient.trace(state, images, None, None, i)
+    grad, *others = jax.eval_shape(step.gradient, state, images, None, None, i)
+    sums = (abstract(grad, shardings.params), *others)
     programs = (
         gradient.lower(lowering_platforms=(platform,)),
         step.update.trace(state, sums).lower(lowering_platforms=(platform,)),

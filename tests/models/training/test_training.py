@@ -12,7 +12,8 @@ import pytest
 import data
 import deis
 from models.score import Network
-from models.training.config import ObjectiveConfig
+from models.training import devices
+from models.training.config import ObjectiveConfig, OptimizerConfig
 from models.training.objective import Examples, weighted_loss
 from models.training.step import TrainState, ema_at, init_state, make_evaluation, make_optimizer, make_train_step
 
@@ -35,12 +36,13 @@ def linear(params: Any, x: Any, t: Any, label: Any, dropout_keys: Any) -> Any:
 
 NETWORK = Network(linear, time="t", input="x", null_label=3)
 SGD = optax.sgd(1.0)  # the parameters fall by the gradient
-ADAM = make_optimizer(1e-2, 1, 100, cosine_decay=True, b1=0.9, b2=0.99, clip_norm=1.0)
+ADAM = make_optimizer(OptimizerConfig(1e-2, 1, True, 0.9, 0.99, 1.0), total_steps=100)
 
 
 @cache
 def step_of(optimizer: Any = SGD, flip: bool = True, accumulate: int = 1, network: Network = NETWORK) -> Any:
-    return make_train_step(network, SDE, OBJECTIVE, optimizer, 0.99, flip, accumulate)
+    shardings = devices.shardings(fresh(optimizer), devices.mesh(), fsdp=False)
+    return make_train_step(network, SDE, OBJECTIVE, optimizer, 0.99, flip, accumulate, shardings)
 
 
 def fresh(optimizer: Any = SGD, step: int = 0) -> TrainState:
@@ -90,7 +92,8 @@ def test_images_are_mirrored_left_to_right_half_of_the_time() -> None:
         return params["pixels"][0, 0] * x
 
     network = Network(apply, time="t", input="x", null_label=3)
-    step = make_train_step(network, deis.vp_linear(t_0=0.0, T=1e-12), OBJECTIVE, SGD, 0.99, flip=True, accumulate=1)
+    shardings = devices.shardings(fresh(), devices.mesh(), fsdp=False)
+    step = make_train_step(network, deis.vp_linear(t_0=0.0, T=1e-12), OBJECTIVE, SGD, 0.99, True, 1, shardings)
     jax.block_until_ready(step(fresh(), IMAGES, LABELS, None))
     jax.effects_barrier()
     plain = data.to_float(IMAGES)
@@ -165,8 +168,9 @@ def test_training_finds_the_best_linear_network() -> None:
     sde = deis.vp_linear(t_0=0.3, T=0.3 + 1e-6)
     images = np.random.default_rng(3).normal(127.5, 40, (4096, 1, 1, 1))
     network = Network(lambda params, x, t, label, key: params * x, time="t", input="x")
-    step = make_train_step(network, sde, ObjectiveConfig(), optax.sgd(0.5), 0.99, flip=False, accumulate=1)
     state = init_state(jnp.zeros(()), optax.sgd(0.5), jax.random.key(0))
+    shardings = devices.shardings(state, devices.mesh(), fsdp=False)
+    step = make_train_step(network, sde, ObjectiveConfig(), optax.sgd(0.5), 0.99, False, 1, shardings)
     for _ in range(60):
         state, _ = step(state, images.astype(np.float32), None, None)
     s, sigma = sde.marginal(0.3)
