@@ -17,11 +17,10 @@ from tqdm import tqdm
 
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig, load_extractor, validate_extractor
-from eval.features.extractor import Extractor
 from eval.metrics.frechet import save_statistics
-from eval.metrics.measurement import Measurement, MetricConfig, lines, load_reference, validate_metrics
-from eval.metrics.reference import Reference, statistics_path
-from eval.metrics.samples import open_samples
+from eval.metrics.measurement import Measurement, MetricConfig, lines, validate_metrics
+from eval.metrics.reference import load_reference, statistics_path
+from eval.metrics.samples import BATCH, open_samples
 from formats.files import write_atomically
 from runs import cli
 from runs.errors import checking, writing
@@ -59,13 +58,17 @@ def main(cfg: DictConfig) -> None:
     assert job.dataset is not None
     extractor = load_extractor(job.extractor, job.dataset)
     path = None if job.reference is None else Path(job.reference).expanduser()
-    reference = load_reference(extractor, job.dataset, metrics, job.split, path)
+    reference = load_reference(extractor, job.dataset, metrics.need("features"), job.split, path)
     if samples is None:
-        write_reference(reference, extractor, job.dest)
+        stats, kept = reference.statistics, statistics_path(extractor, reference.statistics.data)
+        if job.dest is not None:
+            with writing():
+                save_statistics(Path(job.dest), stats)
+        print(f"{stats.n} images of {stats.data} by {stats.extractor}: {job.dest or kept}")
         return
     with checking():
         measurement = Measurement(extractor, reference, metrics)
-        for images in tqdm(samples.batches, total=samples.num_batches, unit="batch", leave=False, disable=None):
+        for images in tqdm(samples.batches, total=-(-samples.n // BATCH), unit="batch", leave=False, disable=None):
             measurement.add(images)
         found = measurement.result()
     print("\n".join(lines(found)))
@@ -90,15 +93,6 @@ def check(job: FidJob) -> None:
         raise ValueError(f"reference={job.reference} is already one; give it to: python -m eval.fid calc SAMPLES")
     if job.dest is not None and (Path(job.dest).is_dir() or not Path(job.dest).absolute().parent.is_dir()):
         raise ValueError(f"dest={job.dest} must be the name of a file in a folder that is there")
-
-
-def write_reference(reference: Reference, extractor: Extractor, dest: str | None) -> None:
-    """Say where the statistics are, and write them to `dest` too if it is given."""
-    stats = reference.statistics
-    if dest is not None:
-        with writing():
-            save_statistics(Path(dest), stats)
-    print(f"{stats.n} images of {stats.data} by {stats.extractor}: {dest or statistics_path(extractor, stats.data)}")
 
 
 def overrides(words: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -45,16 +46,18 @@ def main(cfg: DictConfig) -> None:
         sde = end_sde(check_sampler(job.sampler), build_sde(source.config["sde"]))
         dataset, split = held_out(job, source)
         jax_setup = configure_jax()
-        from eval.metrics import flows  # imports JAX, which is configured by now
+        # these import JAX, which is configured by now
+        from deis import adaptive
+        from eval.metrics.bits_per_dim import measure_bits, paired_difference, table_flow
 
         nfes = (job.nfe or [job.sampler["nfe"]]) if "table" in job.methods else []
-        chosen = [flows.table_flow(job.sampler | {"nfe": nfe}, sde) for nfe in nfes]
+        chosen = [table_flow(job.sampler | {"nfe": nfe}, sde) for nfe in nfes]
         if "dopri5" in job.methods:
-            chosen.append(flows.adaptive_flow(job.tolerance))
+            chosen.append(("DOPRI5", partial(adaptive.encode, rtol=job.tolerance, atol=job.tolerance)))
     config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
     with folder.occupy(run_dir, config):
         print(jax_setup, file=sys.stderr)
-        rows, bits = flows.measure_bits(
+        rows, bits = measure_bits(
             source, sde, split, chosen, job.batch_size, seed=job.seed, trace=job.trace, num_probes=job.num_probes
         )
         result = {
@@ -70,7 +73,7 @@ def main(cfg: DictConfig) -> None:
             "overrides": list(HydraConfig.get().overrides.task),
         }
         if len(bits) == len(job.methods) == 2:
-            result["difference"] = flows.paired_difference(*bits)
+            result["difference"] = paired_difference(*bits)
         write_atomically(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
     print(f"{report(result)}\n{run_dir}")
 

@@ -41,21 +41,15 @@ class Classifier(nnx.Module):
         self.hidden = nnx.Linear(height * width * out, features, rngs=rngs)
         self.head = nnx.Linear(features, classes, rngs=rngs)
 
-    def features(self, images: UInt8[Array, "batch h w c"]) -> Float[Array, "batch d"]:
-        x = images.astype(jnp.float32) / 127.5 - 1.0
-        for conv in self.convs:
-            x = nnx.silu(conv(x))
-        return nnx.silu(self.hidden(x.reshape(len(x), -1)))
-
-    def outputs(
+    def __call__(
         self, images: UInt8[Array, "batch h w c"]
     ) -> tuple[Float[Array, "batch d"], Float[Array, "batch classes"]]:
         """(features, logits)."""
-        features = self.features(images)
+        x = images.astype(jnp.float32) / 127.5 - 1.0
+        for conv in self.convs:
+            x = nnx.silu(conv(x))
+        features = nnx.silu(self.hidden(x.reshape(len(x), -1)))
         return features, self.head(features)
-
-    def __call__(self, images: UInt8[Array, "batch h w c"]) -> Float[Array, "batch classes"]:
-        return self.outputs(images)[1]
 
 
 def extractor(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
@@ -66,11 +60,9 @@ def extractor(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
 
 
 def classifier_extractor(train: data.Split, test: data.Split, cfg: ExtractorConfig, dataset_name: str) -> Extractor:
-    """Train a classifier on the data set once and return its penultimate layer; later calls read the cache.
+    """The penultimate layer of a classifier that is trained on the data set once, and kept in `cfg.cache_dir`.
 
-    The cache file lies in `cfg.cache_dir` and its name holds a hash of data and settings. The same data, settings and
-    seed give the same weights.
-
+    The file's name holds a hash of data and settings; the same data, settings and seed give the same weights.
     Raises ValueError for no labels, fewer than two classes, no held-out images, diverged training, or a damaged file in
     the cache.
     """
@@ -79,8 +71,7 @@ def classifier_extractor(train: data.Split, test: data.Split, cfg: ExtractorConf
             f"data set {dataset_name} has no labels, so no classifier can be trained on it; "
             "use extractor=none or give labels"
         )
-    classes = len(np.unique(train.labels))
-    if classes < 2 or len(test.images) == 0:
+    if (classes := len(np.unique(train.labels))) < 2 or len(test.images) == 0:
         raise ValueError(
             f"data set {dataset_name} has {classes} class(es) and {len(test.images)} held-out images; "
             "the classifier needs at least 2 classes and 1 held-out image, or use extractor=none"
@@ -88,13 +79,15 @@ def classifier_extractor(train: data.Split, test: data.Split, cfg: ExtractorConf
     settings = f"{RECIPE} {cfg.steps} {cfg.batch_size} {cfg.learning_rate} {cfg.features} {cfg.seed}"
     name = identity(dataset_name, settings, train.images, train.labels, test.images, test.labels)
     path = Path(cfg.cache_dir) / f"classifier_{name}.npz"
-    shape = train.images.shape[1:]
-
     if not path.is_file():
-        start = time.perf_counter()
+        start, shape = time.perf_counter(), train.images.shape[1:]
         network = Classifier(shape, int(np.max(train.labels)) + 1, cfg.features, rngs=nnx.Rngs(cfg.seed))
         network = _train(network, train.images, train.labels, cfg)
-        _save(path, network, name=name, image_shape=shape, accuracy=_accuracy(network, test.images, test.labels))
+        _, logits = _extractor(network, name, path.parent, shape).outputs(test.images)
+        assert logits is not None
+        arrays = {_array_name(key): np.asarray(leaf) for key, leaf in jax.tree.leaves_with_path(nnx.state(network))}
+        accuracy = np.mean(logits.argmax(axis=1) == test.labels)
+        write_npz(path, arrays | {"name": np.array(name), "image_shape": np.array(shape), "accuracy": accuracy})
         log.info("Trained extractor %s in %.1f s and wrote %s", name, time.perf_counter() - start, path)
     found = read_classifier(path)
     log.info("Extractor %s has accuracy %.3f on %d held-out images", name, found.accuracy, len(test.images))
@@ -108,21 +101,28 @@ def read_classifier(path: Path) -> Extractor:
     """
     arrays = read_npz(path)
     try:
-        shape, features = tuple(map(int, arrays["image_shape"])), arrays["hidden.bias"].size
+        shape, (classes,) = tuple(map(int, arrays["image_shape"])), arrays["head.bias"].shape
         graphdef, template = nnx.split(
-            nnx.eval_shape(lambda: Classifier(shape, arrays["head.bias"].size, features, rngs=nnx.Rngs(0)))
+            nnx.eval_shape(lambda: Classifier(shape, classes, arrays["hidden.bias"].size, rngs=nnx.Rngs(0)))
         )
         params = jax.tree.map_with_path(lambda key, _: jnp.asarray(arrays[_array_name(key)]), template)
-        name, accuracy = str(arrays["name"]), float(arrays["accuracy"])
+        network = nnx.merge(graphdef, params)
+        return _extractor(network, str(arrays["name"]), path.parent, shape, float(arrays["accuracy"]))
     except KeyError as error:
         raise ValueError(f"{path} is not a classifier: it has no {error}") from None
-    embed = jax.jit(lambda params, images: nnx.merge(graphdef, params).outputs(images))
+
+
+def _extractor(
+    network: Classifier, name: str, cache_dir: Path, shape: tuple[int, ...], accuracy: float | None = None
+) -> Extractor:
+    graphdef, params = nnx.split(network)
+    embed = jax.jit(lambda params, images: nnx.merge(graphdef, params)(images))
     return Extractor(
         name=name,
         distance="FID",
-        dim=features,
+        dim=network.hidden.out_features,
         batch_size=EMBED_BATCH,
-        cache_dir=path.parent,
+        cache_dir=cache_dir,
         embed=lambda images: embed(params, images),
         image_shape=shape,
         accuracy=accuracy,
@@ -135,7 +135,7 @@ def _train(network: Classifier, images: np.ndarray, labels: np.ndarray, cfg: Ext
     optimiser = optax.adam(optax.cosine_decay_schedule(cfg.learning_rate, cfg.steps))
 
     def loss_fn(params: Any, images: Array, labels: Array) -> Array:
-        logits = nnx.merge(graphdef, params)(images)
+        _, logits = nnx.merge(graphdef, params)(images)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     @jax.jit
@@ -153,21 +153,6 @@ def _train(network: Classifier, images: np.ndarray, labels: np.ndarray, cfg: Ext
     return nnx.merge(graphdef, params)
 
 
-def _accuracy(network: Classifier, images: np.ndarray, labels: np.ndarray) -> float:
-    """The share of images whose largest logit is their label."""
-    predict = nnx.jit(lambda network, images: network(images).argmax(axis=-1))
-    right = [
-        predict(network, images[start : start + EMBED_BATCH]) == labels[start : start + EMBED_BATCH]
-        for start in range(0, len(images), EMBED_BATCH)
-    ]
-    return float(np.concatenate(right).mean())
-
-
 def _array_name(key: tuple[Any, ...]) -> str:
     """The path of a parameter, such as "convs.0.kernel"; Flax versions differ in whether ".value" follows."""
     return jax.tree_util.keystr(key, simple=True, separator=".").removesuffix(".value")
-
-
-def _save(path: Path, network: Classifier, **facts: Any) -> None:
-    leaves = {_array_name(key): leaf for key, leaf in jax.tree.leaves_with_path(nnx.state(network))}
-    write_npz(path, {name: np.asarray(value) for name, value in (leaves | facts).items()})

@@ -14,7 +14,6 @@ from eval.features.weights import efficientnet_file, inception_file
 from runs.errors import checking
 
 CONF = Path(__file__).parents[2] / "conf" / "extractor"
-RESIZES = ("pytorch", "tf1")
 
 
 @dataclass
@@ -42,14 +41,14 @@ def validate_extractor(cfg: ExtractorConfig) -> None:
     if cfg.name not in (known := sorted(path.stem for path in CONF.glob("*.yaml"))):
         raise ValueError(f"extractor.name={cfg.name} is unknown; use {', '.join(known)}")
     for field in ("steps", "batch_size", "learning_rate", "features"):
-        if not getattr(cfg, field) > 0:
-            raise ValueError(f"extractor.{field}={getattr(cfg, field)} must be greater than 0")
+        if not (value := getattr(cfg, field)) > 0:
+            raise ValueError(f"extractor.{field}={value} must be greater than 0")
     if cfg.seed < 0:
         raise ValueError(f"extractor.seed={cfg.seed} must be 0 or more")
     if cfg.weights is not None and cfg.name in ("pixels", "none"):
         raise ValueError(f"extractor.weights={cfg.weights} does not go with extractor {cfg.name}, which has no weights")
-    if cfg.resize not in RESIZES:
-        raise ValueError(f"extractor.resize={cfg.resize} is unknown; use {' or '.join(RESIZES)}")
+    if cfg.resize not in ("pytorch", "tf1"):
+        raise ValueError(f"extractor.resize={cfg.resize} is unknown; use pytorch or tf1")
     if cfg.resize != "pytorch" and cfg.name != "inception":
         raise ValueError(f"extractor.resize={cfg.resize} belongs to inception, not {cfg.name}")
     if file_of := {"inception": inception_file, "efficientnet_lite0": efficientnet_file}.get(cfg.name):

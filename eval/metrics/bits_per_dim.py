@@ -1,20 +1,49 @@
-"""Bits per dimension of 8-bit images under a network, by the probability-flow ODE (DEIS, arXiv 2204.13902)."""
+"""Bits per dimension of 8-bit images under a network, by the probability-flow ODE (DEIS, arXiv 2204.13902).
+
+The ODE is run from images to noise by each of several solvers.
+"""
 
 import math
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int32, UInt8
+from tqdm import tqdm
 
+import data
+import deis
 from deis import SDE
-from deis.likelihood import Flow, bits_per_dim, dequantise, log_prob
+from deis.likelihood import Flow, bits_per_dim, dequantise, encoding, log_prob
 from deis.sampler import EpsFn, State
+from models.sampling.build import build_table, check_sampler, solver_of
+from models.sampling.draw import load_trained
+from models.sampling.source import Source
+from models.score import eps_fn
+from runs.errors import NonFiniteError, checking
 
-EpsFnOf = Callable[[Array | None], EpsFn]
-"""A function from the labels of a batch (None without labels) to its eps_fn."""
+
+def table_flow(sampler: Mapping[str, Any], sde: deis.SDE) -> tuple[str, Flow]:
+    """The name and flow of a `sampler` group's solver. Raises as `encoding_table` does."""
+    table = encoding_table(sampler, sde)
+    return table.name, lambda sde, eps_fn, state: (deis.sample(table, eps_fn, state), table.nfe)
+
+
+def encoding_table(sampler: Mapping[str, Any], sde: deis.SDE) -> deis.Table:
+    """The table of a `sampler` group run from x_0 to x_T, of as many network calls as when it samples.
+
+    Raises ValueError for a solver that does not run this way.
+    """
+    options, nfe = check_sampler(sampler), build_table(sampler, sde).nfe
+
+    def table(num_step: int) -> deis.Table:
+        ts = deis.timesteps(sde, num_step, options["ts_phase"], options["ts_order"])
+        return encoding(sde, ts, solver_of(options))
+
+    return table(deis.tables.fewest_steps(table, nfe))
 
 
 def relative_to_x_0(flow: Flow) -> Flow:
@@ -52,7 +81,7 @@ def _without_1_over_rho(sde: SDE) -> Callable:
 
 def bits_of_batches(
     sde: SDE,
-    eps_fn_of: EpsFnOf,
+    eps_fn_of: Callable[[Array | None], EpsFn],
     images: UInt8[np.ndarray, "n h w c"],
     labels: Int32[np.ndarray, " n"] | None,
     flow: Flow,
@@ -65,29 +94,68 @@ def bits_of_batches(
 
     An image's dequantisation noise and probes depend on (seed, its index in `images`) alone, not on its batch. An
     adaptive flow takes the steps that its batch needs, and so depends on it within its tolerance.
+    eps_fn_of: from the labels of a batch (None without labels) to its eps_fn.
     flow, trace: as in `deis.likelihood.log_prob`. num_probes: random probes that are averaged over; the exact trace
         has none. The network calls are those of one probe.
     Raises ValueError for images that are not uint8, no probes, an unknown trace, or an SDE without noise at t_0.
     """
     if num_probes < 1:
         raise ValueError(f"num_probes must be at least 1, got {num_probes}")
-    flow, dim = relative_to_x_0(flow), images[0].size
+    flow, count = relative_to_x_0(flow), 1 + (1 if trace == "exact" else num_probes)
     for first in range(0, len(images), batch_size):
         index = np.minimum(np.arange(first, first + batch_size), len(images) - 1)
-        noise_keys, *probe_keys = _keys(seed, index, 1 + (1 if trace == "exact" else num_probes))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), index)
+        noise_keys, *probe_keys = jax.vmap(partial(jax.random.split, num=count), out_axes=1)(keys)
         x_0 = dequantise(images[index], noise_keys)
-        eps_fn = eps_fn_of(None if labels is None else jax.numpy.asarray(labels[index]))
-        results = [log_prob(sde, eps_fn, x_0, flow, trace, keys) for keys in probe_keys]
+        network = eps_fn_of(None if labels is None else jax.numpy.asarray(labels[index]))
+        results = [log_prob(sde, network, x_0, flow, trace, keys) for keys in probe_keys]
         log_p = np.mean([np.asarray(log_p, np.float64) for log_p, _ in results], axis=0)
-        yield np.asarray(bits_per_dim(log_p, dim))[: len(images) - first], results[0][1]
-
-
-def _keys(seed: int, index: np.ndarray, count: int) -> Array:
-    """[count, batch] independent keys for the images at `index`."""
-    fold = jax.vmap(jax.random.fold_in, (None, 0))
-    return jax.vmap(lambda key: jax.random.split(key, count), out_axes=1)(fold(jax.random.key(seed), index))
+        yield np.asarray(bits_per_dim(log_p, images[0].size))[: len(images) - first], results[0][1]
 
 
 def standard_error(values: Float[np.ndarray, " n"]) -> float:
     """The standard error of the mean of independent values; NaN for fewer than two."""
     return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def measure_bits(
+    source: Source, sde: deis.SDE, split: data.Split, flows: Sequence[tuple[str, Flow]], batch_size: int, **options: Any
+) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """(one row of numbers, bits/dim of each image) for every named flow. options: the rest of `bits_of_batches`'s.
+
+    Raises ConfigError for a network that cannot be used, NonFiniteError for NaN or infinite bits.
+    """
+    with checking():
+        net = load_trained(source.path, source.step)
+    labels = split.labels if net.num_classes else None
+    rows, all_bits = [], []
+    for name, flow in flows:
+        clock, chunks, nfes = time.perf_counter(), [], []
+        eps_fn_of = partial(eps_fn, net.network, sde, net.params)
+        batches = bits_of_batches(sde, eps_fn_of, split.images, labels, flow, batch_size, **options)
+        with tqdm(total=len(split.images), desc=name, unit="image", leave=False) as bar, checking():
+            for chunk, nfe in batches:
+                chunks.append(chunk)
+                nfes.append(nfe)
+                bar.update(len(chunk))
+        bits = np.concatenate(chunks)
+        if not np.all(np.isfinite(bits)):
+            bad = int(np.argmin(np.isfinite(bits)))
+            raise NonFiniteError(
+                f"{name} gave NaN or infinite bits/dim, first for image {bad}; the network is at fault"
+            )
+        all_bits.append(bits)
+        mean, seconds = float(np.mean(bits)), time.perf_counter() - clock
+        row = {"solver": name, "nfe": float(np.mean(nfes)), "bits_per_dim": mean}
+        rows.append(row | {"standard_error": standard_error(bits), "seconds": seconds})
+    return rows, all_bits
+
+
+def paired_difference(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """The difference of the first method's bits/dim from the second's, on the same images, noise and probes."""
+    difference = first - second
+    return {
+        "mean": float(np.mean(difference)),
+        "standard_error": standard_error(difference),
+        "largest": float(np.max(np.abs(difference))),
+    }

@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -30,34 +31,15 @@ class Statistics:
 
 
 def empty_statistics(extractor: str, data: str) -> Statistics:
-    """Statistics of an empty set, the identity of `merge`."""
+    """Statistics of an empty set, to be extended."""
     return Statistics(np.zeros(()), np.zeros(()), 0, extractor, data)
-
-
-def merge(a: Statistics, b: Statistics) -> Statistics:
-    """Statistics of two sets together, by the pairwise update of Chan, Golub and LeVeque (1983).
-
-    The result does not depend on how rows were cut or ordered beyond float64 round-off: each batch, device or host
-    can make its own, to be merged in any order.
-
-    Raises ValueError if the features come from different extractors, or a set is of unknown size.
-    """
-    _require_one_extractor(a, b)
-    if UNKNOWN in (a.extractor, b.extractor):
-        raise ValueError(f"the statistics of {a.data} and {b.data} cannot be merged: one does not say how many images")
-    n = a.n + b.n
-    if n == 0:
-        return a
-    delta = b.mean - a.mean
-    scatter = a.cov * max(a.n - 1, 0) + b.cov * max(b.n - 1, 0) + np.multiply.outer(delta, delta) * (a.n * b.n / n)
-    data = a.data if a.data == b.data else f"{a.data}+{b.data}"
-    return Statistics(a.mean + delta * (b.n / n), scatter / max(n - 1, 1), n, a.extractor, data)
 
 
 def extend(stats: Statistics, batch: Float[np.ndarray, "batch d"]) -> Statistics:
     """`stats` with the rows of one more batch, which may be empty.
 
-    Raises ValueError if a feature is not finite.
+    By the pairwise update of Chan, Golub and LeVeque (1983), so that the result does not depend on how rows were cut or
+    ordered beyond float64 round-off. Raises ValueError if a feature is not finite.
     """
     if len(batch) == 0:
         return stats
@@ -66,9 +48,9 @@ def extend(stats: Statistics, batch: Float[np.ndarray, "batch d"]) -> Statistics
         bad = stats.n + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
         raise ValueError(f"features of image {bad} of {stats.data} are not finite, so FID has no meaning")
     mean = rows.mean(axis=0)
-    centred = rows - mean
-    cov = centred.T @ centred / max(len(rows) - 1, 1)
-    return merge(stats, Statistics(mean, cov, len(rows), stats.extractor, stats.data))
+    centred, delta, n = rows - mean, mean - stats.mean, stats.n + len(rows)
+    scatter = stats.cov * max(stats.n - 1, 0) + centred.T @ centred + np.outer(delta, delta) * (stats.n * len(rows) / n)
+    return replace(stats, mean=stats.mean + delta * (len(rows) / n), cov=scatter / max(n - 1, 1), n=n)
 
 
 def feature_statistics(batches: Iterable[Float[np.ndarray, "batch d"]], extractor: str, data: str) -> Statistics:
@@ -76,9 +58,7 @@ def feature_statistics(batches: Iterable[Float[np.ndarray, "batch d"]], extracto
 
     Raises ValueError for fewer than two rows, or a feature that is not finite.
     """
-    stats = empty_statistics(extractor, data)
-    for batch in batches:
-        stats = extend(stats, batch)
+    stats = reduce(extend, batches, empty_statistics(extractor, data))
     if stats.n < 2:
         raise ValueError(f"{data} has {stats.n} image(s); FID needs at least 2")
     return stats
@@ -87,30 +67,22 @@ def feature_statistics(batches: Iterable[Float[np.ndarray, "batch d"]], extracto
 def frechet_distance(a: Statistics, b: Statistics) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) for covariances A and B.
 
-    (A B)^(1/2) has the same trace as (A^(1/2) B A^(1/2))^(1/2), which is symmetric: its eigenvalues are real
-    and no matrix square root of a non-symmetric product is needed. Round-off can leave a distance of
-    identical sets slightly below zero; it is returned as it is.
+    (A B)^(1/2) has the same trace as (A^(1/2) B A^(1/2))^(1/2), which is symmetric: its eigenvalues are real. Round-off
+    can leave a distance of identical sets slightly below zero; it is returned as it is.
 
     Raises ValueError if the features come from different extractors, as far as both are known, or differ in number.
     """
-    _require_one_extractor(a, b)
-    if a.mean.shape != b.mean.shape:
+    differ = a.extractor != b.extractor and UNKNOWN not in (a.extractor, b.extractor)
+    if differ or a.mean.shape != b.mean.shape:
         raise ValueError(
-            f"{a.data} has {a.mean.size} features but {b.data} has {b.mean.size}; distances need one extractor for both"
+            f"{a.data} has {a.mean.size} features of extractor {a.extractor}, but {b.data} has {b.mean.size} of "
+            f"{b.extractor}; distances need one extractor for both"
         )
     values, vectors = scipy.linalg.eigh(a.cov)
     root = (vectors * np.sqrt(values.clip(min=0.0))) @ vectors.T
     product = root @ b.cov @ root
     trace_root = np.sqrt(scipy.linalg.eigvalsh((product + product.T) / 2).clip(min=0.0)).sum()
     return float(((a.mean - b.mean) ** 2).sum() + np.trace(a.cov) + np.trace(b.cov) - 2.0 * trace_root)
-
-
-def _require_one_extractor(a: Statistics, b: Statistics) -> None:
-    if a.extractor != b.extractor and UNKNOWN not in (a.extractor, b.extractor):
-        raise ValueError(
-            f"{a.data} was measured with extractor {a.extractor} but {b.data} with {b.extractor}; "
-            "distances need one extractor for both"
-        )
 
 
 def metric_name(stats: Statistics, metric: str) -> str:
@@ -145,20 +117,16 @@ def load_statistics(path: Path) -> Statistics:
     something else.
     """
     arrays = read_npz(path)
-    names = set(arrays)
-    if names not in ({"mu", "sigma"}, {"mu", "sigma", "n", "extractor", "data", "sha256"}):
+    if arrays.keys() not in ({"mu", "sigma"}, {"mu", "sigma", "n", "extractor", "data", "sha256"}):
         raise ValueError(f"{path} holds {sorted(arrays)}, not feature statistics (mu, sigma)")
     mean, cov = np.asarray(arrays["mu"], np.float64), np.asarray(arrays["sigma"], np.float64)
-    if (
-        mean.ndim != 1
-        or cov.shape != (mean.size, mean.size)
-        or not (np.isfinite(mean).all() and np.isfinite(cov).all())
-    ):
+    fit = mean.ndim == 1 and cov.shape == 2 * mean.shape
+    if not (fit and np.isfinite(mean).all() and np.isfinite(cov).all()):
         raise ValueError(
             f"{path} holds mu {list(mean.shape)} and sigma {list(cov.shape)}; statistics of d features are "
             "finite numbers of shapes [d] and [d, d]"
         )
-    if names == {"mu", "sigma"}:
+    if "sha256" not in arrays:
         return Statistics(mean, cov, 0, UNKNOWN, path.name)
     stats = Statistics(mean, cov, int(arrays["n"]), str(arrays["extractor"]), str(arrays["data"]))
     if _checksum(stats) != str(arrays["sha256"]):
@@ -167,7 +135,5 @@ def load_statistics(path: Path) -> Statistics:
 
 
 def _checksum(stats: Statistics) -> str:
-    digest = hashlib.sha256(f"{stats.n} {stats.extractor} {stats.data}".encode())
-    for array in (stats.mean, stats.cov):
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+    about = f"{stats.n} {stats.extractor} {stats.data}".encode()
+    return hashlib.sha256(about + stats.mean.tobytes() + stats.cov.tobytes()).hexdigest()

@@ -27,12 +27,8 @@ def kernel_distance(
     """(mean, standard deviation) of `squared_mmd` over random subsets of both sets, drawn without replacement.
 
     Unlike the Fréchet distance its expectation does not depend on the number of images. `reference` may be a memory
-    map.
-
-    Raises ValueError if a set has fewer than `subset_size` rows, or the sets differ in their number of features.
+    map. Raises ValueError if a set has fewer than `subset_size` rows.
     """
-    if samples.shape[1] != reference.shape[1]:
-        raise ValueError(f"samples have {samples.shape[1]} features but the reference has {reference.shape[1]}")
     if not 2 <= subset_size <= min(len(samples), len(reference)) or subsets < 1:
         raise ValueError(
             f"the kernel distance cannot take {subsets} subsets of {subset_size} images from {len(samples)} samples "

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-import data
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig, load_extractor
 from eval.features.extractor import Extractor
@@ -20,13 +19,7 @@ from eval.metrics.frechet import empty_statistics, extend, frechet_distance, met
 from eval.metrics.inception_score import inception_score
 from eval.metrics.kid import kernel_distance
 from eval.metrics.precision_recall import precision_recall
-from eval.metrics.reference import (
-    Reference,
-    chunk_size,
-    foreign_statistics,
-    reference_features,
-    reference_statistics,
-)
+from eval.metrics.reference import Reference, chunk_size, foreign_statistics, load_reference
 from runs.errors import checking
 
 log = logging.getLogger(__name__)
@@ -39,33 +32,30 @@ class MetricConfig(NamedTuple):
     kid_subsets: int = 100
     kid_subset_size: int = 1000
 
-    @property
-    def need_features(self) -> bool:
-        """Whether a metric needs the features of every image, beyond their mean and covariance."""
-        return any(METRICS[name].needs == "features" for name in self.names)
+    def need(self, what: str) -> bool:
+        """Whether a metric needs "features" or "logits" of every image."""
+        return any(METRICS[name].needs == what for name in self.names)
 
 
 class Measurement:
-    """Takes samples batch by batch and keeps only what the metrics need of them.
-
-    That is a mean and a covariance for fid; the features of all samples for kid and pr; their logits for is.
+    """Takes samples batch by batch and keeps only what the metrics need of them, besides their mean and covariance.
 
     Raises ValueError if a metric needs what the extractor or the reference does not have.
     """
 
     def __init__(self, extractor: Extractor, reference: Reference, config: MetricConfig):
-        if config.need_features and reference.features is None:
+        if reference.features is None:
+            if config.need("features"):
+                raise ValueError(
+                    f"metrics={','.join(config.names)} needs the features of every reference image, but "
+                    f"{reference.statistics.data} has a mean and a covariance only; leave out kid and pr, or reference"
+                )
+        elif "kid" in config.names and len(reference.features) < config.kid_subset_size:
             raise ValueError(
-                f"metrics={','.join(config.names)} needs the features of every reference image, but "
-                f"{reference.statistics.data} has a mean and a covariance only; leave out kid and pr, or reference"
-            )
-        if "kid" in config.names and len(reference.all_features) < config.kid_subset_size:
-            raise ValueError(
-                f"kid_subset_size={config.kid_subset_size} is more than the {len(reference.all_features)} images of "
+                f"kid_subset_size={config.kid_subset_size} is more than the {len(reference.features)} images of "
                 f"{reference.data_name}; use that many or fewer"
             )
-        self.need_logits = any(METRICS[name].needs == "logits" for name in config.names)
-        if self.need_logits and extractor.outputs(np.zeros((1, *reference.image_shape), np.uint8))[1] is None:
+        if config.need("logits") and extractor.outputs(np.zeros((1, *reference.image_shape), np.uint8))[1] is None:
             raise ValueError(f"metrics=is needs class scores, and extractor {extractor.name} has none; leave it out")
         self.extractor, self.reference, self.config = extractor, reference, config
         self.statistics = empty_statistics(extractor.name, "samples")
@@ -83,18 +73,15 @@ class Measurement:
                 f"samples are {images.dtype} {list(images.shape[1:])}, but the images of "
                 f"{self.reference.data_name} are uint8 {list(self.reference.image_shape)}"
             )
-        waiting = np.concatenate([self._waiting, images])
-        full = len(waiting) // (size := chunk_size(self.extractor)) * size
-        self._extract(waiting[:full])
-        self._waiting = waiting[full:]
+        self._waiting = np.concatenate([self._waiting, images])
+        self._extract(len(self._waiting) - len(self._waiting) % chunk_size(self.extractor))
 
     def result(self) -> dict[str, Any]:
         """Every metric with the name it goes by, and what it was measured with and against.
 
         Raises ValueError for too few samples.
         """
-        self._extract(self._waiting)
-        self._waiting = self._waiting[:0]
+        self._extract(len(self._waiting))
         validate_metrics(self.config, self.statistics.n)
         found: dict[str, Any] = {}
         for name in self.config.names:
@@ -107,27 +94,22 @@ class Measurement:
             "reference_n": self.reference.statistics.n,
         }
 
-    @property
-    def features(self) -> tuple[np.ndarray, np.ndarray]:
-        """The features of all samples, and those of the reference."""
-        self._features = [np.concatenate(self._features)]
-        return self._features[0], self.reference.all_features
-
-    @property
-    def logits(self) -> np.ndarray:
-        """The logits of all samples."""
-        return np.concatenate(self._logits)
-
-    def _extract(self, images: UInt8[np.ndarray, "b h w c"]) -> None:
-        if len(images) == 0:
+    def _extract(self, count: int) -> None:
+        """Take the features of the first `count` images that wait."""
+        if count == 0:
             return
-        features, logits = self.extractor.outputs(images)
+        features, logits = self.extractor.outputs(self._waiting[:count])
+        self._waiting = self._waiting[count:]
         self.statistics = extend(self.statistics, features)
-        if self.config.need_features:
+        if self.config.need("features"):
             self._features.append(features)
-        if self.need_logits:
-            assert logits is not None
+        if logits is not None and self.config.need("logits"):
             self._logits.append(logits)
+
+    @property
+    def features(self) -> tuple[np.ndarray, Any]:
+        """The features of all samples, and those of the reference."""
+        return np.concatenate(self._features), self.reference.features
 
 
 def _fid(samples: Measurement) -> dict[str, Any]:
@@ -145,7 +127,7 @@ def _kid(samples: Measurement) -> dict[str, Any]:
 
 
 def _inception_score(samples: Measurement) -> dict[str, Any]:
-    mean, std = inception_score(samples.logits)
+    mean, std = inception_score(np.concatenate(samples._logits))
     return {"is": mean, "is_std": std, "is_name": metric_name(samples.statistics, "IS")}
 
 
@@ -156,32 +138,26 @@ def _precision_recall(samples: Measurement) -> dict[str, Any]:
 class Metric(NamedTuple):
     """One metric: what it takes and what it gives.
 
-    needs: "statistics" (mean and covariance), "features" of every image, or "logits". least: the fewest samples it can
-    be computed from. compute: its numbers, from a finished `Measurement`. values: the keys of those that are logged.
-    line: its format in the summary for people.
+    compute: its numbers, from a finished `Measurement`. needs: "statistics" (mean and covariance), "features" of every
+    image, or "logits". least: the fewest samples it can be computed from. line: its format in the summary for people.
+    values: the keys of the numbers that are logged.
     """
 
-    needs: str
-    least: Callable[[MetricConfig], int]
     compute: Callable[[Measurement], dict[str, Any]]
-    values: tuple[str, ...]
+    needs: str
+    least: int
     line: str
+    values: tuple[str, ...]
 
 
+KID_LINE = "{kid_name} {kid:.3g}, standard deviation {kid_std:.2g} over {kid_subsets} subsets of {kid_subset_size}"
+IS_LINE = "{is_name} {is:.4g}, standard deviation {is_std:.2g} over 10 parts"
+PR_LINE = "{pr_name} precision {precision:.3f}, recall {recall:.3f}, density {density:.3f}, coverage {coverage:.3f}"
 METRICS = {
-    "fid": Metric("statistics", lambda _: 2, _fid, ("fid",), "{fid_name} {fid:.4g}"),
-    "kid": Metric(
-        *("features", lambda config: config.kid_subset_size, _kid, ("kid",)),
-        "{kid_name} {kid:.3g}, standard deviation {kid_std:.2g} over {kid_subsets} subsets of {kid_subset_size}",
-    ),
-    "is": Metric(
-        *("logits", lambda _: 10, _inception_score, ("is",)),
-        "{is_name} {is:.4g}, standard deviation {is_std:.2g} over 10 parts",
-    ),
-    "pr": Metric(
-        *("features", lambda _: 6, _precision_recall, ("precision", "recall", "density", "coverage")),
-        "{pr_name} precision {precision:.3f}, recall {recall:.3f}, density {density:.3f}, coverage {coverage:.3f}",
-    ),
+    "fid": Metric(_fid, "statistics", 2, "{fid_name} {fid:.4g}", ("fid",)),
+    "kid": Metric(_kid, "features", 2, KID_LINE, ("kid",)),  # and at least kid_subset_size
+    "is": Metric(_inception_score, "logits", 10, IS_LINE, ("is",)),
+    "pr": Metric(_precision_recall, "features", 6, PR_LINE, ("precision", "recall", "density", "coverage")),
 }
 VALUES = tuple(value for metric in METRICS.values() for value in metric.values)
 
@@ -195,9 +171,10 @@ def validate_metrics(config: MetricConfig, num_samples: int | None) -> None:
     if unknown or not config.names:
         raise ValueError(f"metrics must be some of {', '.join(METRICS)}, got {', '.join(unknown) or 'none'}")
     for name in config.names:
-        least = METRICS[name].least(config)
+        least, hint = METRICS[name].least, ""
+        if name == "kid":
+            least, hint = config.kid_subset_size, ", or a smaller kid_subset_size"
         if num_samples is not None and num_samples < least:
-            hint = ", or a smaller kid_subset_size" if name == "kid" else ""
             raise ValueError(f"metrics={name} needs at least {least} samples, got {num_samples}; draw more{hint}")
     if config.kid_subsets < 1 or config.kid_subset_size < 2:
         raise ValueError(
@@ -211,24 +188,6 @@ def lines(found: dict[str, Any]) -> list[str]:
     return [metric.line.format(**found) for metric in METRICS.values() if metric.values[0] in found]
 
 
-def load_reference(
-    extractor: Extractor, dataset: DatasetConfig, config: MetricConfig, split: str = "train", path: Path | None = None
-) -> Reference:
-    """The reference that samples are measured against: a split of the data set, through the extractor unless cached.
-
-    path: a file of statistics to take instead; a data set's images then only say what shape samples have.
-    Raises ConfigError for images or files that cannot be used.
-    """
-    with checking():
-        images = data.load(dataset, split).images
-        name = f"{dataset.name}-{dataset.train_split if split == 'train' else dataset.test_split}"
-        if path is not None:
-            return Reference(name, images.shape[1:], foreign_statistics(path, extractor), None)
-        features = reference_features(extractor, images, name) if config.need_features else None
-        statistics = reference_statistics(extractor, images, name, features)
-        return Reference(name, images.shape[1:], statistics, features)
-
-
 def open_measurement(
     cfg: ExtractorConfig, dataset: DatasetConfig, config: MetricConfig, published: Path | None = None
 ) -> Measurement:
@@ -239,10 +198,11 @@ def open_measurement(
     Raises ConfigError for anything that cannot be used.
     """
     own = None if published is None else published / "classifier.npz"
+    is_usual = (cfg.name, cfg.weights) == ("classifier", None) and not config.need("features")
     with checking():
-        if own is None or not own.is_file() or config.need_features or (cfg.name, cfg.weights) != ("classifier", None):
+        if own is None or not own.is_file() or not is_usual:
             extractor = load_extractor(cfg, dataset)
-            return Measurement(extractor, load_reference(extractor, dataset, config), config)
+            return Measurement(extractor, load_reference(extractor, dataset, config.need("features")), config)
         extractor = load_extractor(replace(cfg, weights=str(own)), dataset)
         statistics = foreign_statistics(own.with_name("statistics.npz"), extractor)
         assert extractor.image_shape is not None
@@ -253,6 +213,6 @@ def open_measurement(
 def measure_fid(images: UInt8[np.ndarray, "n h w c"], extractor: Extractor, dataset: DatasetConfig) -> dict[str, Any]:
     """FID of the images against the data set's training images, with the name it goes by. Raises ConfigError."""
     with checking():
-        measurement = Measurement(extractor, load_reference(extractor, dataset, MetricConfig()), MetricConfig())
+        measurement = Measurement(extractor, load_reference(extractor, dataset), MetricConfig())
         measurement.add(images)
         return measurement.result()

@@ -34,10 +34,8 @@ def precision_recall(
     A ball reaches to the k-th nearest neighbour in its own set (the k_density-th for density and coverage), the
     boundary included. Values depend on n and m: compare only with the same numbers. `reference` may be a memory map.
 
-    Raises ValueError if a set has too few rows for its neighbours, or the sets differ in their number of features.
+    Raises ValueError if a set has too few rows for its neighbours.
     """
-    if samples.shape[1] != reference.shape[1]:
-        raise ValueError(f"samples have {samples.shape[1]} features but the reference has {reference.shape[1]}")
     if min(k, k_density) < 1 or min(len(samples), len(reference)) <= max(k, k_density):
         raise ValueError(
             f"precision and recall need neighbour numbers of at least 1 and more than {max(k, k_density)} images a "

@@ -12,67 +12,76 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from tqdm import tqdm
 
+import data
+from data.config import DatasetConfig
 from eval.features.extractor import Extractor, identity
 from eval.metrics.frechet import UNKNOWN, Statistics, feature_statistics, load_statistics, save_statistics
 from formats.files import atomic_path
+from runs.errors import checking
 
 CHUNK = 1024
 
 
 class Reference(NamedTuple):
-    """Statistics of the reference images, their features where a metric needs them, and their shape (h, w, c).
-
-    data_name: data set and split, such as "cifar10-train".
-    """
+    """Reference images by data set and split ("cifar10-train"): shape (h, w, c), statistics, features where needed."""
 
     data_name: str
     image_shape: tuple[int, ...]
     statistics: Statistics
     features: Float32[np.ndarray, "n d"] | None
 
-    @property
-    def all_features(self) -> Float32[np.ndarray, "n d"]:
-        """The features, where they were asked for."""
-        assert self.features is not None
-        return self.features
 
-
-def reference_statistics(
+def load_reference(
     extractor: Extractor,
-    images: UInt8[np.ndarray, "n h w c"],
-    data_name: str,
-    features: Float32[np.ndarray, "n d"] | None = None,
-) -> Statistics:
-    """Statistics of a data set's images, from the cache where they are in it.
+    dataset: DatasetConfig,
+    with_features: bool = False,
+    split: str = "train",
+    path: Path | None = None,
+) -> Reference:
+    """The reference that samples are measured against: a split of the data set, through the extractor unless cached.
 
-    `data` of the result is data_name@HASH.
-    features: the features of these very images, if they are at hand.
+    path: a file of statistics to take instead; a data set's images then only say what shape samples have.
+    Raises ConfigError for images or files that cannot be used.
+    """
+    with checking():
+        images = data.load(dataset, split).images
+        name = f"{dataset.name}-{dataset.train_split if split == 'train' else dataset.test_split}"
+        if path is not None:
+            return Reference(name, images.shape[1:], foreign_statistics(path, extractor), None)
+        return reference_of(extractor, images, name, with_features)
+
+
+def reference_of(
+    extractor: Extractor, images: UInt8[np.ndarray, "n h w c"], data_name: str, with_features: bool = False
+) -> Reference:
+    """The reference that a data set's images are, from the cache where it is there; its features are a memory map.
+
+    The statistics' `data` is data_name@HASH.
 
     Raises ValueError for the wrong kind of images, fewer than two, or a damaged file in the cache.
     """
-    data = identity(data_name, images)
-    path = statistics_path(extractor, data)
+    name = identity(data_name, images)
+    features = _features(extractor, images, name) if with_features else None
+    path = statistics_path(extractor, name)
     if not path.is_file():
-        batches = _batches(extractor, images, data_name) if features is None else _cut(features)
-        save_statistics(path, feature_statistics(batches, extractor.name, data))
-    return load_statistics(path)
+        if features is None:
+            batches = _batches(extractor, images, name)
+        else:
+            batches = iter(np.split(features, range(CHUNK, len(features), CHUNK)))
+        save_statistics(path, feature_statistics(batches, extractor.name, name))
+    return Reference(data_name, images.shape[1:], load_statistics(path), features)
 
 
-def reference_features(
-    extractor: Extractor, images: UInt8[np.ndarray, "n h w c"], data_name: str
-) -> Float32[np.ndarray, "n d"]:
-    """Features of a data set's images, a read-only memory map of an .npy file in the cache.
-
-    Raises ValueError for the wrong kind of images, or a damaged file in the cache.
-    """
-    path = extractor.cache_dir / f"features_{extractor.name}_{identity(data_name, images)}.npy"
+def _features(extractor: Extractor, images: UInt8[np.ndarray, "n h w c"], name: str) -> Float32[np.ndarray, "n d"]:
+    """The features of the images with this identity, a read-only memory map of an .npy file in the cache."""
+    path = extractor.cache_dir / f"features_{extractor.name}_{name}.npy"
     shape = (len(images), extractor.dim)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as partial:
             found = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
             first = 0
-            for batch in _batches(extractor, images, data_name):
+            for batch in _batches(extractor, images, name):
                 found[first : first + len(batch)] = batch
                 first += len(batch)
             found.flush()
@@ -83,6 +92,25 @@ def reference_features(
     if found.shape != shape or found.dtype != np.float32:
         raise ValueError(f"{path} holds {found.dtype} {list(found.shape)}, not float32 {list(shape)}; delete it")
     return found
+
+
+def _batches(extractor: Extractor, images: np.ndarray, name: str) -> Iterator[Float32[np.ndarray, "b d"]]:
+    size, data_name = chunk_size(extractor), name.partition("@")[0]
+    with tqdm(total=len(images), desc=f"features of {data_name}", unit="image", leave=False, disable=None) as bar:
+        for first in range(0, len(images), size):
+            chunk = images[first : first + size]
+            yield extractor.features(chunk)
+            bar.update(len(chunk))
+
+
+def chunk_size(extractor: Extractor) -> int:
+    """The number of images to extract features of at a time: full batches, and enough to make a covariance cheap."""
+    return max(1, CHUNK // extractor.batch_size) * extractor.batch_size
+
+
+def statistics_path(extractor: Extractor, data: str) -> Path:
+    """The file that keeps the statistics of the images with identity `data`."""
+    return extractor.cache_dir / f"statistics_{extractor.name}_{data}.npz"
 
 
 def foreign_statistics(path: Path, extractor: Extractor) -> Statistics:
@@ -102,26 +130,3 @@ def foreign_statistics(path: Path, extractor: Extractor) -> Statistics:
             f"reference={path} has {stats.mean.size} features, but extractor {extractor.name} has {extractor.dim}"
         )
     return stats
-
-
-def chunk_size(extractor: Extractor) -> int:
-    """The number of images to extract features of at a time: full batches, and enough to make a covariance cheap."""
-    return max(1, CHUNK // extractor.batch_size) * extractor.batch_size
-
-
-def statistics_path(extractor: Extractor, data: str) -> Path:
-    """The file that keeps the statistics of the images with identity `data`."""
-    return extractor.cache_dir / f"statistics_{extractor.name}_{data}.npz"
-
-
-def _batches(extractor: Extractor, images: np.ndarray, data_name: str) -> Iterator[Float32[np.ndarray, "b d"]]:
-    size = chunk_size(extractor)
-    with tqdm(total=len(images), desc=f"features of {data_name}", unit="image", leave=False, disable=None) as bar:
-        for first in range(0, len(images), size):
-            chunk = images[first : first + size]
-            yield extractor.features(chunk)
-            bar.update(len(chunk))
-
-
-def _cut(features: np.ndarray) -> Iterator[Float32[np.ndarray, "b d"]]:
-    return (features[first : first + CHUNK] for first in range(0, len(features), CHUNK))

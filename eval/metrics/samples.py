@@ -1,9 +1,8 @@
 """Samples on disk: an .npz file of uint8 images, a folder of image files, or the folder of a run of sample.py."""
 
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -24,10 +23,6 @@ class Samples(NamedTuple):
     rounding: str | None
     batches: Iterator[UInt8[np.ndarray, "b h w c"]]
 
-    @property
-    def num_batches(self) -> int:
-        return -(-self.n // BATCH)
-
 
 def open_samples(path: Path, num_samples: int | None = None) -> Samples:
     """The images at `path`, or the first `num_samples` of them.
@@ -45,32 +40,26 @@ def open_samples(path: Path, num_samples: int | None = None) -> Samples:
     elif path.is_dir() and (path / "result.json").is_file():
         raise FileNotFoundError(f"{path} is a run of sample.py that kept no images; sample with keep_samples=true")
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
-        if not files:
+        items: Any = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
+        if not items:
             raise FileNotFoundError(f"{path} holds no images (looked for {', '.join(EXTENSIONS)} and samples.npz)")
-        count = _enough(path, len(files), num_samples)
-        return Samples(count, None, map(_read_files, _cut(files, count)))
-    images, rounding = _read_npz(path)
-    count = _enough(path, len(images), num_samples)
-    return Samples(count, rounding, _cut(images, count))
-
-
-def _enough(path: Path, found: int, wanted: int | None) -> int:
-    if wanted is not None and wanted < 2:
-        raise ValueError(f"num_samples must be at least 2, got {wanted}")
-    if found < (wanted or 2):
-        raise ValueError(f"{path} holds {found} image(s), but {wanted or 'at least 2'} are needed; draw more samples")
-    return wanted or found
-
-
-def _cut(items, count: int) -> Iterator:
-    return (items[first : min(first + BATCH, count)] for first in range(0, count, BATCH))
+        rounding = None
+    else:
+        items, rounding = _read_npz(path)
+    if num_samples is not None and num_samples < 2:
+        raise ValueError(f"num_samples must be at least 2, got {num_samples}")
+    if len(items) < (num_samples or 2):
+        needed = num_samples or "at least 2"
+        raise ValueError(f"{path} holds {len(items)} image(s), but {needed} are needed; draw more samples")
+    count = num_samples or len(items)
+    batches = (items[first : min(first + BATCH, count)] for first in range(0, count, BATCH))
+    return Samples(count, rounding, map(_read_files, batches) if path.is_dir() else batches)
 
 
 def _read_npz(path: Path) -> tuple[UInt8[np.ndarray, "n h w c"], str | None]:
     try:
         arrays = read_npz(path)
-    except (ValueError, zlib.error) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is damaged, or not an .npz file of plain arrays") from error
     if "images" not in arrays:
         raise ValueError(f"{path} has no array `images`; it has: {', '.join(arrays) or 'nothing'}")
@@ -92,20 +81,18 @@ def _described(images: np.ndarray) -> str:
         return f"they are {images.dtype} {list(images.shape)}"
     if bad := int((~np.isfinite(images.reshape(len(images), -1))).any(axis=1).sum()):
         return f"{bad} of its {len(images)} {images.dtype} images hold NaN or infinity; the sampler failed"
-    low, high = images.min(), images.max()
-    there = f"they are {images.dtype} from {low:g} to {high:g}"
-    if low < -1 or high > 1:
-        return f"{there}; write uint8 images"
-    return f"{there}; data.to_uint8(images, 'floor' or 'round') makes uint8 of images in [-1, 1]"
+    advice = "data.to_uint8(images, 'floor' or 'round') makes uint8 of images in [-1, 1]"
+    if np.abs(images).max() > 1:
+        advice = "write uint8 images"
+    return f"they are {images.dtype} from {images.min():g} to {images.max():g}; {advice}"
 
 
 def _read_files(files: list[Path]) -> UInt8[np.ndarray, "b h w c"]:
     images = [_read_file(file) for file in files]
+    shape = images[0].shape
     for file, image in zip(files, images, strict=True):
-        if image.shape != images[0].shape:
-            raise ValueError(
-                f"the samples differ in shape: {files[0]} is {list(images[0].shape)}, {file} is {list(image.shape)}"
-            )
+        if image.shape != shape:
+            raise ValueError(f"the samples differ in shape: {files[0]} is {list(shape)}, {file} is {list(image.shape)}")
     return np.stack(images)
 
 

@@ -17,8 +17,7 @@ import data
 import deis
 from deis import adaptive, likelihood, tables
 from eval.exact.mixture import Mixture
-from eval.metrics.bits_per_dim import bits_of_batches, relative_to_x_0, standard_error
-from eval.metrics.flows import encoding_table
+from eval.metrics.bits_per_dim import bits_of_batches, encoding_table, relative_to_x_0, standard_error
 
 SDE = deis.vp_linear()
 KUTTA_36 = partial(likelihood.encode, ts=deis.timesteps(SDE, 12, "log"))

@@ -7,10 +7,11 @@ from eval.features.weights import Shapes, Tensors
 
 
 def random_inception(seed: int = 0) -> Tensors:
-    """InceptionV3's tensors under pytorch-fid's names, in their order in the network."""
+    """InceptionV3's tensors under pytorch-fid's names, drawn in alphabetical order."""
     from eval.features.inception import SIZE, inception
 
-    return random_state(kernel_shapes(inception, SIZE), "{}.conv.weight", "{}.bn", "fc", (1008, 2048), seed)
+    kernels = dict(sorted(kernel_shapes(inception, SIZE).items()))
+    return random_state(kernels, "{}.conv.weight", "{}.bn", "fc", (1008, 2048), seed)
 
 
 def random_state(

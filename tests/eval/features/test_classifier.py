@@ -14,7 +14,7 @@ from eval.features import classifier
 from eval.features.classifier import classifier_extractor
 from eval.features.config import ExtractorConfig, validate_extractor
 from eval.metrics.frechet import feature_statistics, frechet_distance, metric_name
-from eval.metrics.reference import reference_statistics
+from eval.metrics.reference import reference_of
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -63,7 +63,7 @@ def test_digits_are_recognised(trained):
 def test_distance_is_small_between_halves_and_grows_with_damage(trained, digits):
     _, extractor = trained
     images, rng = digits[0], np.random.default_rng(1)
-    reference = reference_statistics(extractor, images[::2], "digits")
+    reference = reference_of(extractor, images[::2], "digits").statistics
 
     def distance(changed):
         stats = feature_statistics([extractor.features(changed)], extractor.name, "changed")
@@ -143,12 +143,12 @@ def test_image_sizes(tmp_path, shape):
 def test_reference_statistics_are_cached_per_data_set(tmp_path):
     images, labels = few_images()
     extractor = make(tiny(tmp_path), images, labels, name="my/own images")
-    stats = reference_statistics(extractor, images, "my/own images")
+    stats = reference_of(extractor, images, "my/own images").statistics
     assert metric_name(stats, "FID") == "FID-my-own-images-40"
-    other = reference_statistics(extractor, images[:20], "my/own images")
+    other = reference_of(extractor, images[:20], "my/own images").statistics
     assert (stats.n, other.n) == (40, 20)
     broken = dataclasses.replace(extractor, embed=lambda _: pytest.fail("computed again"))
-    np.testing.assert_array_equal(reference_statistics(broken, images, "my/own images").cov, stats.cov)
+    np.testing.assert_array_equal(reference_of(broken, images, "my/own images").statistics.cov, stats.cov)
 
 
 @pytest.mark.usefixtures("untrained")

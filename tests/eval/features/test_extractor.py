@@ -1,4 +1,4 @@
-"""What all extractors share: resizing, pooling, files of weights and their faults, batches, names and refusals."""
+"""What all extractors share: resizing, files of weights and their faults, batches, names and refusals."""
 
 import dataclasses
 import hashlib
@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from data.config import DatasetConfig
 from eval.features.config import CONF, ExtractorConfig, load_extractor, validate_extractor
 from eval.features.extractor import Extractor
-from eval.features.layers import average_pool, bilinear, kernel_shapes, max_pool, with_layers
+from eval.features.layers import bilinear, kernel_shapes, with_layers
 from eval.features.pixels import pixels_extractor
 from eval.features.weights import read_layers, read_tensors
 from runs.errors import ConfigError
@@ -48,23 +48,6 @@ def test_bilinear_is_the_definition(convention, shift, shape):
 def test_bilinear_leaves_images_of_the_right_size_as_they_are(convention):
     image = jnp.asarray(RNG.integers(0, 256, (2, 7, 7, 3)), jnp.float32)
     np.testing.assert_array_equal(bilinear(image, 7, convention), image)
-
-
-def windows(image: np.ndarray) -> list[list[np.ndarray]]:
-    """The 3x3 neighbourhood of every pixel of [h, w], cut off at the edges."""
-    height, width = image.shape
-    return [[image[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].ravel() for x in range(width)] for y in range(height)]
-
-
-def test_pools_see_only_what_lies_inside_the_image():
-    image = RNG.normal(size=(5, 6)).astype(np.float32) - 10
-    around = windows(image)
-    batch = jnp.asarray(image[None, :, :, None])
-    mean = [[window.mean() for window in row] for row in around]
-    largest = np.array([[window.max() for window in row] for row in around])
-    np.testing.assert_allclose(average_pool(batch)[0, :, :, 0], mean, rtol=1e-6)
-    np.testing.assert_array_equal(max_pool(batch)[0, :, :, 0], largest)
-    np.testing.assert_array_equal(max_pool(batch, stride=2, padding="VALID")[0, :, :, 0], largest[1:-1:2, 1:-1:2])
 
 
 def small(conv, x):

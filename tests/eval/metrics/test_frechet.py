@@ -1,7 +1,5 @@
 """FID statistics and distance against NumPy, SciPy's matrix square root and closed forms."""
 
-from functools import reduce
-
 import numpy as np
 import pytest
 import scipy.linalg
@@ -9,12 +7,9 @@ import scipy.linalg
 from eval.metrics.frechet import (
     UNKNOWN,
     Statistics,
-    empty_statistics,
-    extend,
     feature_statistics,
     frechet_distance,
     load_statistics,
-    merge,
     metric_name,
     rank_warning,
     save_statistics,
@@ -30,7 +25,7 @@ def random_covariance(rng, d, scale=1.0):
     return scale * factor @ factor.T / (2 * d)
 
 
-@pytest.mark.parametrize("sizes", [[1000], [1] * 1000, [7, 0, 500, 493]])
+@pytest.mark.parametrize("sizes", [[1000], [1] * 1000, [7, 0, 500, 493], [999, 1]])
 def test_streaming_equals_numpy_however_cut(sizes):
     rng = np.random.default_rng(0)
     rows = 1e3 + rng.normal(size=(1000, 12)) * np.logspace(-3, 3, 12)  # a large mean hides cancellation
@@ -170,36 +165,6 @@ def test_missing_and_foreign_files_are_named(tmp_path):
         load_statistics(tmp_path / "images.npz")
 
 
-@pytest.mark.parametrize("cut", [1, 137, 999])
-def test_two_parts_merged_equal_the_whole(cut):
-    rows = 5.0 + np.random.default_rng(6).normal(size=(1000, 30)) * np.logspace(-2, 2, 30)
-    whole, *parts = (feature_statistics_of(part) for part in (rows, rows[:cut], rows[cut:]))
-    merged = merge(*parts)
-    assert merged.n == 1000
-    scale = np.sqrt(np.outer(np.diag(whole.cov), np.diag(whole.cov)))
-    np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-12)
-    np.testing.assert_allclose(merged.cov / scale, whole.cov / scale, rtol=0, atol=1e-12)
-
-
-def feature_statistics_of(rows):
-    """Statistics of any number of rows, one included."""
-    return extend(empty_statistics("digits@1", "rows"), rows)
-
-
-def test_many_hosts_merge_in_any_order():
-    rows = np.random.default_rng(7).normal(size=(600, 5)) + 3
-    parts = [feature_statistics_of(part) for part in np.split(rows, [10, 11, 300])]
-    orders = [reduce(merge, order) for order in (parts, parts[::-1])]
-    nobody = merge(empty_statistics("digits@1", "rows"), orders[0])
-    for found in (*orders, nobody):
-        np.testing.assert_allclose(found.cov, np.cov(rows, rowvar=False), rtol=1e-12, atol=1e-12)
-
-
-def test_statistics_of_different_extractors_are_not_merged():
-    with pytest.raises(ValueError, match=r"digits@1.*mnist@2"):
-        merge(gaussian([0.0], [[1.0]]), gaussian([0.0], [[1.0]], extractor="mnist@2"))
-
-
 def test_samples_of_gaussians_approach_the_closed_form():
     """The error falls as 1/sqrt(n) or faster: 64 times the samples leave less than a quarter of it."""
     rng = np.random.default_rng(8)
@@ -208,7 +173,7 @@ def test_samples_of_gaussians_approach_the_closed_form():
     errors = []
     for n in (500, 32_000):
         draws = [rng.multivariate_normal(m, c, size=(8, n)) for m, c in zip(means, covs, strict=True)]
-        pairs = [[feature_statistics_of(rows) for rows in pair] for pair in zip(*draws, strict=True)]
+        pairs = [[feature_statistics([rows], "digits@1", "rows") for rows in pair] for pair in zip(*draws, strict=True)]
         errors.append(np.mean([abs(frechet_distance(*pair) - exact) for pair in pairs]))
     assert errors[1] < errors[0] / 4
     assert errors[1] < 0.02 * exact
@@ -222,9 +187,7 @@ def test_files_of_pytorch_fid_are_read_and_ours_are_such_files(tmp_path):
     theirs = load_statistics(tmp_path / "theirs.npz")
     assert (theirs.n, theirs.extractor, theirs.data) == (0, UNKNOWN, "theirs.npz")
     assert frechet_distance(stats, theirs) == pytest.approx(0, abs=1e-12)
-    with pytest.raises(ValueError, match="does not say how many"):
-        merge(theirs, theirs)
-    with pytest.raises(ValueError, match="3 features but theirs"):
+    with pytest.raises(ValueError, match="3 features of extractor digits@1, but theirs"):
         frechet_distance(gaussian(np.zeros(3), np.eye(3)), theirs)
 
 

@@ -47,12 +47,10 @@ def test_same_seed_same_subsets_and_float32_is_enough():
     )
 
 
-@pytest.mark.parametrize(
-    ("n", "m", "d", "said"), [(50, 500, 4, "from 2 to 50"), (500, 99, 4, "99"), (500, 500, 5, "5")]
-)
-def test_sets_that_do_not_fit_are_refused(n, m, d, said):
+@pytest.mark.parametrize(("n", "m", "said"), [(50, 500, "from 2 to 50"), (500, 99, "99")])
+def test_sets_that_are_too_small_are_refused(n, m, said):
     with pytest.raises(ValueError, match=said):
-        kernel_distance(np.zeros((n, d)), np.zeros((m, 4)), subset_size=100)
+        kernel_distance(np.zeros((n, 4)), np.zeros((m, 4)), subset_size=100)
 
 
 def test_a_sure_and_varied_classifier_scores_the_number_of_classes():

@@ -13,7 +13,7 @@ from eval.metrics.frechet import feature_statistics, frechet_distance, save_stat
 from eval.metrics.kid import kernel_distance
 from eval.metrics.measurement import METRICS, VALUES, Measurement, MetricConfig, lines, validate_metrics
 from eval.metrics.precision_recall import precision_recall
-from eval.metrics.reference import Reference, foreign_statistics, reference_features, reference_statistics
+from eval.metrics.reference import Reference, foreign_statistics, reference_of
 
 SHAPE = (4, 4, 1)
 ALL = MetricConfig(tuple(METRICS), kid_subsets=5, kid_subset_size=100)
@@ -34,14 +34,12 @@ def with_logits(folder: Path) -> Extractor:
     return dataclasses.replace(pixels, batch_size=32, embed=embed)
 
 
-def reference_of(extractor: Extractor) -> Reference:
-    data = images(300, 1)
-    features = reference_features(extractor, data, "few-train")
-    return Reference("few-train", SHAPE, reference_statistics(extractor, data, "few-train", features), features)
+def few(extractor: Extractor) -> Reference:
+    return reference_of(extractor, images(300, 1), "few-train", with_features=True)
 
 
 def measured(extractor: Extractor, metrics: MetricConfig, samples: np.ndarray, cut: int) -> dict:
-    measurement = Measurement(extractor, reference_of(extractor), metrics)
+    measurement = Measurement(extractor, few(extractor), metrics)
     for first in range(0, len(samples), cut):
         measurement.add(samples[first : first + cut])
     return measurement.result()
@@ -80,7 +78,7 @@ def test_a_number_says_what_it_was_measured_with_and_against(tmp_path):
 
 def test_fid_alone_keeps_no_features_and_warns_of_too_few_samples(tmp_path, caplog):
     extractor = with_logits(tmp_path)
-    reference = reference_of(extractor)._replace(features=None)
+    reference = few(extractor)._replace(features=None)
     measurement = Measurement(extractor, reference, MetricConfig())
     measurement.add(images(16, 2))
     assert measurement.result()["fid"] > 0
@@ -91,7 +89,7 @@ def test_fid_alone_keeps_no_features_and_warns_of_too_few_samples(tmp_path, capl
 
 def test_what_cannot_be_measured_is_refused(tmp_path):
     extractor = pixels_extractor(SHAPE, ExtractorConfig("pixels", cache_dir=str(tmp_path)))
-    reference = reference_of(extractor)
+    reference = few(extractor)
     with pytest.raises(ValueError, match="metrics=is needs class scores, and extractor pixels@"):
         measured(extractor, MetricConfig(["is"]), images(2000, 2), 2000)
     with pytest.raises(ValueError, match="kid_subset_size=301 is more than the 300 images of few-train"):
@@ -128,29 +126,29 @@ def test_metricss_are_refused_before_anything_is_drawn(metrics, num_samples, sai
 
 def test_the_reference_is_computed_once(tmp_path):
     extractor = with_logits(tmp_path)
-    first = reference_of(extractor)
+    first = few(extractor)
     once = dataclasses.replace(extractor, embed=lambda _: pytest.fail("computed again"))
-    again = reference_of(once)
+    again = few(once)
     np.testing.assert_array_equal(again.statistics.cov, first.statistics.cov)
     np.testing.assert_array_equal(again.features, first.features)
     assert isinstance(again.features, np.memmap)
     with pytest.raises(pytest.fail.Exception):
-        reference_statistics(once, images(300, 2), "few-train")  # other images of the same name
+        reference_of(once, images(300, 2), "few-train")  # other images of the same name
     assert len(list(tmp_path.iterdir())) == 2, "no unfinished file is left"
 
 
 def test_features_that_were_cut_short_are_not_used(tmp_path):
     extractor = with_logits(tmp_path)
-    reference_of(extractor)
+    few(extractor)
     [path] = tmp_path.glob("features_*.npy")
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match="delete it"):
-        reference_of(extractor)
+        few(extractor)
 
 
 def test_given_statistics_must_be_of_this_extractor(tmp_path):
     extractor = with_logits(tmp_path)
-    stats = reference_of(extractor).statistics
+    stats = few(extractor).statistics
     save_statistics(tmp_path / "ours.npz", stats)
     np.testing.assert_array_equal(foreign_statistics(tmp_path / "ours.npz", extractor).cov, stats.cov)
     save_statistics(tmp_path / "others.npz", dataclasses.replace(stats, extractor="inception-tf1@12"))

@@ -20,7 +20,7 @@ from deis import adaptive, tables
 from eval.features.config import ExtractorConfig
 from eval.features.pixels import pixels_extractor
 from eval.metrics.frechet import feature_statistics, frechet_distance
-from eval.metrics.measurement import MetricConfig, load_reference
+from eval.metrics.reference import load_reference
 from eval.paper.compute import Costs, Setup, eps_norm, measure_cell, read_record, samples, warm_up
 from eval.paper.plan import Adaptive, Analytic, Cell
 from formats.files import read_npz
@@ -43,7 +43,7 @@ def network() -> tuple[Trained, dict, data.config.DatasetConfig]:
 def setup(network, tmp_path: Path) -> Setup:
     net, options, dataset = network
     extractor = pixels_extractor((8, 8, 1), ExtractorConfig(name="pixels", cache_dir=str(tmp_path / "features")))
-    reference = load_reference(extractor, dataset, MetricConfig()).statistics
+    reference = load_reference(extractor, dataset).statistics
     counting, folder = (costs := Costs()).counting(net), tmp_path / "cells"
     return Setup(counting, options, extractor, reference, dataset, 4, "round", folder, costs)
 
