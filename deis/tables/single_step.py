@@ -15,11 +15,7 @@ Row j of the weights leads from v at the start to evaluation j + 1, the last row
 
 
 def single_step(
-    name: str,
-    sde: SDE,
-    nodes: tuple[np.ndarray, np.ndarray, np.ndarray],
-    stages: Stages,
-    start: np.ndarray | None = None,
+    name: str, sde: SDE, nodes: tuple[np.ndarray, ...], stages: Stages, start: np.ndarray | None = None
 ) -> Table:
     """The table of a method on dv/drho = eps with k NFE a step, but 1 for a step to sigma = 0, which is DDIM's.
 
@@ -49,7 +45,7 @@ def single_step(
         name,
         t_rows,
         np.append(sde.s(t_rows[:-1]), s[-1]),
-        np.concatenate([rho_k.ravel(), start[full:], rho[-1:]]).astype(np.float64),
+        np.concatenate([rho_k.ravel(), start[full:], rho[-1:]]),
         np.concatenate([P.reshape(full * k, k), to_zero]),
         np.concatenate([Q.reshape(full * k, k), to_zero]),
     )
