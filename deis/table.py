@@ -78,11 +78,19 @@ class Table:
 
 
 def eps_table(
-    name: str, t: np.ndarray, s: np.ndarray, rho: np.ndarray, P: np.ndarray, Q: np.ndarray | None = None
+    name: str,
+    t: np.ndarray,
+    s: np.ndarray,
+    rho: np.ndarray,
+    P: np.ndarray,
+    Q: np.ndarray | None = None,
+    g: np.ndarray | None = None,
 ) -> Table:
-    """A deterministic table whose history keeps eps and whose rows add to the accepted state.
+    """A table whose history keeps eps and whose rows add to the accepted state.
 
-    t, s, rho: [nfe+1]; P: [nfe, lags]; Q: [nfe, lags], equal to P where left out (no trial points).
+    t, s, rho: [nfe+1]; P: [nfe, lags]; Q: [nfe, lags], equal to P where left out (no trial points); g: [nfe], no
+        noise where left out.
     """
     one, zero = np.ones(len(P)), np.zeros(len(P))
-    return Table(name, t, s, rho, a=zero, b=one, p=one, q=one, P=P, Q=P if Q is None else Q, g=zero)
+    Q, g = P if Q is None else Q, zero if g is None else g
+    return Table(name, t, s, rho, a=zero, b=one, p=one, q=one, P=P, Q=Q, g=g)

@@ -12,7 +12,6 @@ Each function takes `denoise`, one more row that evaluates at the last node and 
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -113,4 +112,4 @@ def _gamma(rho: np.ndarray, eta: float) -> np.ndarray:
 def _ancestral(name: str, t: np.ndarray, s: np.ndarray, rho: np.ndarray, gamma: np.ndarray, g: np.ndarray) -> Table:
     """Rows v' = v + (sqrt(rho'^2 - gamma^2) - rho) eps + g z."""
     P = np.sqrt(rho[1:] ** 2 - gamma**2) - rho[:-1]
-    return replace(eps_table(name, t, s, rho, P[:, None]), g=g)
+    return eps_table(name, t, s, rho, P[:, None], g=g)

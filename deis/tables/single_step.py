@@ -41,11 +41,6 @@ def single_step(
     to_zero = np.zeros((len(start) - full, k))
     to_zero[:, 0] = -start[full:]
     t_rows = np.concatenate([t_k.ravel(), t_start[full:], t[-1:]]).astype(np.float64)
-    return eps_table(
-        name,
-        t_rows,
-        np.append(sde.s(t_rows[:-1]), s[-1]),
-        np.concatenate([rho_k.ravel(), start[full:], rho[-1:]]),
-        np.concatenate([P.reshape(full * k, k), to_zero]),
-        np.concatenate([Q.reshape(full * k, k), to_zero]),
-    )
+    rho_rows = np.concatenate([rho_k.ravel(), start[full:], rho[-1:]])
+    P, Q = (np.concatenate([rows.reshape(-1, k), to_zero]) for rows in (P, Q))
+    return eps_table(name, t_rows, np.append(sde.s(t_rows[:-1]), s[-1]), rho_rows, P, Q)
