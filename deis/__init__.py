@@ -12,42 +12,15 @@ from typing import TYPE_CHECKING, Any
 from deis import tables
 from deis.discrete import DiscreteVPSDE, discrete_vp
 from deis.schedule import timesteps
-from deis.sde import (
-    SDE,
-    VPSDE,
-    edm,
-    get_cos_alpha_fns,
-    get_linear_alpha_fns,
-    sub_vp,
-    ve,
-    vp_cosine,
-    vp_linear,
-)
+from deis.sde import SDE, VPSDE, edm, get_cos_alpha_fns, get_linear_alpha_fns, sub_vp, ve, vp_cosine, vp_linear
 from deis.table import Table
 
 if TYPE_CHECKING:
     from deis.sampler import get_sampler, sample, trajectory
 
-__all__ = [
-    "SDE",
-    "VPSDE",
-    "DiscreteVPSDE",
-    "Table",
-    "__version__",
-    "discrete_vp",
-    "edm",
-    "get_cos_alpha_fns",
-    "get_linear_alpha_fns",
-    "get_sampler",
-    "sample",
-    "sub_vp",
-    "tables",
-    "timesteps",
-    "trajectory",
-    "ve",
-    "vp_cosine",
-    "vp_linear",
-]
+__all__ = ["SDE", "DiscreteVPSDE", "discrete_vp", "edm", "sub_vp", "ve", "vp_cosine", "vp_linear"]
+__all__ += ["VPSDE", "get_cos_alpha_fns", "get_linear_alpha_fns", "get_sampler"]
+__all__ += ["Table", "__version__", "sample", "tables", "timesteps", "trajectory"]
 
 __version__ = "0.1.0"
 

@@ -16,7 +16,7 @@ def DiscreteVPSDE(discrete_alpha: Any) -> SDE:
     interval above). Raises ValueError for any other array.
     """
     alpha_bar = np.asarray(discrete_alpha, np.float64)
-    if alpha_bar.ndim != 1 or len(alpha_bar) < 2 or not _falls_within_0_and_1(alpha_bar):
+    if alpha_bar.ndim != 1 or len(alpha_bar) < 2 or not np.all(np.diff(alpha_bar, prepend=1.0, append=0.0) < 0):
         raise ValueError("discrete_alpha must be a decreasing array of at least 2 alpha_bar values between 0 and 1")
     index = np.arange(len(alpha_bar), dtype=np.float64)
     log_rho = 0.5 * np.log((1 - alpha_bar) / alpha_bar)
@@ -58,10 +58,6 @@ def discrete_vp(
     else:
         raise ValueError(f"schedule must be one of linear, scaled_linear, cosine, got {schedule!r}")
     return DiscreteVPSDE(np.cumprod(1 - beta))
-
-
-def _falls_within_0_and_1(x: np.ndarray) -> bool:
-    return bool(np.all(np.diff(x) < 0)) and 0 < x[-1] < x[0] < 1
 
 
 def _interpolate(x: Any, xs: np.ndarray, ys: np.ndarray) -> Any:

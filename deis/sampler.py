@@ -72,7 +72,6 @@ def sample(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None = None
         is nfe (2 + lags) states, and the activations of one call, at the cost of a second forward pass.
     Raises ValueError for an integer x_T, a stochastic table without a key, or an eps of another shape than x.
     """
-    _check_state(table, x_T, key)
     keys = _sample_keys(table, x_T, key)
     if get_opaque_trace_state(convention="deis") != _UNTRACED:  # within jit or grad, where the table is a constant
         return _run_scan(as_partial(eps_fn), _rows(table, x_T), x_T, keys, remat=remat)
@@ -85,7 +84,6 @@ def trajectory(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None = 
     The last x_t is what `sample` returns, up to rounding. Compiles once per NFE. Arguments and errors are those of
     `sample`.
     """
-    _check_state(table, x_T, key)
     return _run_scan(as_partial(eps_fn), _rows(table, x_T), x_T, _sample_keys(table, x_T, key), keep=True)
 
 
@@ -213,10 +211,7 @@ def _rows(table: Table, x_T: State) -> dict[str, np.ndarray]:
 
 def _padded(table: Table) -> Table:
     """`table` with rows and lags of zeros added, up to the sizes that share a compilation."""
-    rows = _PADDED_ROWS
-    while rows < table.nfe:
-        rows *= 2
-    lags = max(_PADDED_LAGS, table.lags)
+    rows, lags = max(_PADDED_ROWS, 2 ** (table.nfe - 1).bit_length()), max(_PADDED_LAGS, table.lags)
     columns = {}
     for name, shape in table.shapes().items():
         widths = [(0, rows - table.nfe)] + [(0, lags - table.lags)] * (len(shape) - 1)
@@ -224,18 +219,15 @@ def _padded(table: Table) -> Table:
     return Table(table.name, **columns)
 
 
-def _check_state(table: Table, x_T: State, key: jax.Array | None) -> None:
+def _sample_keys(table: Table, x_T: State, key: jax.Array | None) -> jax.Array | None:
+    """One key a sample, or None for a deterministic table; ValueError if `table` does not run from x_T with `key`."""
     for leaf in jax.tree.leaves(x_T):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise ValueError(f"x_T must be floating point, got {jnp.result_type(leaf)}; use jax.random.normal")
-    if table.is_stochastic and key is None:
-        raise ValueError(f"{table.name} adds noise: pass key=jax.random.key(seed)")
-
-
-def _sample_keys(table: Table, x_T: State, key: jax.Array | None) -> jax.Array | None:
-    """One key a sample, or None for a deterministic table."""
-    if not table.is_stochastic or key is None:
+    if not table.is_stochastic:
         return None
+    if key is None:
+        raise ValueError(f"{table.name} adds noise: pass key=jax.random.key(seed)")
     return keys_of_samples(key, jax.tree.leaves(x_T)[0].shape[0])
 
 

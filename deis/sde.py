@@ -94,10 +94,7 @@ class SDE:
 
 def vp_linear(beta_0: float = 0.1, beta_1: float = 20.0, t_0: float = 1e-3, T: float = 1.0) -> SDE:
     """Variance preserving, beta(t) linear from beta_0 to beta_1 over [0, 1] (score_sde, arXiv 2011.13456, eq. 32)."""
-    log_alpha_bar, t_of_log_alpha_bar = _linear_beta(beta_0, beta_1)
-
-    def s(t: Any) -> Any:
-        return array_library(t).exp(0.5 * log_alpha_bar(t))
+    s, log_alpha_bar, t_of_log_alpha_bar = _linear_beta(beta_0, beta_1)
 
     def sigma(t: Any) -> Any:
         xp = array_library(t)
@@ -114,10 +111,7 @@ def sub_vp(beta_0: float = 0.1, beta_1: float = 20.0, t_0: float = 1e-3, T: floa
 
     rho = alpha_bar^(-1/2) - alpha_bar^(1/2) = 2 sinh(-1/2 log alpha_bar), which gives the inverse.
     """
-    log_alpha_bar, t_of_log_alpha_bar = _linear_beta(beta_0, beta_1)
-
-    def s(t: Any) -> Any:
-        return array_library(t).exp(0.5 * log_alpha_bar(t))
+    s, log_alpha_bar, t_of_log_alpha_bar = _linear_beta(beta_0, beta_1)
 
     def sigma(t: Any) -> Any:
         return -array_library(t).expm1(log_alpha_bar(t))
@@ -209,9 +203,12 @@ def _one(t: Any) -> Any:
     return 1.0 + 0.0 * t
 
 
-def _linear_beta(beta_0: float, beta_1: float) -> tuple[TimeFn, TimeFn]:
-    """log alpha_bar(t) = -(integral of beta over [0, t]) and its inverse."""
+def _linear_beta(beta_0: float, beta_1: float) -> tuple[TimeFn, TimeFn, TimeFn]:
+    """sqrt(alpha_bar(t)), log alpha_bar(t) = -(integral of beta over [0, t]) and the inverse of the latter."""
     slope = beta_1 - beta_0
+
+    def s(t: Any) -> Any:
+        return array_library(t).exp(0.5 * log_alpha_bar(t))
 
     def log_alpha_bar(t: Any) -> Any:
         return -t * (beta_0 + 0.5 * slope * t)
@@ -219,4 +216,4 @@ def _linear_beta(beta_0: float, beta_1: float) -> tuple[TimeFn, TimeFn]:
     def inverse(log_alpha_bar: Any) -> Any:  # the root without cancellation
         return -2 * log_alpha_bar / (beta_0 + array_library(log_alpha_bar).sqrt(beta_0**2 - 2 * slope * log_alpha_bar))
 
-    return log_alpha_bar, inverse
+    return s, log_alpha_bar, inverse

@@ -23,7 +23,7 @@ History = Float64[np.ndarray, "nfe lags"]
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A sampler, as float64 NumPy columns with one row per network evaluation.
+    """A sampler, as NumPy columns, kept in float64, with one row per network evaluation.
 
     name: what the sampler is called in tables and figures, as "tAB3".
     t, s, rho: [nfe+1] time, signal scale and noise-to-signal ratio at the evaluations, and last at the result.
@@ -48,7 +48,8 @@ class Table:
 
     def __post_init__(self) -> None:
         for name, shape in self.shapes().items():
-            value = getattr(self, name)
+            value = np.asarray(getattr(self, name), np.float64)
+            object.__setattr__(self, name, value)
             if value.shape != shape:
                 raise ValueError(f"{self.name}: column {name} must have shape {shape}, got {value.shape}")
             if not np.all(np.isfinite(value)):
@@ -77,11 +78,19 @@ class Table:
 
 
 def eps_table(
-    name: str, t: np.ndarray, s: np.ndarray, rho: np.ndarray, P: np.ndarray, Q: np.ndarray | None = None
+    name: str,
+    t: np.ndarray,
+    s: np.ndarray,
+    rho: np.ndarray,
+    P: np.ndarray,
+    Q: np.ndarray | None = None,
+    g: np.ndarray | None = None,
 ) -> Table:
-    """A deterministic table whose history keeps eps and whose rows add to the accepted state.
+    """A table whose history keeps eps and whose rows add to the accepted state.
 
-    t, s, rho: [nfe+1]; P: [nfe, lags]; Q: [nfe, lags], equal to P where left out (no trial points).
+    t, s, rho: [nfe+1]; P: [nfe, lags]; Q: [nfe, lags], equal to P where left out (no trial points); g: [nfe], no
+        noise where left out.
     """
     one, zero = np.ones(len(P)), np.zeros(len(P))
-    return Table(name, t, s, rho, a=zero, b=one, p=one, q=one, P=P, Q=P if Q is None else Q, g=zero)
+    Q, g = P if Q is None else Q, zero if g is None else g
+    return Table(name, t, s, rho, a=zero, b=one, p=one, q=one, P=P, Q=Q, g=g)

@@ -87,7 +87,10 @@ def _evaluations(table: Table, eps_fn: EpsFn, x_T: Tensor, noise: Noise | None) 
     history: deque[Tensor] = deque(maxlen=table.lags)
     for i in range(table.nfe):
         x = (s[i] * u).to(x_T.dtype)
-        e = _eps(eps_fn, x, t[i])
+        e = eps_fn(x, t[i])
+        if e.shape != x.shape:
+            raise ValueError(f"eps_fn must answer in the shape of x, {tuple(x.shape)}, got {tuple(e.shape)}")
+        e = e.to(wide)
         yield x, e
         history.appendleft(_combine((a[i], b[i]), (u, e)))
         z = _noise(noise, i, u) if g[i] else None
@@ -101,13 +104,6 @@ def _combine(weights: Sequence[float], states: Sequence[Tensor | None]) -> Tenso
     """sum_k weights_k states_k, without the terms of weight 0; weights beyond the last state are 0."""
     terms = [w * x for w, x in zip(weights, states, strict=False) if w and x is not None]
     return sum(terms[1:], start=terms[0])
-
-
-def _eps(eps_fn: EpsFn, x: Tensor, t: Tensor) -> Tensor:
-    e = eps_fn(x, t)
-    if e.shape != x.shape:
-        raise ValueError(f"eps_fn must answer in the shape of x, {tuple(x.shape)}, got {tuple(e.shape)}")
-    return e.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _noise(noise: Noise | None, i: int, like: Tensor) -> Tensor:

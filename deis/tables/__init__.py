@@ -17,35 +17,10 @@ from deis.tables.runge_kutta import TABLEAUS, Tableau, rho_rk
 from deis.tables.stochastic import dpm_solver_pp_sde, t_ab_sde
 from deis.tables.unipc import unipc
 
-__all__ = [
-    "METHODS",
-    "TABLEAUS",
-    "Tableau",
-    "analytic_ddim",
-    "build",
-    "ddim",
-    "ddim_eta",
-    "ddpm",
-    "dpm_2",
-    "dpm_solver",
-    "dpm_solver_pp",
-    "dpm_solver_pp_sde",
-    "edm_heun",
-    "ei_score",
-    "estimate_eps_norm",
-    "euler",
-    "f_pndm",
-    "fewest_steps",
-    "ipndm",
-    "log_rho_ab",
-    "plms",
-    "rho_ab",
-    "rho_rk",
-    "s_pndm",
-    "t_ab",
-    "t_ab_sde",
-    "unipc",
-]
+__all__ = ["METHODS", "TABLEAUS", "Tableau", "build", "estimate_eps_norm", "fewest_steps"]
+__all__ += ["ddim", "dpm_solver", "dpm_solver_pp", "ipndm", "log_rho_ab", "rho_ab", "t_ab", "unipc"]
+__all__ += ["dpm_2", "edm_heun", "ei_score", "euler", "f_pndm", "plms", "rho_rk", "s_pndm"]
+__all__ += ["analytic_ddim", "ddim_eta", "ddpm", "dpm_solver_pp_sde", "t_ab_sde"]
 
 METHODS: dict[str, Callable[..., Table]] = {
     method.__name__: method

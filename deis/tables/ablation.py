@@ -37,4 +37,4 @@ def ei_score(sde: SDE, ts: np.ndarray) -> Table:
     t, s, rho = extended_nodes(sde, ts)
     points, drho = quadrature(rho[:-1], rho[1:])
     P = np.sum(sde.sigma(sde.t_of_rho(points)) * drho, axis=1) / sde.sigma(t[:-1])
-    return eps_table("EI-score", t, s, rho.astype(np.float64), P.astype(np.float64)[:, None])
+    return eps_table("EI-score", t, s, rho, P[:, None])

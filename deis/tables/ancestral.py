@@ -19,7 +19,7 @@ from jaxtyping import Float64
 
 from deis.schedule import check_nodes
 from deis.sde import SDE
-from deis.table import Table
+from deis.table import Table, eps_table
 from deis.tables.multistep import extended_nodes
 from deis.timefn import array_library
 
@@ -111,7 +111,5 @@ def _gamma(rho: np.ndarray, eta: float) -> np.ndarray:
 
 def _ancestral(name: str, t: np.ndarray, s: np.ndarray, rho: np.ndarray, gamma: np.ndarray, g: np.ndarray) -> Table:
     """Rows v' = v + (sqrt(rho'^2 - gamma^2) - rho) eps + g z."""
-    P = (np.sqrt(rho[1:] ** 2 - gamma**2) - rho[:-1])[:, None].astype(np.float64)
-    one, zero = np.ones(len(P)), np.zeros(len(P))
-    g, rho = g.astype(np.float64), rho.astype(np.float64)
-    return Table(name, t, s, rho, a=zero, b=one, p=one, q=one, P=P, Q=P, g=g)
+    P = np.sqrt(rho[1:] ** 2 - gamma**2) - rho[:-1]
+    return eps_table(name, t, s, rho, P[:, None], g=g)

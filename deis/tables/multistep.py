@@ -22,8 +22,6 @@ Weights = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """(nodes, start, end) -> weights [steps, k] of the evaluations at nodes [steps, k], newest first, over the steps
 from start [steps] to end [steps]; all in rho."""
 
-PREDICTIONS = ("eps", "x_0")
-
 # Gauss-Legendre on [0, 1]; 64 nodes leave rounding errors only
 _LEGENDRE_X, _LEGENDRE_W = np.polynomial.legendre.leggauss(64)
 _GAUSS_X, _GAUSS_W = 0.5 + 0.5 * _LEGENDRE_X, 0.5 * _LEGENDRE_W
@@ -69,20 +67,16 @@ def multistep(
     lower_order_final, corrector, denoise: the `Options`.
     Raises ValueError for bad nodes, an unknown prediction, or `denoise` after nodes that end at sigma = 0.
     """
-    if prediction not in PREDICTIONS:
-        raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
+    if prediction not in ("eps", "x_0"):
+        raise ValueError(f"prediction must be one of eps, x_0, got {prediction!r}")
     t, s, rho = extended_nodes(sde, ts, denoise)
     step = np.arange(len(t) - 1)
-    degrees = np.minimum(degree, step)
-    if lower_order_final:
-        degrees = np.minimum(degrees, step[::-1])
-    if denoise or (rho[-1] == 0 and not finite_at_zero):
-        degrees[-1] = 0
+    degrees = rising(degree, len(step), lower_order_final, denoise or (rho[-1] == 0 and not finite_at_zero))
 
     one, zero = np.ones(len(step)), np.zeros(len(step))
     a, b, decay = zero, one, one
     if prediction == "x_0":
-        a, b, decay = one, -rho[:-1].astype(np.float64), (rho[1:] / rho[:-1]).astype(np.float64)
+        a, b, decay = one, -rho[:-1], (rho[1:] / rho[:-1]).astype(np.float64)
     p, P = decay, _rows(predict, rho, step, step, degrees)
     q, Q = p, P
     if corrector and len(step) > 1:  # row n takes the accepted state from node n-1 to n, and from there predicts
@@ -90,7 +84,7 @@ def multistep(
         Q[1:] = _rows(correct, rho, step[:-1], step[1:], degrees[:-1] + 1)
         P = np.pad(P, [(0, 0), (0, Q.shape[1] - P.shape[1])]) + decay[:, None] * Q
         p = decay * q
-    return Table(name, t, s, rho.astype(np.float64), a, b, p, q, P, Q, g=zero)
+    return Table(name, t, s, rho, a, b, p, q, P, Q, g=zero)
 
 
 def with_options(name: str, options: Options) -> str:
@@ -110,6 +104,16 @@ def extended_nodes(sde: SDE, ts: np.ndarray, denoise: bool = False) -> tuple[np.
     if rho[-1] == 0:
         raise ValueError(f"the timesteps already end at sigma = 0, at t={t[-1]:g}; leave denoise out")
     return np.append(t, t[-1]), np.append(s, 1.0), np.append(rho, 0)
+
+
+def rising(degree: int, num_row: int, lower_order_final: bool, last_is_0: bool) -> np.ndarray:
+    """[num_row] degrees of the polynomials: rising at the start to `degree`, and where asked falling at the end."""
+    degrees = np.minimum(degree, np.arange(num_row))
+    if lower_order_final:
+        degrees = np.minimum(degrees, np.arange(num_row)[::-1])
+    if last_is_0:
+        degrees[-1] = 0
+    return degrees
 
 
 def _rows(weights: Weights, rho: np.ndarray, step: np.ndarray, newest: np.ndarray, degrees: np.ndarray) -> np.ndarray:

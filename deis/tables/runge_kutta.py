@@ -67,7 +67,6 @@ def rho_rk(sde: SDE, ts: np.ndarray, rk_method: str | Tableau = "3kutta") -> Tab
     ts = check_nodes(sde, ts)
     rho_n = sde.rho(ts)
     h = np.diff(rho_n)
-    num_step, stages = len(h), rk.stages
 
     rho = rho_n[:-1, None] + h[:, None] * rk.c
     t = np.asarray(sde.t_of_rho(rho), np.float64)
@@ -75,18 +74,10 @@ def rho_rk(sde: SDE, ts: np.ndarray, rk_method: str | Tableau = "3kutta") -> Tab
     on_end = rk.c == 1  # evaluated at the node itself, not where rounding puts it
     t[:, on_end], rho[:, on_end] = ts[1:, None], rho_n[1:, None]
 
-    P = np.zeros((num_step, stages, stages))
-    Q = np.zeros((num_step, stages, stages))
+    P = np.zeros((len(h), rk.stages, rk.stages))
+    Q = np.zeros_like(P)
     for i, row in enumerate((*rk.rows, rk.b)):
         P[:, i, : i + 1] = h[:, None] * np.array(row[::-1])
     Q[:, -1] = P[:, -1]
-    t_all = np.append(t.ravel(), ts[-1])
-    shape = (num_step * stages, stages)
-    return eps_table(
-        f"rho{stages}{rk.name}",
-        t_all,
-        sde.s(t_all),
-        np.append(rho.ravel(), rho_n[-1]),
-        P.reshape(shape),
-        Q.reshape(shape),
-    )
+    name, t_all, rho_all = f"rho{rk.stages}{rk.name}", np.append(t, ts[-1]), np.append(rho, rho_n[-1])
+    return eps_table(name, t_all, sde.s(t_all), rho_all, P.reshape(-1, rk.stages), Q.reshape(-1, rk.stages))

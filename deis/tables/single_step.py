@@ -15,11 +15,7 @@ Row j of the weights leads from v at the start to evaluation j + 1, the last row
 
 
 def single_step(
-    name: str,
-    sde: SDE,
-    nodes: tuple[np.ndarray, np.ndarray, np.ndarray],
-    stages: Stages,
-    start: np.ndarray | None = None,
+    name: str, sde: SDE, nodes: tuple[np.ndarray, ...], stages: Stages, start: np.ndarray | None = None
 ) -> Table:
     """The table of a method on dv/drho = eps with k NFE a step, but 1 for a step to sigma = 0, which is DDIM's.
 
@@ -45,11 +41,6 @@ def single_step(
     to_zero = np.zeros((len(start) - full, k))
     to_zero[:, 0] = -start[full:]
     t_rows = np.concatenate([t_k.ravel(), t_start[full:], t[-1:]]).astype(np.float64)
-    return eps_table(
-        name,
-        t_rows,
-        np.append(sde.s(t_rows[:-1]), s[-1]),
-        np.concatenate([rho_k.ravel(), start[full:], rho[-1:]]).astype(np.float64),
-        np.concatenate([P.reshape(full * k, k), to_zero]),
-        np.concatenate([Q.reshape(full * k, k), to_zero]),
-    )
+    rho_rows = np.concatenate([rho_k.ravel(), start[full:], rho[-1:]])
+    P, Q = (np.concatenate([rows.reshape(-1, k), to_zero]) for rows in (P, Q))
+    return eps_table(name, t_rows, np.append(sde.s(t_rows[:-1]), s[-1]), rho_rows, P, Q)

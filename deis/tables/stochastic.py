@@ -18,7 +18,7 @@ import numpy as np
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.adams_bashforth import t_ab
-from deis.tables.multistep import extended_nodes, lagrange_integrals, quadrature
+from deis.tables.multistep import extended_nodes, lagrange_integrals, quadrature, rising
 
 
 def t_ab_sde(
@@ -57,13 +57,13 @@ def t_ab_sde(
     if lam == 0:
         return t_ab(sde, ts, order, lower_order_final=lower_order_final, denoise=denoise)
     t, s, rho = extended_nodes(sde, ts, denoise)
-    degrees = _degrees(len(t) - 1, order, lower_order_final, denoise)
+    degrees = rising(order, len(t) - 1, lower_order_final, denoise)
     p, P = np.ones(len(degrees)), np.zeros((len(degrees), degrees.max() + 1))
     for degree in set(degrees.tolist()):
         i = np.flatnonzero(degrees == degree)
         used = rho[i[:, None] - np.arange(degree + 1)]
         p[i], P[i, : degree + 1] = _collocation(sde, used, rho[i + 1], lam)
-    return _x_0_table(f"tAB{order}(lambda={lam:g})", t, s, rho, p, P, _noise(rho, lam**2))
+    return _x_0_table(f"tAB{order}(lambda={lam:g})", t, s, rho, p, P, lam**2)
 
 
 def dpm_solver_pp_sde(
@@ -91,7 +91,7 @@ def dpm_solver_pp_sde(
     if variant not in ("midpoint", "heun"):
         raise ValueError(f"variant must be midpoint or heun, got {variant!r}")
     t, s, rho = extended_nodes(sde, ts, denoise)
-    degrees = _degrees(len(t) - 1, 1, lower_order_final, denoise or rho[-1] == 0)
+    degrees = rising(1, len(t) - 1, lower_order_final, denoise or rho[-1] == 0)
     ratio = (rho[1:] / rho[:-1]).astype(np.float64)
     p = ratio ** (1 + eta)
     P = np.stack([1 - p, np.zeros(len(p))], axis=1)[:, : degrees.max() + 1]
@@ -100,7 +100,7 @@ def dpm_solver_pp_sde(
     slope = 0.5 * P[i, 0] if variant == "midpoint" else 1 - P[i, 0] / ((1 + eta) * h)
     P[i] += (slope * h / h_last)[:, None] * [1.0, -1.0][: P.shape[1]]
     name = "DPM++2M-SDE" if variant == "midpoint" else "DPM++2M-SDE-heun"
-    return _x_0_table(f"{name}(eta={eta:g})", t, s, rho, p, P, _noise(rho, eta))
+    return _x_0_table(f"{name}(eta={eta:g})", t, s, rho, p, P, eta)
 
 
 def _collocation(sde: SDE, nodes: np.ndarray, end: np.ndarray, lam: float) -> tuple[np.ndarray, np.ndarray]:
@@ -121,23 +121,9 @@ def _collocation(sde: SDE, nodes: np.ndarray, end: np.ndarray, lam: float) -> tu
     return 1 - P.sum(axis=1), P
 
 
-def _degrees(num_row: int, degree: int, lower_order_final: bool, last_is_0: bool) -> np.ndarray:
-    """[num_row] the polynomials' degrees: rising at the start, and where asked falling at the end."""
-    degrees = np.minimum(degree, np.arange(num_row))
-    if lower_order_final:
-        degrees = np.minimum(degrees, np.arange(num_row)[::-1])
-    if last_is_0:
-        degrees[-1] = 0
-    return degrees
-
-
-def _noise(rho: np.ndarray, lam_square: float) -> np.ndarray:
-    """[steps] standard deviation of the lambda-SDE's noise that is left at the end of each step."""
-    return rho[1:] * np.sqrt(1 - (rho[1:] / rho[:-1]) ** (2 * lam_square))
-
-
 def _x_0_table(
-    name: str, t: np.ndarray, s: np.ndarray, rho: np.ndarray, p: np.ndarray, P: np.ndarray, g: np.ndarray
+    name: str, t: np.ndarray, s: np.ndarray, rho: np.ndarray, p: np.ndarray, P: np.ndarray, lam_square: float
 ) -> Table:
-    rho, g = rho.astype(np.float64), g.astype(np.float64)
+    """Rows v' = p v + sum_j P_j x_0j + g z, g the lambda-SDE's noise that is left at the end of each step."""
+    g = rho[1:] * np.sqrt(1 - (rho[1:] / rho[:-1]) ** (2 * lam_square))
     return Table(name, t, s, rho, a=np.ones(len(p)), b=-rho[:-1], p=p, q=p, P=P, Q=P, g=g)
