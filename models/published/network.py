@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from formats.files import atomic_path, read_json, read_safetensors, sha256
+from models.checkpoints import checkpoint
 from models.config import UNetConfig, validate
 from models.published.options import errors_naming
 from models.published.translate import Rule, expected_shapes, flat, translate
@@ -66,6 +67,20 @@ def read_published(folder: Path) -> PublishedNetwork:
     with errors_naming(path):
         params = translate({name: Rule((name,)) for name in expected_shapes(model)}, tensors, model)
     return PublishedNetwork(config["family"], config["source"], model, config["sde"], params, config["dataset"])
+
+
+def read_checkpoint(folder: Path, step: int) -> PublishedNetwork:
+    """Read the network in a run's checkpoint, with its EMA parameters.
+
+    Raises FileNotFoundError if there is no such checkpoint, ValueError if it is damaged.
+    """
+    from models.unet import shapes
+
+    config = checkpoint.read_config(folder, step)
+    model = UNetConfig(**config["model"])
+    params = checkpoint.restore(folder, step, {"ema": shapes(model)})["ema"]
+    source = f"{folder.absolute().parent.name}, step {step}"
+    return PublishedNetwork("deis", source, model, config["sde"], params, config["dataset"])
 
 
 def read_published_config(folder: Path) -> dict[str, Any]:

@@ -12,12 +12,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 import deis
-from models.checkpoints import checkpoint
 from models.config import UNetConfig
-from models.published.network import read_published
+from models.published.network import read_checkpoint, read_published
 from models.sampling.build import build_sde
 from models.score import Network, Params, eps_fn
-from models.unet import network_of, shapes
+from models.unet import network_of
 
 
 class Trained(NamedTuple):
@@ -52,13 +51,8 @@ def load_trained(path: Path, step: int | None) -> Trained:
 
     Kept, so that the jobs of a sweep share it and what was compiled for it.
     """
-    if step is None:
-        published = read_published(path)
-        return trained(published.model, build_sde(published.sde), published.params)
-    config = checkpoint.read_config(path, step)
-    model = UNetConfig(**config["model"])
-    params = checkpoint.restore(path, step, {"ema": shapes(model)})["ema"]
-    return trained(model, build_sde(config["sde"]), params)
+    found = read_published(path) if step is None else read_checkpoint(path, step)
+    return trained(found.model, build_sde(found.sde), found.params)
 
 
 def starts(net: Trained, seeds: list[int], label: int | None = None) -> Start:
