@@ -14,8 +14,8 @@ from formats.torch_pickle import Record, read_torch
 from models.config import UNetConfig, validate
 from models.layout import stages
 from models.published import allowed
+from models.published.allowed import REQUIRED, Options, Table, checked, errors_naming, refuse_unknown, require
 from models.published.network import PublishedNetwork
-from models.published.options import REQUIRED, Options, Table, checked, errors_naming, refuse_unknown, require
 from models.published.translate import TORCH, Modules, Rule, Rules, Tensors, rules_for, torch_layout, translate
 
 _FORMS: dict[str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ import numpy as np
 from formats.files import atomic_path, read_json, read_safetensors, sha256
 from models.checkpoints import checkpoint
 from models.config import UNetConfig, validate
-from models.published.options import errors_naming
+from models.published.allowed import errors_naming
 from models.published.translate import Rule, expected_shapes, flat, translate
 
 

@@ -31,15 +31,13 @@ def translate(rules: Rules, tensors: Tensors, model: UNetConfig, unused: Collect
 
     rules: those for parameters that `model` does not have are ignored.
     unused: tensors that are known to have no part in sampling.
-    Raises ValueError, naming the tensor, for one that is missing, has another shape than `model` needs, holds NaN, or
-    is left over.
+    Raises ValueError, naming the tensor, for one that is missing, left over, of another shape, or that holds NaN;
+    KeyError for a parameter without a rule.
     """
     from flax.traverse_util import unflatten_dict
 
     expected = expected_shapes(model)
-    if undescribed := sorted(expected.keys() - rules.keys()):
-        raise AssertionError(f"there are no rules for {_few(undescribed)}")
-    rules = {ours: rule for ours, rule in rules.items() if ours in expected}
+    rules = {ours: rules[ours] for ours in expected}
     named = {name for rule in rules.values() for name in rule.theirs}
     if missing := sorted(named - tensors.keys()):
         raise ValueError(f"tensor {_few(missing)} is missing")
