@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,9 @@ from models.checkpoints.checkpoint import State
 
 _SMALL_FILES = 200_000  # bytes of a checkpoint beside its arrays, and to spare
 _UNNAMED = ocp.utils.TMP_DIR_SUFFIX  # a step has it in its name while Orbax writes it
-_TRASH = ".partial-old"  # old steps lose their name in one move, before their files are deleted
 
 
-class Saver:
+class Saver(AbstractContextManager["Saver"]):
     """Saves checkpoints in the background, one at a time; a context, at whose end the last one is written.
 
     keep: how many of the newest to keep; keep_best: keep the one with the lowest score so far too.
@@ -62,9 +62,6 @@ class Saver:
         if failed:
             raise error or OSError("process 0 could not write the last checkpoint; its error says why")
 
-    def __enter__(self) -> "Saver":
-        return self
-
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.wait()
@@ -73,9 +70,9 @@ class Saver:
 
     def _begin(self, step: int, state: State, config: dict[str, Any], score: float | None) -> ocp.CheckpointManager:
         """A manager that is writing the checkpoint of `step`, and then deletes those that are no longer kept."""
-        best = checkpoint.best_step(self._folder)
-        if best is None or (score is not None and -math.inf < score < checkpoint.score(self._folder, best)):
-            best = step
+        scores = checkpoint.scores(self._folder) | {step: score}
+        finite = {at: value for at, value in scores.items() if value is not None and math.isfinite(value)}
+        best = min(finite, key=finite.__getitem__, default=step)  # the first of equals
         kept = ocp.checkpoint_managers
         policies = [kept.LatestN(self._keep), kept.CustomSteps([best] if self._keep_best else [])]
 
@@ -89,7 +86,7 @@ class Saver:
             create=False,
             step_format_fixed_length=8,
             preservation_policy=kept.AnyPreservationPolicy(policies),
-            todelete_subdir=_TRASH,
+            todelete_subdir=".partial-old",  # old steps lose their name in one move, before their files are deleted
             save_root_metadata=False,
             lightweight_initialize=True,  # Orbax's notes on other steps are not read: no checksum covers them
             async_options=ocp.options.AsyncOptions(post_finalization_callback=seal),

@@ -139,14 +139,12 @@ def _options(config: dict[str, Any] | str) -> Options:
         for name, value in config[section].items():
             given[f"{section}.{name}"] = list(value) if isinstance(value, tuple) else value
     given.setdefault("training.sde", "vesde" if given.get("model.scale_by_sigma") else "vpsde")
-    name = checked(given, {"model.name": (REQUIRED, _CHOICES["model.name"])})["model.name"]
-    published = _DDPM if name == "ddpm" else _NCSNPP
+    published = _DDPM if given.get("model.name") == "ddpm" else _NCSNPP
     kinds = {option: allowed.like(value) for option, value in published.items()} | _CHOICES
     options = checked(given, {option: (REQUIRED, kinds[option]) for option in published})
-    dependent: Options = dict(_VE if options["training.sde"] == "vesde" else _VP)
+    require(options, _VE if options["training.sde"] == "vesde" else _VP)
     if options.get("model.progressive_input") == "residual":
-        dependent["model.fir"] = True
-    require(options, dependent)
+        require(options, {"model.fir": True})
     network = {option: value for option, value in given.items() if option.startswith("model.")}
     refuse_unknown(network, published.keys() | _WITHOUT_EFFECT)
     return options

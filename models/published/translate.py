@@ -31,13 +31,14 @@ def translate(rules: Rules, tensors: Tensors, model: UNetConfig, unused: Collect
 
     rules: those for parameters that `model` does not have are ignored.
     unused: tensors that are known to have no part in sampling.
-    Raises ValueError, naming the tensor, for one that is missing, left over, of another shape, or that holds NaN;
-    KeyError for a parameter without a rule.
+    Raises ValueError, naming the tensor, for one that is missing, left over, of another shape, or that holds NaN.
     """
     from flax.traverse_util import unflatten_dict
 
     expected = expected_shapes(model)
-    rules = {ours: rules[ours] for ours in expected}
+    if undescribed := sorted(expected.keys() - rules.keys()):
+        raise AssertionError(f"there are no rules for {_few(undescribed)}")
+    rules = {ours: rule for ours, rule in rules.items() if ours in expected}
     named = {name for rule in rules.values() for name in rule.theirs}
     if missing := sorted(named - tensors.keys()):
         raise ValueError(f"tensor {_few(missing)} is missing")
@@ -68,12 +69,11 @@ def expected_shapes(model: UNetConfig) -> dict[str, tuple[int, ...]]:
     return {path: leaf.shape for path, leaf in flat(shapes(model)).items()}
 
 
-def flat(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(params: dict[str, Any]) -> dict[str, Any]:
     """Return {"a": {"b": x}} as {"a.b": x}."""
-    leaves: dict[str, Any] = {}
-    for name, value in params.items():
-        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return leaves
+    from flax.traverse_util import flatten_dict
+
+    return flatten_dict(params, sep=".")
 
 
 def rules_for(modules: Modules, leaves: dict[str, str], layout: Callable[[np.ndarray], np.ndarray]) -> Rules:

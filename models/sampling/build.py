@@ -9,8 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import field, make_dataclass, replace
 from functools import partial
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, get_args, get_type_hints, is_typeddict
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -142,6 +141,6 @@ def _option_types(function: Callable[..., Any]) -> dict[str, Any]:
 
 def _plain(hint: Any) -> Any:
     """A type that can be typed on a command line: of several, the first of these that is allowed."""
-    allowed = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    allowed = get_args(hint) or (hint,)
     plain = next(one for one in (str, bool, int, float) if one in allowed)
     return plain | None if type(None) in allowed else plain

@@ -68,10 +68,6 @@ output: |error of the network's output|^2, so of x_0 for x_0, of v for v.
 """
 
 
-def _uniform(cfg: ObjectiveConfig, sde: SDE, u: PerImage) -> tuple[PerImage, Any]:
-    return sde.t_0 + (sde.T - sde.t_0) * u, 1.0
-
-
 def _importance(cfg: ObjectiveConfig, sde: SDE, u: PerImage) -> tuple[PerImage, Any]:
     low, high = map(math.log, _rho_range(sde))
     t = sde.t_of_rho(jnp.exp(low + (high - low) * u))
@@ -89,7 +85,7 @@ def _log_normal(cfg: ObjectiveConfig, sde: SDE, u: PerImage) -> tuple[PerImage, 
 
 
 TIME_DISTRIBUTIONS: dict[str, Callable[[ObjectiveConfig, SDE, PerImage], tuple[PerImage, Any]]] = {
-    "uniform": _uniform,
+    "uniform": lambda cfg, sde, u: (sde.t_0 + (sde.T - sde.t_0) * u, 1.0),
     "importance": _importance,
     "discrete": _discrete,
     "log_normal": _log_normal,

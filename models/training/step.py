@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import data
 from deis import SDE
-from models.score import Images, Labels, Network, Params, per_image
+from models.score import Labels, Network, Params, per_image
 from models.training.config import ObjectiveConfig, OptimizerConfig
 from models.training.devices import REPLICATED, SHARDED
 from models.training.objective import Examples, weighted_loss
@@ -124,7 +124,9 @@ def make_train_step(
 
         def loss_of(params: Params) -> tuple[Array, dict[str, Array]]:
             x_0, indices = data.to_float(chosen(images)), micro_batch(jnp.arange(batch_size))
-            x_0 = _mirrored(flip_key, x_0, indices) if flip else x_0
+            if flip:
+                mirrored = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(flip_key, i)))(indices)
+                x_0 = jnp.where(per_image(mirrored), x_0[:, :, ::-1], x_0)
             examples = Examples(x_0, None if labels is None else chosen(labels), indices)
             return weighted_loss(network, sde, objective, batch_size, params, examples, loss_key)
 
@@ -158,12 +160,6 @@ def make_evaluation(network: Network, sde: SDE, objective: ObjectiveConfig) -> C
         return weighted_loss(network, sde, objective, len(images), params, batch, key, train=False)[0]
 
     return evaluate
-
-
-def _mirrored(key: PRNGKeyArray, images: Images, indices: Int[Array, " b"]) -> Images:
-    """Each image as it is or mirrored left to right, by a random number that follows from its index."""
-    chosen = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i)))(indices)
-    return jnp.where(per_image(chosen), images[:, :, ::-1], images)
 
 
 def ema_at(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
