@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_network(source: Path, config: str | None = None, time: str = "t") -> PublishedNetwork:
+def read_network(source: Path, config: str | None, time: str) -> PublishedNetwork:
     """Read the network at `source`, in whichever format. Raises ValueError or FileNotFoundError with one sentence."""
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist")

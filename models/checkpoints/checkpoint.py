@@ -100,10 +100,8 @@ def path_of(folder: Path, step: int) -> Path:
 
 
 def seal(path: Path, config: dict[str, Any], score: float | None) -> None:
-    """Complete a checkpoint whose arrays are in `path`/state with its configuration and its manifest.
-
-    Orbax's own notes beside state/ change later and are never read; the manifest leaves them out.
-    """
+    """Complete a checkpoint whose arrays are in `path`/state with its configuration and its manifest."""
+    # Orbax's own notes beside state/ change later and are never read
     (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     files = [path / "config.json", *sorted(file for file in (path / "state").rglob("*") if file.is_file())]
     content = {"score": score, "files": {str(file.relative_to(path)): sha256(file) for file in files}}

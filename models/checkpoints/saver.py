@@ -36,10 +36,10 @@ class Saver(AbstractContextManager["Saver"]):
         self._what = ""
 
     def save(self, step: int, state: State, config: dict[str, Any], score: float | None = None) -> None:
-        """Copy the state to host memory and have it written; it may be donated or changed as soon as this returns.
+        """Copy the state to host memory and have it written, when the write before has ended.
 
-        state: its arrays may be sharded over the devices of several processes. score: the lower, the better.
-        Waits until the write before has ended.
+        state: it may be sharded over several processes, and donated or changed as soon as this returns.
+        score: the lower, the better.
         """
         self.wait()
         state = jax.tree.map(_host_array, state)
@@ -58,8 +58,7 @@ class Saver(AbstractContextManager["Saver"]):
         """Return when what was given to `save` is on disk. Raises OSError if it could not be written."""
         error = self._end()
         # told to all, or the others would go on and wait minutes for a process that has left
-        failed = multihost_utils.broadcast_one_to_all(np.int32(error is not None))
-        if failed:
+        if multihost_utils.broadcast_one_to_all(np.int32(error is not None)):
             raise error or OSError("process 0 could not write the last checkpoint; its error says why")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -113,9 +112,8 @@ class Saver(AbstractContextManager["Saver"]):
         # what the system said, which TensorStore wraps in a paragraph
         code = re.search(r"os_error_code='(\d+)'", str(writing))
         reason = os.strerror(int(code[1])) if code else getattr(writing, "strerror", None) or str(writing)
-        free = f"{shutil.disk_usage(self._folder).free / 1e6:.1f} MB are free there"
-        said = f"cannot be written to {self._folder}: {reason}; {free}; earlier checkpoints are kept"
-        return OSError(f"{self._what} {said}")
+        free = f"{shutil.disk_usage(self._folder).free / 1e6:.1f} MB are free there; earlier checkpoints are kept"
+        return OSError(f"{self._what} cannot be written to {self._folder}: {reason}; {free}")
 
 
 def _host_array(leaf: Any) -> np.ndarray:

@@ -37,7 +37,6 @@ def is_count(value: Any) -> bool:
 
 
 def _are_counts(value: Any) -> bool:
-    """Whether the value is a list, empty or of integers of at least 1."""
     return isinstance(value, list) and all(map(is_count, value))
 
 

@@ -70,10 +70,7 @@ def read_published(folder: Path) -> PublishedNetwork:
 
 
 def read_checkpoint(folder: Path, step: int) -> PublishedNetwork:
-    """Read the network in a run's checkpoint, with its EMA parameters.
-
-    Raises FileNotFoundError if there is no such checkpoint, ValueError if it is damaged.
-    """
+    """Read the network of a run, with its EMA parameters. Raises FileNotFoundError, or ValueError if it is damaged."""
     from models.unet import shapes
 
     config = checkpoint.read_config(folder, step)
@@ -87,12 +84,10 @@ def read_published_config(folder: Path) -> dict[str, Any]:
     """Read config.json of a published network. Raises FileNotFoundError, or ValueError if it is not such a file."""
     path = folder / "config.json"
     config = read_json(path)
-    is_complete = {"family", "source", "sde", "dataset", "sha256"} <= config.keys()
     try:
         with errors_naming(path):
             validate(UNetConfig(**config["model"]))
+        return {name: config[name] for name in ("family", "source", "model", "sde", "dataset", "sha256")}
     except (KeyError, TypeError):  # for an option that is missing, unknown or of another type
-        is_complete = False
-    if not is_complete:
-        raise ValueError(f"{path} does not describe a network of this project; convert it: python -m models.convert")
-    return config
+        said = f"{path} does not describe a network of this project; convert it: python -m models.convert"
+        raise ValueError(said) from None

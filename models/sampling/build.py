@@ -24,8 +24,7 @@ SDES: dict[str, Callable[..., deis.SDE]] = {
 }
 
 SHARED = {"method": str, "nfe": int, "round_nfe": bool, "ts_phase": str, "ts_order": float, "t_0": float | None}
-"""The options that every solver has, conf/sampler/euler.yaml explains them; the others are keyword arguments of its
-function in `deis.tables`."""
+"""The options that every solver has beside its own; conf/sampler/euler.yaml explains them."""
 
 
 def build_sde(options: Mapping[str, Any]) -> deis.SDE:

@@ -47,10 +47,7 @@ def trained(model: UNetConfig, sde: deis.SDE, params: Params) -> Trained:
 
 @lru_cache(maxsize=1)
 def load_trained(path: Path, step: int | None) -> Trained:
-    """The network of a `models.sampling.source.Source`, with its EMA parameters.
-
-    Kept, so that the jobs of a sweep share it and what was compiled for it.
-    """
+    """The network of a `Source`, with its EMA parameters; kept, so that the jobs of a sweep share what is compiled."""
     found = read_published(path) if step is None else read_checkpoint(path, step)
     return trained(found.model, build_sde(found.sde), found.params)
 

@@ -1,7 +1,6 @@
 """Processes and devices: how processes find each other, and how arrays are sharded over all their devices.
 
-The devices of all processes form one mesh axis, "data". One device is an axis of length one: nothing here, and nothing
-in a caller, is different for it.
+The devices of all processes form one mesh axis, "data"; one device is an axis of length one, and no special case.
 """
 
 import math
@@ -36,9 +35,9 @@ def connect(
         "explicit": process `process_id` of `num_processes`, each using all devices it sees; `coordinator` is
             "HOST:PORT" of process 0, which must be free there and reachable from all others.
 
-    Blocks until all processes have called it. JAX aborts a process whose others do not come within 5 minutes; when one
-    has died, or left early, the others wait for it and are aborted too, after 2 to 5 minutes. Raises ValueError for a
-    mode that this environment or the other arguments do not allow, RuntimeError if JAX has started already.
+    Blocks until all processes have called it; JAX aborts them if one does not come within 5 minutes, and 2 to 5 minutes
+    after one has died or left early. Raises ValueError for a mode that this environment or the other arguments do not
+    allow, RuntimeError if JAX has started already.
     """
     if mode not in MODES:
         raise ValueError(f"distributed must be one of {', '.join(MODES)}, got {mode!r}")
@@ -86,8 +85,7 @@ def shardings(shapes: Tree, mesh: Mesh | AbstractMesh, fsdp: bool) -> Tree:
 
     Without fsdp every array is replicated on all devices. With fsdp ("fully sharded data parallel", arXiv 2304.11277)
     each large array is sharded along its longest axis that the number of devices divides; arrays without such an axis,
-    and small ones, stay replicated. A parameter, its moving average and Adam's moments have one shape, and so one
-    sharding. Nothing is computed or moved here.
+    and small ones, stay replicated. A parameter, its moving average and Adam's moments are thus sharded alike.
     """
 
     def spec(shape: tuple[int, ...]) -> PartitionSpec:

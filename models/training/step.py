@@ -28,8 +28,8 @@ class TrainState(NamedTuple):
 
     step: int32, the number of steps done. params, ema: the network's parameters and their moving average, float32.
     key: raw key data; the randomness of step n is `fold_in(key, n)`.
-    skipped, skipped_in_a_row: int32, the number of steps whose update was skipped because the loss or its gradient was
-        not finite, in all and since the last update.
+    skipped, skipped_in_a_row: int32, the number of updates skipped since loss or gradient was not finite, in all and
+        since the last update.
     """
 
     step: Int[Array, ""]
@@ -99,8 +99,8 @@ def make_train_step(
     """The training step of a network.
 
     flip: mirror every image left to right with probability 1/2.
-    accumulate: gradient accumulation: the number of micro-batches that the batch is taken in, one after the other, to
-        need less memory. The batch size must be a multiple of it times the number of devices.
+    accumulate: the number of micro-batches of gradient accumulation. The batch size must be a multiple of it times the
+        number of devices.
     shardings: those of the state, from `models.training.devices.shardings`.
 
     Random numbers follow from (state.key, state.step) and an image's index in the batch, whatever device computes it.
