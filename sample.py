@@ -18,8 +18,7 @@ from eval.figures import denoising_gif, image_grid, save_png
 from eval.job import MeasuringJob, check_measuring, dataset_of, origin, require_positive
 from eval.metrics.measurement import VALUES, Measurement, MetricConfig, lines, open_measurement, validate_metrics
 from formats.files import write_atomically
-from models.sampling.build import build_sde, build_table
-from models.sampling.seeds import parse_seeds
+from models.sampling.build import build_sde, build_table, parse_seeds
 from models.sampling.source import SHIPPED, Source, find
 from runs import cli, folder
 from runs.errors import NonFiniteError, Stopped, checking

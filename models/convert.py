@@ -16,10 +16,9 @@ from pathlib import Path
 
 from formats.files import read_json
 from models.checkpoints import checkpoint
-from models.config import UNetConfig
 from models.published.diffusers import read_diffusers
 from models.published.edm import read_edm
-from models.published.network import PublishedNetwork, write_published
+from models.published.network import PublishedNetwork, read_checkpoint, write_published
 from models.published.score_sde import PUBLISHED, read_score_sde
 from models.published.translate import flat
 
@@ -47,14 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_network(source: Path, config: str | None = None, time: str = "t") -> PublishedNetwork:
+def read_network(source: Path, config: str | None, time: str) -> PublishedNetwork:
     """Read the network at `source`, in whichever format. Raises ValueError or FileNotFoundError with one sentence."""
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist")
     if source.is_dir():
         checkpoints = source if source.name == "checkpoints" else source / "checkpoints"
         if (step := checkpoint.latest_step(checkpoints)) is not None:
-            return _read_run(source, checkpoints, step)
+            return read_checkpoint(checkpoints, step)
         if (source / "model.safetensors").is_file():
             raise ValueError(f"{source} is in the published form already")
         return read_diffusers(source, time=time)
@@ -73,17 +72,6 @@ def read_network(source: Path, config: str | None = None, time: str = "t") -> Pu
             f"JSON file or one of {', '.join(PUBLISHED)}"
         )
     return read_score_sde(source, read_json(path))
-
-
-def _read_run(folder: Path, checkpoints: Path, step: int) -> PublishedNetwork:
-    import jax
-
-    from models.unet import shapes
-
-    config = checkpoint.read_config(checkpoints, step)
-    model = UNetConfig(**config["model"])
-    params = jax.device_get(checkpoint.restore(checkpoints, step, {"ema": shapes(model)})["ema"])
-    return PublishedNetwork("deis", f"{folder.name}, step {step}", model, config["sde"], params, config["dataset"])
 
 
 def described(network: PublishedNetwork) -> str:

@@ -15,8 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import deis
 from eval.paper.spec import AdaptiveRow, Paper
-from models.sampling.build import build_table, check_sampler, end_sde
-from models.sampling.options import Options
+from models.sampling.build import Options, build_table, check_sampler, end_sde
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,15 @@
 <folder>/<step>/manifest.json    {"score", "files": {name: SHA-256 digest}, "sha256": digest of the rest}
 <folder>/<step>.damaged/         a checkpoint that `restore_latest` passed over
 
-`models.checkpoints.saver` writes them. Orbax and JAX are imported when arrays are read, so that a command can be
-refused without them.
+Orbax and JAX are imported when arrays are read, so that a command can be refused without them.
 """
 
 import hashlib
 import json
 import logging
-import math
 import os
 import shutil
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,26 +36,17 @@ def latest_step(folder: Path) -> int | None:
     return max(steps(folder), default=None)
 
 
-def best_step(folder: Path) -> int | None:
-    """The step of the checkpoint with the lowest score, the first of equals; None if none has a finite score."""
-    scores = {step: score(folder, step) for step in steps(folder)}
-    return min((step for step in scores if math.isfinite(scores[step])), key=scores.__getitem__, default=None)
-
-
-def score(folder: Path, step: int) -> float:
-    """The checkpoint's score; infinite if it has none, or if its manifest is damaged."""
-    try:
-        found = _read_manifest(path_of(folder, step))["score"]
-    except ValueError:
-        return math.inf
-    return math.inf if found is None else found
+def scores(folder: Path) -> dict[int, float | None]:
+    """The scores of all complete checkpoints, by step, but for those whose manifest is damaged."""
+    found = {}
+    for step in steps(folder):
+        with suppress(ValueError):
+            found[step] = _read_manifest(path_of(folder, step))["score"]
+    return found
 
 
 def read_config(folder: Path, step: int) -> dict[str, Any]:
-    """The configuration saved with the checkpoint.
-
-    Raises FileNotFoundError if there is no such checkpoint, ValueError if the file is damaged.
-    """
+    """The configuration of a checkpoint. Raises FileNotFoundError if there is none, ValueError if it is damaged."""
     return read_json(_require(folder, step) / "config.json")
 
 
@@ -110,10 +100,8 @@ def path_of(folder: Path, step: int) -> Path:
 
 
 def seal(path: Path, config: dict[str, Any], score: float | None) -> None:
-    """Complete a checkpoint whose arrays are in `path`/state with its configuration and its manifest.
-
-    Orbax's own notes beside state/ change later and are never read; the manifest leaves them out.
-    """
+    """Complete a checkpoint whose arrays are in `path`/state with its configuration and its manifest."""
+    # Orbax's own notes beside state/ change later and are never read
     (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     files = [path / "config.json", *sorted(file for file in (path / "state").rglob("*") if file.is_file())]
     content = {"score": score, "files": {str(file.relative_to(path)): sha256(file) for file in files}}

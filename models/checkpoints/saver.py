@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,9 @@ from models.checkpoints.checkpoint import State
 
 _SMALL_FILES = 200_000  # bytes of a checkpoint beside its arrays, and to spare
 _UNNAMED = ocp.utils.TMP_DIR_SUFFIX  # a step has it in its name while Orbax writes it
-_TRASH = ".partial-old"  # old steps lose their name in one move, before their files are deleted
 
 
-class Saver:
+class Saver(AbstractContextManager["Saver"]):
     """Saves checkpoints in the background, one at a time; a context, at whose end the last one is written.
 
     keep: how many of the newest to keep; keep_best: keep the one with the lowest score so far too.
@@ -36,10 +36,10 @@ class Saver:
         self._what = ""
 
     def save(self, step: int, state: State, config: dict[str, Any], score: float | None = None) -> None:
-        """Copy the state to host memory and have it written; it may be donated or changed as soon as this returns.
+        """Copy the state to host memory and have it written, when the write before has ended.
 
-        state: its arrays may be sharded over the devices of several processes. score: the lower, the better.
-        Waits until the write before has ended.
+        state: it may be sharded over several processes, and donated or changed as soon as this returns.
+        score: the lower, the better.
         """
         self.wait()
         state = jax.tree.map(_host_array, state)
@@ -58,12 +58,8 @@ class Saver:
         """Return when what was given to `save` is on disk. Raises OSError if it could not be written."""
         error = self._end()
         # told to all, or the others would go on and wait minutes for a process that has left
-        failed = multihost_utils.broadcast_one_to_all(np.int32(error is not None))
-        if failed:
+        if multihost_utils.broadcast_one_to_all(np.int32(error is not None)):
             raise error or OSError("process 0 could not write the last checkpoint; its error says why")
-
-    def __enter__(self) -> "Saver":
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
@@ -73,9 +69,9 @@ class Saver:
 
     def _begin(self, step: int, state: State, config: dict[str, Any], score: float | None) -> ocp.CheckpointManager:
         """A manager that is writing the checkpoint of `step`, and then deletes those that are no longer kept."""
-        best = checkpoint.best_step(self._folder)
-        if best is None or (score is not None and -math.inf < score < checkpoint.score(self._folder, best)):
-            best = step
+        scores = checkpoint.scores(self._folder) | {step: score}
+        finite = {at: value for at, value in scores.items() if value is not None and math.isfinite(value)}
+        best = min(finite, key=finite.__getitem__, default=step)  # the first of equals
         kept = ocp.checkpoint_managers
         policies = [kept.LatestN(self._keep), kept.CustomSteps([best] if self._keep_best else [])]
 
@@ -89,7 +85,7 @@ class Saver:
             create=False,
             step_format_fixed_length=8,
             preservation_policy=kept.AnyPreservationPolicy(policies),
-            todelete_subdir=_TRASH,
+            todelete_subdir=".partial-old",  # old steps lose their name in one move, before their files are deleted
             save_root_metadata=False,
             lightweight_initialize=True,  # Orbax's notes on other steps are not read: no checksum covers them
             async_options=ocp.options.AsyncOptions(post_finalization_callback=seal),
@@ -116,9 +112,8 @@ class Saver:
         # what the system said, which TensorStore wraps in a paragraph
         code = re.search(r"os_error_code='(\d+)'", str(writing))
         reason = os.strerror(int(code[1])) if code else getattr(writing, "strerror", None) or str(writing)
-        free = f"{shutil.disk_usage(self._folder).free / 1e6:.1f} MB are free there"
-        said = f"cannot be written to {self._folder}: {reason}; {free}; earlier checkpoints are kept"
-        return OSError(f"{self._what} {said}")
+        free = f"{shutil.disk_usage(self._folder).free / 1e6:.1f} MB are free there; earlier checkpoints are kept"
+        return OSError(f"{self._what} cannot be written to {self._folder}: {reason}; {free}")
 
 
 def _host_array(leaf: Any) -> np.ndarray:

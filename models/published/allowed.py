@@ -1,9 +1,13 @@
-"""The values that an option may have: a predicate, and words that describe them in an error message."""
+"""The check of a network's options as another project wrote them, against a table of what can be imported."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-Allowed = tuple[Callable[[Any], bool], str]
+Options = dict[str, Any]
+Allowed = tuple[Callable[[Any], bool], str]  # whether an option may have a value, and words for the values it may have
+Table = dict[str, tuple[Any, Allowed]]  # the default of every option, and the values allowed
+REQUIRED = object()  # the default of an option that must be given
 
 
 def one_of(*values: Any) -> Allowed:
@@ -32,8 +36,7 @@ def is_count(value: Any) -> bool:
     return type(value) is int and value >= 1
 
 
-def are_counts(value: Any) -> bool:
-    """Whether the value is a list, empty or of integers of at least 1."""
+def _are_counts(value: Any) -> bool:
     return isinstance(value, list) and all(map(is_count, value))
 
 
@@ -44,8 +47,42 @@ def _is_number(value: Any) -> bool:
 COUNT: Allowed = (is_count, "a whole number of at least 1")
 COUNT_OR_ZERO: Allowed = (lambda value: type(value) is int and value >= 0, "a whole number of at least 0")
 COUNT_OR_NONE: Allowed = (lambda value: value is None or is_count(value), "None or a whole number of at least 1")
-COUNTS: Allowed = (lambda value: are_counts(value) and value != [], "a list of whole numbers of at least 1")
-COUNTS_OR_EMPTY: Allowed = (are_counts, "a list, empty or of whole numbers of at least 1")
+COUNTS: Allowed = (lambda value: _are_counts(value) and value != [], "a list of whole numbers of at least 1")
+COUNTS_OR_EMPTY: Allowed = (_are_counts, "a list, empty or of whole numbers of at least 1")
 DROPOUT: Allowed = (lambda value: _is_number(value) and 0 <= value < 1, "a number of at least 0 and below 1")
 FLAG = one_of(False, True)
 FRACTION: Allowed = (lambda value: _is_number(value) and 0 < value < 1, "a number between 0 and 1")
+
+
+def checked(config: Options, table: Table) -> Options:
+    """Return the options of `table`, from `config` or by default; other entries of `config` are ignored.
+
+    Raises ValueError, naming the option and what is allowed, for one that is missing or not allowed.
+    """
+    options = {name: config.get(name, default) for name, (default, _) in table.items()}
+    for name, (_, (is_allowed, words)) in table.items():
+        if options[name] is REQUIRED:
+            raise ValueError(f"{name} is missing; it must be {words}")
+        if not is_allowed(options[name]):
+            raise ValueError(f"{name} must be {words}, got {options[name]!r}")
+    return options
+
+
+def require(options: Options, values: Options) -> None:
+    """Raise ValueError for an option without the value that the other options demand; `options` need not have all."""
+    checked(options, {name: (REQUIRED, one_of(value)) for name, value in values.items() if name in options})
+
+
+def refuse_unknown(config: Options, known: Iterable[str]) -> None:
+    """Raise ValueError for an option that is not `known`."""
+    if unknown := sorted(config.keys() - set(known), key=str):
+        raise ValueError(f"{unknown[0]}={config[unknown[0]]!r} is an option that is not known here")
+
+
+@contextmanager
+def errors_naming(source: object) -> Iterator[None]:
+    """Put `source`, the file or the class that is read, before the message of every ValueError raised in the block."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None

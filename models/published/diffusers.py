@@ -7,7 +7,6 @@ Neither diffusers nor torch is needed to read them. Names and defaults of option
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,20 +15,16 @@ from formats.files import read_json, read_safetensors
 from models.config import UNetConfig
 from models.layout import Stage, stages
 from models.published import allowed
+from models.published.allowed import Options, Table, checked, errors_naming, refuse_unknown
 from models.published.network import PublishedNetwork
-from models.published.options import Options, Table, checked, errors_naming, refuse_unknown
 from models.published.translate import TORCH, Modules, Rule, Rules, Tensors, rules_for, torch_layout, translate
 
 _OUTPUTS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
 _SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 
 
-def _is_side(value: Any) -> bool:
-    return allowed.is_count(value) or (allowed.are_counts(value) and len(value) == 2 and value[0] == value[1])
-
-
 UNET: Table = {
-    "sample_size": (None, (_is_side, "the side of a square image in pixels")),
+    "sample_size": (None, (allowed.is_count, "the side of a square image in pixels")),
     "in_channels": (3, allowed.COUNT),
     "out_channels": (3, allowed.COUNT),
     "center_input_sample": (False, allowed.one_of(False)),
@@ -95,16 +90,15 @@ def read_diffusers(folder: Path, time: str = "t") -> PublishedNetwork:
 
     time: the noise conditioning, "t", or "t_plus_1", which DDIM's CelebA network was trained with.
     Raises FileNotFoundError for a missing file; ValueError, naming the option or tensor, for a network that cannot be
-    expressed here, or tensors that are damaged or do not fit config.json.
+    expressed here, and for tensors that are damaged or do not fit.
     """
     if time not in ("t", "t_plus_1"):
         raise ValueError(f"time must be t or t_plus_1 for a network of diffusers, got {time!r}")
-    is_pipeline = (folder / "unet").is_dir()
-    unet = folder / "unet" if is_pipeline else folder
+    unet, scheduler = (folder / "unet", folder / "scheduler") if (folder / "unet").is_dir() else (folder, folder)
     config = read_json(unet / "config.json")
     with errors_naming(unet / "config.json"):
         options = _unet(config)
-    sde, output = _scheduler((folder / "scheduler" if is_pipeline else folder) / "scheduler_config.json")
+    sde, output = _scheduler(scheduler / "scheduler_config.json")
     model = _model(options, time, output)
     path = unet / "diffusion_pytorch_model.safetensors"
     if not path.is_file() and path.with_suffix(".bin").is_file():
@@ -140,16 +134,14 @@ def _scheduler(path: Path) -> tuple[Options, str]:
 
 
 def _unet(config: Options) -> Options:
-    """Return all options of the UNet2DModel that a config.json describes, defaults included; sample_size is one side.
-
-    Raises ValueError for another class, and for an option that cannot be expressed here.
-    """
+    """Return all options of a UNet2DModel, defaults included; sample_size is one side. Raises ValueError."""
     if config.get("_class_name") != "UNet2DModel":
         raise ValueError(f"it must be of the class UNet2DModel, got _class_name={config.get('_class_name')!r}")
     refuse_unknown({name: value for name, value in config.items() if not name.startswith("_")}, UNET)
+    match config.get("sample_size"):
+        case [height, width] if height == width:
+            config = config | {"sample_size": width}
     options = checked(config, UNET)
-    if isinstance(options["sample_size"], list):
-        options["sample_size"] = options["sample_size"][0]
     widths, groups, head = (options[n] for n in ("block_out_channels", "norm_num_groups", "attention_head_dim"))
     up_types = [name.replace("Down", "Up") for name in reversed(options["down_block_types"])]
     factor = 2 ** (len(widths) - 1)
@@ -177,17 +169,13 @@ def _model(options: Options, time: str, output: str) -> UNetConfig:
         multipliers=[width // channels for width in options["block_out_channels"]],
         num_blocks=options["layers_per_block"],
         attention_resolutions=[size // 2**i for i, name in enumerate(types) if name == "AttnDownBlock2D"],
-        up_attention="every",
         head_channels=options["attention_head_dim"],
-        resample="conv",
         downsample_padding=options["downsample_padding"],
         num_groups=options["norm_num_groups"],
         min_group_channels=1,
         norm_eps=options["norm_eps"],
-        embedding="positional",
         freq_shift=options["freq_shift"],
         num_classes=options["num_class_embeds"] or 0,
-        class_embedding="after",
         dropout=options["dropout"],
         time=time,
         input="x",
@@ -214,10 +202,7 @@ def _rules(model: UNetConfig, tensors: Tensors, flip_sin_to_cos: bool) -> Rules:
 
 
 def _place(stage: Stage, model: UNetConfig) -> tuple[str, int]:
-    """Return the diffusers block that holds a stage, and the stage's number in it.
-
-    A block of diffusers ends with the resampling to the next level.
-    """
+    """Return the block that holds a stage, and the stage's number in it; a block ends with the resampling."""
     assert model.image_size is not None
     way, number = stage.name.split("_")[0], stage.name.split("_")[-1]
     level = (model.image_size // stage.size).bit_length() - 1

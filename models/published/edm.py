@@ -14,8 +14,8 @@ from formats.torch_pickle import Record, read_torch
 from models.config import UNetConfig, validate
 from models.layout import stages
 from models.published import allowed
+from models.published.allowed import REQUIRED, Options, Table, checked, errors_naming, refuse_unknown, require
 from models.published.network import PublishedNetwork
-from models.published.options import REQUIRED, Options, Table, checked, errors_naming, refuse_unknown, require
 from models.published.translate import TORCH, Modules, Rule, Rules, Tensors, rules_for, torch_layout, translate
 
 _FORMS: dict[str, dict[str, Any]] = {
@@ -56,7 +56,6 @@ SONG_UNET: Table = {
     "decoder_type": ("standard", allowed.one_of("standard")),
     "resample_filter": ([1, 1], allowed.one_of([1, 1], [1, 3, 3, 1])),
 }
-"""SongUNet's arguments."""
 
 _STAGE = {  # SongUNet's name of each module of a stage
     "norm_1": "norm0",
@@ -141,13 +140,10 @@ def _options(given: dict[str, Any]) -> Options:
     refuse_unknown(given, SONG_UNET)
     lists = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
     options = checked(lists, SONG_UNET)
-    dependent = {
-        "channel_mult_noise": 2 if options["embedding_type"] == "fourier" else 1,
-        "out_channels": options["in_channels"],
-    }
+    require(options, {"out_channels": options["in_channels"]})
+    require(options, {"channel_mult_noise": 2 if options["embedding_type"] == "fourier" else 1})
     if options["encoder_type"] == "residual":
-        dependent["resample_filter"] = [1, 3, 3, 1]
-    require(options, dependent)
+        require(options, {"resample_filter": [1, 3, 3, 1]})
     return options
 
 

@@ -1,7 +1,4 @@
-"""Reader of flax's msgpack checkpoints that does not trust the file.
-
-flax.serialization reads all of a file, with any dtype, and raises any exception if it is damaged.
-"""
+"""Reader of flax's msgpack checkpoints that trusts no file; flax.serialization reads any dtype and raises anything."""
 
 from pathlib import Path
 from typing import Any

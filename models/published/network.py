@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from formats.files import atomic_path, read_json, read_safetensors, sha256
+from models.checkpoints import checkpoint
 from models.config import UNetConfig, validate
-from models.published.options import errors_naming
+from models.published.allowed import errors_naming
 from models.published.translate import Rule, expected_shapes, flat, translate
 
 
@@ -68,16 +69,25 @@ def read_published(folder: Path) -> PublishedNetwork:
     return PublishedNetwork(config["family"], config["source"], model, config["sde"], params, config["dataset"])
 
 
+def read_checkpoint(folder: Path, step: int) -> PublishedNetwork:
+    """Read the network of a run, with its EMA parameters. Raises FileNotFoundError, or ValueError if it is damaged."""
+    from models.unet import shapes
+
+    config = checkpoint.read_config(folder, step)
+    model = UNetConfig(**config["model"])
+    params = checkpoint.restore(folder, step, {"ema": shapes(model)})["ema"]
+    source = f"{folder.absolute().parent.name}, step {step}"
+    return PublishedNetwork("deis", source, model, config["sde"], params, config["dataset"])
+
+
 def read_published_config(folder: Path) -> dict[str, Any]:
     """Read config.json of a published network. Raises FileNotFoundError, or ValueError if it is not such a file."""
     path = folder / "config.json"
     config = read_json(path)
-    is_complete = {"family", "source", "sde", "dataset", "sha256"} <= config.keys()
     try:
         with errors_naming(path):
             validate(UNetConfig(**config["model"]))
+        return {name: config[name] for name in ("family", "source", "model", "sde", "dataset", "sha256")}
     except (KeyError, TypeError):  # for an option that is missing, unknown or of another type
-        is_complete = False
-    if not is_complete:
-        raise ValueError(f"{path} does not describe a network of this project; convert it: python -m models.convert")
-    return config
+        said = f"{path} does not describe a network of this project; convert it: python -m models.convert"
+        raise ValueError(said) from None

@@ -16,9 +16,9 @@ import numpy as np
 from models.config import UNetConfig, validate
 from models.layout import stages
 from models.published import allowed
+from models.published.allowed import REQUIRED, Options, checked, errors_naming, refuse_unknown, require
 from models.published.flax_msgpack import read_tensors
 from models.published.network import PublishedNetwork
-from models.published.options import REQUIRED, Options, checked, errors_naming, refuse_unknown, require
 from models.published.translate import TORCH, Modules, Rules, rules_for, translate
 
 _DDPM: Options = {
@@ -139,45 +139,38 @@ def _options(config: dict[str, Any] | str) -> Options:
         for name, value in config[section].items():
             given[f"{section}.{name}"] = list(value) if isinstance(value, tuple) else value
     given.setdefault("training.sde", "vesde" if given.get("model.scale_by_sigma") else "vpsde")
-    name = checked(given, {"model.name": (REQUIRED, _CHOICES["model.name"])})["model.name"]
-    published = _DDPM if name == "ddpm" else _NCSNPP
+    published = _DDPM if given.get("model.name") == "ddpm" else _NCSNPP
     kinds = {option: allowed.like(value) for option, value in published.items()} | _CHOICES
     options = checked(given, {option: (REQUIRED, kinds[option]) for option in published})
-    dependent: Options = dict(_VE if options["training.sde"] == "vesde" else _VP)
+    require(options, _VE if options["training.sde"] == "vesde" else _VP)
     if options.get("model.progressive_input") == "residual":
-        dependent["model.fir"] = True
-    require(options, dependent)
+        require(options, {"model.fir": True})
     network = {option: value for option, value in given.items() if option.startswith("model.")}
     refuse_unknown(network, published.keys() | _WITHOUT_EFFECT)
     return options
 
 
 def _model(options: Options) -> UNetConfig:
-    is_ve = options["training.sde"] == "vesde"
-    ncsnpp = {}
-    if options["model.name"] == "ncsnpp":
-        ncsnpp = {
-            "resample": "block",
-            "fir": options["model.fir"],
-            "input_pyramid": options["model.progressive_input"] == "residual",
-            "skip_rescale": options["model.skip_rescale"],
-            "fourier_scale": float(options["model.fourier_scale"]),
-        }
+    is_ve, is_ncsnpp = options["training.sde"] == "vesde", options["model.name"] == "ncsnpp"
     return UNetConfig(
         channels=options["model.nf"],
         multipliers=list(options["model.ch_mult"]),
         num_blocks=options["model.num_res_blocks"],
         attention_resolutions=list(options["model.attn_resolutions"]),
         up_attention="last",
-        min_group_channels=4 if ncsnpp else 1,
+        resample="block" if is_ncsnpp else "conv",
+        fir=options.get("model.fir", False),
+        input_pyramid=options.get("model.progressive_input") == "residual",
+        skip_rescale=options.get("model.skip_rescale", False),
+        min_group_channels=4 if is_ncsnpp else 1,
         embedding="fourier" if is_ve else "positional",
+        fourier_scale=float(options.get("model.fourier_scale", 16)),
         dropout=float(options["model.dropout"]),
         time=("log_sigma" if options["data.centered"] else "log_half_sigma") if is_ve else "t_999",
         input="x",
         output="sigma_score" if is_ve else "eps",
         image_size=options["data.image_size"],
         image_channels=options["data.num_channels"],
-        **ncsnpp,
     )
 
 

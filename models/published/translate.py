@@ -31,8 +31,7 @@ def translate(rules: Rules, tensors: Tensors, model: UNetConfig, unused: Collect
 
     rules: those for parameters that `model` does not have are ignored.
     unused: tensors that are known to have no part in sampling.
-    Raises ValueError, naming the tensor, for one that is missing, has another shape than `model` needs, holds NaN, or
-    is left over.
+    Raises ValueError, naming the tensor, for one that is missing, left over, of another shape, or that holds NaN.
     """
     from flax.traverse_util import unflatten_dict
 
@@ -70,12 +69,11 @@ def expected_shapes(model: UNetConfig) -> dict[str, tuple[int, ...]]:
     return {path: leaf.shape for path, leaf in flat(shapes(model)).items()}
 
 
-def flat(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(params: dict[str, Any]) -> dict[str, Any]:
     """Return {"a": {"b": x}} as {"a.b": x}."""
-    leaves: dict[str, Any] = {}
-    for name, value in params.items():
-        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return leaves
+    from flax.traverse_util import flatten_dict
+
+    return flatten_dict(params, sep=".")
 
 
 def rules_for(modules: Modules, leaves: dict[str, str], layout: Callable[[np.ndarray], np.ndarray]) -> Rules:

@@ -1,21 +1,30 @@
-"""From options to the SDE and the solver table. NumPy only, so that wrong options are found before JAX starts."""
+"""From options to seeds, the SDE and the solver table. Without JAX, so that wrong options are found before it starts.
 
+The options of an SDE or a solver are the keyword arguments of the function that takes them: a new solver in
+`deis.tables.METHODS` needs no schema.
+"""
+
+import inspect
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import field, make_dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args, get_type_hints, is_typeddict
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import deis
 from deis import tables
-from models.sampling.options import Options, checked
+
+Options = dict[str, Any]
 
 SDES: dict[str, Callable[..., deis.SDE]] = {
     sde.__name__: sde for sde in (deis.vp_linear, deis.vp_cosine, deis.sub_vp, deis.ve, deis.edm, deis.discrete_vp)
 }
 
 SHARED = {"method": str, "nfe": int, "round_nfe": bool, "ts_phase": str, "ts_order": float, "t_0": float | None}
-"""The options that every solver has, conf/sampler/euler.yaml explains them; the others are keyword arguments of its
-function in `deis.tables`."""
+"""The options that every solver has beside its own; conf/sampler/euler.yaml explains them."""
 
 
 def build_sde(options: Mapping[str, Any]) -> deis.SDE:
@@ -26,7 +35,7 @@ def build_sde(options: Mapping[str, Any]) -> deis.SDE:
     name = options["name"]
     if name not in SDES:
         raise ValueError(f"sde.name must be one of {', '.join(SDES)}, got {name!r}")
-    return SDES[name](**checked("sde", SDES[name], {key: value for key, value in options.items() if key != "name"}))
+    return SDES[name](**_checked("sde", SDES[name], {key: value for key, value in options.items() if key != "name"}))
 
 
 def check_sampler(options: Mapping[str, Any]) -> Options:
@@ -37,7 +46,7 @@ def check_sampler(options: Mapping[str, Any]) -> Options:
     method = options["method"]
     if method not in tables.METHODS:
         raise ValueError(f"sampler.method must be one of {', '.join(tables.METHODS)}, got {method!r}")
-    found = checked("sampler", tables.METHODS[method], options, **SHARED)
+    found = _checked("sampler", tables.METHODS[method], options, **SHARED)
     if found["nfe"] < 1:
         raise ValueError(f"sampler.nfe must be at least 1, got {found['nfe']}")
     return found
@@ -76,3 +85,61 @@ def build_table(sampler: Mapping[str, Any], sde: deis.SDE) -> deis.Table:
             f"use sampler.nfe={reachable}, or sampler.round_nfe=true"
         )
     return result
+
+
+def parse_seeds(text: str) -> list[int]:
+    """The seeds that "0-9" or "3+7+20-29" names, in that order; a comma works as "+" does, where it is quoted.
+
+    Raises ValueError for anything else, for a seed named twice, and for one that 32 bits do not hold.
+    """
+    seeds: list[int] = []
+    for part in text.replace(",", "+").split("+"):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise ValueError(f"seeds must look like 0-999 or 3+7+20-29, got {text!r}")
+        seeds.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must differ from each other, got {text!r}")
+    if max(seeds) >= 2**32:
+        raise ValueError(f"seeds must be below 2^32, got {max(seeds)}")
+    return seeds
+
+
+def _checked(group: str, function: Callable[..., Any], given: Mapping[str, Any], **shared: Any) -> Options:
+    """The given options with their values converted to the types that `function` declares.
+
+    group: of the configuration, for messages. shared: types of further options that the group has.
+    Raises ValueError for an option that is not there, naming those that are, and for a value of another type.
+    """
+    known = shared | _option_types(function)
+    if unknown := sorted(given.keys() - known.keys()):
+        raise ValueError(f"{function.__name__} has no {group}.{unknown[0]}; it has {', '.join(known)}")
+    schema = make_dataclass(function.__name__, [(name, known[name], field(default=MISSING)) for name in given])
+    values = OmegaConf.structured(schema)
+    for name, value in given.items():
+        try:
+            values[name] = value
+        except OmegaConfBaseException as error:
+            raise ValueError(f"{group}.{name}={value} is refused: {str(error).splitlines()[0]}") from None
+    return dict(values)
+
+
+def _option_types(function: Callable[..., Any]) -> dict[str, Any]:
+    """The types of the arguments that have a default, and of those that a TypedDict behind `**` declares, by name."""
+    hints = get_type_hints(function)
+    types: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            (declared,) = get_args(hints[name])
+            assert is_typeddict(declared)
+            types |= {key: _plain(hint) for key, hint in get_type_hints(declared).items()}
+        elif parameter.default is not inspect.Parameter.empty:
+            types[name] = _plain(hints[name])
+    return types
+
+
+def _plain(hint: Any) -> Any:
+    """A type that can be typed on a command line: of several, the first of these that is allowed."""
+    allowed = get_args(hint) or (hint,)
+    plain = next(one for one in (str, bool, int, float) if one in allowed)
+    return plain | None if type(None) in allowed else plain

@@ -12,12 +12,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 import deis
-from models.checkpoints import checkpoint
 from models.config import UNetConfig
-from models.published.network import read_published
+from models.published.network import read_checkpoint, read_published
 from models.sampling.build import build_sde
 from models.score import Network, Params, eps_fn
-from models.unet import network_of, shapes
+from models.unet import network_of
 
 
 class Trained(NamedTuple):
@@ -48,17 +47,9 @@ def trained(model: UNetConfig, sde: deis.SDE, params: Params) -> Trained:
 
 @lru_cache(maxsize=1)
 def load_trained(path: Path, step: int | None) -> Trained:
-    """The network of a `models.sampling.source.Source`, with its EMA parameters.
-
-    Kept, so that the jobs of a sweep share it and what was compiled for it.
-    """
-    if step is None:
-        published = read_published(path)
-        return trained(published.model, build_sde(published.sde), published.params)
-    config = checkpoint.read_config(path, step)
-    model = UNetConfig(**config["model"])
-    params = checkpoint.restore(path, step, {"ema": shapes(model)})["ema"]
-    return trained(model, build_sde(config["sde"]), params)
+    """The network of a `Source`, with its EMA parameters; kept, so that the jobs of a sweep share what is compiled."""
+    found = read_published(path) if step is None else read_checkpoint(path, step)
+    return trained(found.model, build_sde(found.sde), found.params)
 
 
 def starts(net: Trained, seeds: list[int], label: int | None = None) -> Start:

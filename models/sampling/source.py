@@ -28,16 +28,15 @@ def find(folder: str | None, step: int | None, output_root: str) -> Source:
     """The network in `folder`; without one that of the newest run below `output_root`, or `SHIPPED` if there is no run.
 
     step: which of a run's checkpoints to take; None for the newest.
-
     Raises FileNotFoundError if there is none, ValueError if its configuration cannot be used.
     """
-    path = SHIPPED if folder is None else Path(folder).expanduser()
-    if folder is None:
-        found = sorted(Path(output_root).glob("*/*/checkpoints"), key=lambda path: path.stat().st_mtime)
-        if found:
-            path = found[-1]
-        else:
-            log.info("No network was trained below %s/ yet; taking the one in %s", output_root, SHIPPED)
+    if folder is not None:
+        path = Path(folder).expanduser()
+    elif runs := list(Path(output_root).glob("*/*/checkpoints")):
+        path = max(runs, key=lambda run: run.stat().st_mtime)
+    else:
+        log.info("No network was trained below %s/ yet; taking the one in %s", output_root, SHIPPED)
+        path = SHIPPED
     if (path / "model.safetensors").is_file():
         if step is not None:
             raise ValueError(f"{path} holds one network, not the steps of a run; leave out step={step}")

@@ -1,12 +1,12 @@
 """Processes and devices: how processes find each other, and how arrays are sharded over all their devices.
 
-The devices of all processes form one mesh axis, "data". One device is an axis of length one: nothing here, and nothing
-in a caller, is different for it.
+The devices of all processes form one mesh axis, "data"; one device is an axis of length one, and no special case.
 """
 
 import math
 import os
 import re
+from functools import partial
 from typing import Any
 
 import jax
@@ -35,9 +35,9 @@ def connect(
         "explicit": process `process_id` of `num_processes`, each using all devices it sees; `coordinator` is
             "HOST:PORT" of process 0, which must be free there and reachable from all others.
 
-    Blocks until all processes have called it. JAX aborts a process whose others do not come within 5 minutes; when one
-    has died, or left early, the others wait for it and are aborted too, after 2 to 5 minutes. Raises ValueError for a
-    mode that this environment or the other arguments do not allow, RuntimeError if JAX has started already.
+    Blocks until all processes have called it; JAX aborts them if one does not come within 5 minutes, and 2 to 5 minutes
+    after one has died or left early. Raises ValueError for a mode that this environment or the other arguments do not
+    allow, RuntimeError if JAX has started already.
     """
     if mode not in MODES:
         raise ValueError(f"distributed must be one of {', '.join(MODES)}, got {mode!r}")
@@ -67,9 +67,9 @@ def connect(
 
 
 def agree(value: int) -> int:
-    """The largest `value` that a process gives: the same answer in all of them, such as the signal that one received.
+    """The largest `value` that a process gives, the same in all, which must call it at the same step.
 
-    All processes must call it at the same step. Waits for the steps under way; costs nothing if this process is alone.
+    Waits for the steps under way; costs nothing if this process is alone.
     """
     return int(np.max(process_allgather(np.int32(value))))
 
@@ -85,8 +85,7 @@ def shardings(shapes: Tree, mesh: Mesh | AbstractMesh, fsdp: bool) -> Tree:
 
     Without fsdp every array is replicated on all devices. With fsdp ("fully sharded data parallel", arXiv 2304.11277)
     each large array is sharded along its longest axis that the number of devices divides; arrays without such an axis,
-    and small ones, stay replicated. A parameter, its moving average and Adam's moments have one shape, and so one
-    sharding. Nothing is computed or moved here.
+    and small ones, stay replicated. A parameter, its moving average and Adam's moments are thus sharded alike.
     """
 
     def spec(shape: tuple[int, ...]) -> PartitionSpec:
@@ -102,15 +101,11 @@ def shardings(shapes: Tree, mesh: Mesh | AbstractMesh, fsdp: bool) -> Tree:
 def shard_tree(tree: Tree, shardings: Tree) -> Tree:
     """The arrays of `tree`, of which every process holds an equal copy, as global arrays with these shardings.
 
-    Every device is sent its own shard: one copy of its bytes from the host, no communication.
+    Every device is sent its own shard from the host, without communication.
     """
-
-    def shard(array: Any, sharding: NamedSharding) -> jax.Array:
-        array = np.asarray(array)
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-
     # jax.device_put would first send the whole of every array to every process, to compare them
-    return jax.tree.map(shard, tree, shardings)
+    arrays, shard = jax.tree.map(np.asarray, tree), jax.make_array_from_callback
+    return jax.tree.map(lambda array, sharding: shard(array.shape, sharding, array.__getitem__), arrays, shardings)
 
 
 def shard_batch(tree: Tree, mesh: Mesh, batch_size: int) -> Tree:
@@ -119,19 +114,12 @@ def shard_batch(tree: Tree, mesh: Mesh, batch_size: int) -> Tree:
     Every process gives either the whole batch (b = batch_size), the same in all, or its share: process p of P the
     rows p batch_size/P to (p+1) batch_size/P. The number of devices must divide batch_size. No communication.
     """
-
-    def shard(rows: Any) -> jax.Array:
-        sharding = NamedSharding(mesh, SHARDED)
-        return jax.make_array_from_process_local_data(sharding, rows, (batch_size, *rows.shape[1:]))
-
-    return jax.tree.map(shard, tree)
+    shard = partial(jax.make_array_from_process_local_data, NamedSharding(mesh, SHARDED))
+    return jax.tree.map(lambda rows: shard(rows, (batch_size, *rows.shape[1:])), tree)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh | AbstractMesh, accumulate: int = 1) -> None:
-    """Raise ValueError, with the nearest size that works, unless the devices can share each micro-batch equally.
-
-    accumulate: the number of micro-batches in a batch.
-    """
+    """Raise ValueError, with the nearest size that works, unless devices share each of `accumulate` micro-batches."""
     unit = mesh.size * accumulate
     if batch_size < 1 or batch_size % unit:
         micro_batches = f" times the {accumulate} micro-batches of train.accumulate" if accumulate > 1 else ""

@@ -29,9 +29,8 @@ PerImage = Float[Array, " b"]
 
 
 class Examples(NamedTuple):
-    """A batch or a micro-batch of it.
+    """A batch or a micro-batch of it; the labels are None for a network without classes.
 
-    images: [b, h, w, c]. label: [b], or None for a network without classes.
     indices: of the images in the whole batch, from 0. An image's random numbers follow from its index, so that they do
         not depend on micro-batches nor on devices.
     """
@@ -68,10 +67,6 @@ output: |error of the network's output|^2, so of x_0 for x_0, of v for v.
 """
 
 
-def _uniform(cfg: ObjectiveConfig, sde: SDE, u: PerImage) -> tuple[PerImage, Any]:
-    return sde.t_0 + (sde.T - sde.t_0) * u, 1.0
-
-
 def _importance(cfg: ObjectiveConfig, sde: SDE, u: PerImage) -> tuple[PerImage, Any]:
     low, high = map(math.log, _rho_range(sde))
     t = sde.t_of_rho(jnp.exp(low + (high - low) * u))
@@ -89,7 +84,7 @@ def _log_normal(cfg: ObjectiveConfig, sde: SDE, u: PerImage) -> tuple[PerImage, 
 
 
 TIME_DISTRIBUTIONS: dict[str, Callable[[ObjectiveConfig, SDE, PerImage], tuple[PerImage, Any]]] = {
-    "uniform": _uniform,
+    "uniform": lambda cfg, sde, u: (sde.t_0 + (sde.T - sde.t_0) * u, 1.0),
     "importance": _importance,
     "discrete": _discrete,
     "log_normal": _log_normal,
@@ -97,9 +92,8 @@ TIME_DISTRIBUTIONS: dict[str, Callable[[ObjectiveConfig, SDE, PerImage], tuple[P
 """How t is drawn: each function maps u, uniform in [0, 1], to the u-quantile of all times and a factor of the weight.
 
 uniform: over [t_0, T] (score_sde, arXiv 2011.13456, eq. 7).
-importance: with the density of the likelihood weight g^2 / sigma^2 (Song et al., arXiv 2101.09258). That is
-    2 d log rho / dt, so log rho is uniform, whatever the SDE. The factor makes up for the density: for every weight the
-    loss estimates the one with uniform times.
+importance: with the density of the likelihood weight g^2 / sigma^2 = 2 d log rho / dt, so that log rho is uniform (Song
+    et al., arXiv 2101.09258). The factor makes up for the density: the loss estimates that with uniform times.
 discrete: one of num_times evenly spaced times from t_0 to T, as in DDPM; the indices of a `DiscreteVPSDE` of as many.
 log_normal: ln rho ~ N(log_sigma_mean, log_sigma_std^2), cut off at the ends (arXiv 2206.00364, table 1). This density
     is part of the objective.

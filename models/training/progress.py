@@ -83,7 +83,6 @@ class Progress:
         return found | (self._speed() if self._timed else {})
 
     def _speed(self) -> dict[str, float]:
-        """The speed since the clock was started, which starts it anew."""
         now = time.perf_counter()
         steps_per_s = self._timed / (now - self._clock)
         self._timed, self._clock = 0, now

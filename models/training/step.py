@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import data
 from deis import SDE
-from models.score import Images, Labels, Network, Params, per_image
+from models.score import Labels, Network, Params, per_image
 from models.training.config import ObjectiveConfig, OptimizerConfig
 from models.training.devices import REPLICATED, SHARDED
 from models.training.objective import Examples, weighted_loss
@@ -28,8 +28,8 @@ class TrainState(NamedTuple):
 
     step: int32, the number of steps done. params, ema: the network's parameters and their moving average, float32.
     key: raw key data; the randomness of step n is `fold_in(key, n)`.
-    skipped, skipped_in_a_row: int32, the number of steps whose update was skipped because the loss or its gradient was
-        not finite, in all and since the last update.
+    skipped, skipped_in_a_row: int32, the number of updates skipped since loss or gradient was not finite, in all and
+        since the last update.
     """
 
     step: Int[Array, ""]
@@ -99,8 +99,8 @@ def make_train_step(
     """The training step of a network.
 
     flip: mirror every image left to right with probability 1/2.
-    accumulate: gradient accumulation: the number of micro-batches that the batch is taken in, one after the other, to
-        need less memory. The batch size must be a multiple of it times the number of devices.
+    accumulate: the number of micro-batches of gradient accumulation. The batch size must be a multiple of it times the
+        number of devices.
     shardings: those of the state, from `models.training.devices.shardings`.
 
     Random numbers follow from (state.key, state.step) and an image's index in the batch, whatever device computes it.
@@ -124,7 +124,9 @@ def make_train_step(
 
         def loss_of(params: Params) -> tuple[Array, dict[str, Array]]:
             x_0, indices = data.to_float(chosen(images)), micro_batch(jnp.arange(batch_size))
-            x_0 = _mirrored(flip_key, x_0, indices) if flip else x_0
+            if flip:
+                mirrored = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(flip_key, i)))(indices)
+                x_0 = jnp.where(per_image(mirrored), x_0[:, :, ::-1], x_0)
             examples = Examples(x_0, None if labels is None else chosen(labels), indices)
             return weighted_loss(network, sde, objective, batch_size, params, examples, loss_key)
 
@@ -158,12 +160,6 @@ def make_evaluation(network: Network, sde: SDE, objective: ObjectiveConfig) -> C
         return weighted_loss(network, sde, objective, len(images), params, batch, key, train=False)[0]
 
     return evaluate
-
-
-def _mirrored(key: PRNGKeyArray, images: Images, indices: Int[Array, " b"]) -> Images:
-    """Each image as it is or mirrored left to right, by a random number that follows from its index."""
-    chosen = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i)))(indices)
-    return jnp.where(per_image(chosen), images[:, :, ::-1], images)
 
 
 def ema_at(step: Int[Array, ""], decay: float) -> Float[Array, ""]:

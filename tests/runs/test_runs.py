@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from models.sampling.seeds import parse_seeds
+from models.sampling.build import parse_seeds
 from runs import folder
 from runs.errors import ConfigError, NonFiniteError, Stopped
 from runs.log import LoggerConfig, open_log, read_metrics, truncate_metrics

@@ -117,23 +117,23 @@ def test_read_without_jax(written: Path) -> None:
     """So that a command can be refused at once."""
     code = (
         "import sys; from pathlib import Path; from models.checkpoints import checkpoint as c; f = Path(sys.argv[1]);"
-        "print(c.latest_step(f), c.best_step(f), c.read_config(f, 7)['seed'], {'jax', 'orbax'} & {*sys.modules})"
+        "print(c.latest_step(f), c.scores(f), c.read_config(f, 7)['seed'], {'jax', 'orbax'} & {*sys.modules})"
     )
     command = [sys.executable, "-c", code, str(written)]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60, check=True)
-    assert (done.stdout, done.stderr) == ("7 None 3 set()\n", "")
+    assert (done.stdout, done.stderr) == ("7 {7: None} 3 set()\n", "")
 
 
 def test_keeps_the_best(tmp_path: Path) -> None:
     for step, score in enumerate([3.0, 1.0, 2.0, math.nan, None, 1.0, -math.inf], start=1):
         save(tmp_path, step, {"w": jnp.zeros(2)}, keep=2, keep_best=True, score=score)
     assert checkpoint.steps(tmp_path) == [2, 6, 7]
-    assert checkpoint.best_step(tmp_path) == 2
+    assert checkpoint.scores(tmp_path) == {2: 1.0, 6: 1.0, 7: -math.inf}
     save(tmp_path, 8, {"w": jnp.zeros(2)}, keep_best=True, score=0.5)
     assert checkpoint.steps(tmp_path) == [8]
     save(tmp_path, 9, {"w": jnp.zeros(2)})
     assert checkpoint.steps(tmp_path) == [9]
-    assert checkpoint.best_step(tmp_path) is None
+    assert checkpoint.scores(tmp_path) == {9: None}
 
 
 def test_every_bit_of_the_manifest_counts(written: Path, folder: Path) -> None:

@@ -68,7 +68,7 @@ def test_one_at_a_time(tmp_path: Path, gate: threading.Event) -> None:
         assert checkpoint.read_config(tmp_path, 2) == {"two": 2}
         saver.save(3, state(3), {})
     assert checkpoint.steps(tmp_path) == [1, 2, 3]
-    assert checkpoint.best_step(tmp_path) == 2
+    assert checkpoint.scores(tmp_path) == {1: None, 2: 0.5, 3: None}
 
 
 def test_leaving_with_an_error_still_writes(tmp_path: Path) -> None:
