@@ -9,9 +9,8 @@ import deis
 from eval.job import NetworkJob, require_positive
 from models.sampling.build import build_sde
 from models.sampling.source import find
-from runs import cli, folder
+from runs import cli, folder, jax_setup
 from runs.errors import checking
-from runs.jax_setup import configure_jax
 
 PROBLEMS = ("checkpoint", "mixture")
 
@@ -39,7 +38,7 @@ def main(cfg: DictConfig) -> None:
         deis.timesteps(sde, max(job.nfe), job.ts_phase, job.ts_order)
     config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
     with folder.occupy(run_dir, config, problem=job.problem):
-        print(configure_jax(), file=sys.stderr)
+        print(jax_setup.configure_jax(), file=sys.stderr)
         from eval.exact import study  # imports JAX, which is configured by now
 
         start = study.start(source, sde, list(range(job.seed, job.seed + job.num_samples)))

@@ -35,9 +35,8 @@ from formats.files import read_npz, write_atomically, write_npz
 from models.sampling.draw import Trained, draw, load_trained, starts
 from models.sampling.source import Source
 from models.score import eps_fn
-from runs.errors import Stopped, checking
+from runs.errors import Stopped, checking, stop_requests
 from runs.log import Log
-from runs.signals import stop_requests
 
 SHOWN = 4  # images of each cell that are kept for the picture
 STATISTIC_IMAGES = 512  # training images that Analytic-DDIM's statistic is estimated on
