@@ -12,8 +12,6 @@ from models.sampling.source import find
 from runs import cli, folder, jax_setup
 from runs.errors import checking
 
-PROBLEMS = ("checkpoint", "mixture")
-
 
 @dataclass
 class AnalysisJob(NetworkJob):
@@ -50,8 +48,8 @@ def main(cfg: DictConfig) -> None:
 
 def check(job: AnalysisJob) -> None:
     """Refuse with a ValueError what cannot work, before anything expensive starts."""
-    if job.problem not in PROBLEMS:
-        raise ValueError(f"problem must be one of {', '.join(PROBLEMS)}, got {job.problem!r}")
+    if job.problem not in ("checkpoint", "mixture"):
+        raise ValueError(f"problem must be one of checkpoint, mixture, got {job.problem!r}")
     if not job.nfe or min(job.nfe) < 1:
         raise ValueError(f"nfe must be a list of numbers of at least 1, as [5,10,20], got {job.nfe}")
     require_positive(job, "num_samples", "fit_steps")

@@ -17,10 +17,9 @@ from tqdm import tqdm
 
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig, load_extractor, validate_extractor
-from eval.features.extractor import Extractor
 from eval.metrics.frechet import save_statistics
 from eval.metrics.measurement import Measurement, MetricConfig, lines, load_reference, validate_metrics
-from eval.metrics.reference import Reference, statistics_path
+from eval.metrics.reference import statistics_path
 from eval.metrics.samples import open_samples
 from formats.files import write_atomically
 from runs import cli, jax_setup
@@ -60,7 +59,12 @@ def main(cfg: DictConfig) -> None:
     path = None if job.reference is None else Path(job.reference).expanduser()
     reference = load_reference(extractor, job.dataset, metrics, job.split, path)
     if samples is None:
-        write_reference(reference, extractor, job.dest)
+        stats = reference.statistics
+        if job.dest is not None:
+            with writing():
+                save_statistics(Path(job.dest), stats)
+        where = job.dest or statistics_path(extractor, stats.data)
+        print(f"{stats.n} images of {stats.data} by {stats.extractor}: {where}")
         return
     with checking():
         measurement = Measurement(extractor, reference, metrics)
@@ -89,15 +93,6 @@ def check(job: FidJob) -> None:
         raise ValueError(f"reference={job.reference} is already one; give it to: python -m eval.fid calc SAMPLES")
     if job.dest is not None and (Path(job.dest).is_dir() or not Path(job.dest).absolute().parent.is_dir()):
         raise ValueError(f"dest={job.dest} must be the name of a file in a folder that is there")
-
-
-def write_reference(reference: Reference, extractor: Extractor, dest: str | None) -> None:
-    """Say where the statistics are, and write them to `dest` too if it is given."""
-    stats = reference.statistics
-    if dest is not None:
-        with writing():
-            save_statistics(Path(dest), stats)
-    print(f"{stats.n} images of {stats.data} by {stats.extractor}: {dest or statistics_path(extractor, stats.data)}")
 
 
 def overrides(words: list[str]) -> list[str]:

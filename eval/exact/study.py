@@ -24,7 +24,6 @@ from runs.errors import NonFiniteError, checking
 
 PAIR = {"eps": "#0072B2", "score": "#D55E00"}
 ORDER_COLOURS = ("#666666", "#56B4E9", "#0072B2", "#D55E00")
-FAMILIES = {"tAB": "t_ab", "rhoAB": "rho_ab", "rho2": "rho_rk", "rho3": "rho_rk", "rho4": "rho_rk", "iPNDM": "ipndm"}
 
 
 def start(source: Source | None, sde: deis.SDE, seeds: list[int]) -> tuple[EpsFn, Float[Array, "batch *dims"]]:
@@ -132,11 +131,8 @@ def extrapolation_figure(rows: Sequence[Row], nfe: int = 10) -> Figure:
 
 def pixel_difference_figure(rows: Sequence[Row]) -> Figure:
     """The mean pixel difference of every sampler against network calls, cut off where it is as wrong as can be."""
-
-    def family(sampler: str) -> str:
-        return next((method for start, method in FAMILIES.items() if sampler.startswith(start)), "")
-
-    named = [{**row, "method": family(row["sampler"])} for row in rows]
+    makers = {name: getattr(solver, "func", solver) for name, solver in discretisation.SOLVERS.items()}
+    named = [row | {"method": makers[row["sampler"]].__name__} for row in rows]
     return against_nfe(named, "pixel_difference", "mean |x - reference|", top=1.0)  # half the range of a pixel
 
 

@@ -135,7 +135,8 @@ def measure_cells(setup: Setup, cells: Mapping[str, Cell], log: Log) -> list[Rec
 
     Raises Stopped between two batches if a signal arrived.
     """
-    records = {name: record for name in cells if (record := read_record(setup.folder, name)) is not None}
+    files = {name: setup.folder / f"{name}.json" for name in cells}
+    records: dict[str, Record] = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
     missing = {name: cell for name, cell in cells.items() if name not in records}
     print(f"{len(records)} of {len(cells)} cells are done", file=sys.stderr)
     setup.costs.lap("setting up")
@@ -157,12 +158,6 @@ def measure_cells(setup: Setup, cells: Mapping[str, Cell], log: Log) -> list[Rec
                 logged = {f"{cell}/{key}": record[key] for key in ("fid", "nfe", "images_per_s")}
                 log.metrics(list(cells).index(name), logged)
     return [records[name] for name in cells]
-
-
-def read_record(folder: Path, name: str) -> Record | None:
-    """The record of a finished cell, None if it is not there."""
-    path = folder / f"{name}.json"
-    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def measure_cell(setup: Setup, cell: Cell, name: str, progress: Callable[[int], None]) -> Record:
@@ -244,9 +239,8 @@ def eps_norm(setup: Setup, solver: Analytic) -> Float[np.ndarray, " nodes"]:
     labels = train.labels if setup.net.num_classes else None
     label = None if labels is None else jnp.asarray(labels[:STATISTIC_IMAGES])
     network = jax.jit(eps_fn(setup.net.network, setup.net.sde, setup.net.params, label))
-    norm = deis.tables.estimate_eps_norm(
-        solver.sde, solver.ts, network, x_0, jax.random.normal(jax.random.key(0), x_0.shape)
-    )
+    z = jax.random.normal(jax.random.key(0), x_0.shape)
+    norm = deis.tables.estimate_eps_norm(solver.sde, solver.ts, network, x_0, z)
     write_npz(path, {"eps_norm": norm})
     return norm
 
