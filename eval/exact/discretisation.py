@@ -40,7 +40,6 @@ class Trajectory(NamedTuple):
     """All but exact solutions at the nodes t[0] > ... > t[n]; eps at all but the last."""
 
     t: Float[np.ndarray, " nodes"]
-    s: Float[np.ndarray, " nodes"]
     sigma: Float[np.ndarray, " nodes"]
     rho: Float[np.ndarray, " nodes"]
     x: Float[np.ndarray, "nodes batch *dims"]
@@ -59,10 +58,10 @@ def fine_trajectory(sde: SDE, eps_fn: EpsFn, x_T: Points, phase: str = "t", orde
     """
     ts = deis.timesteps(sde, FINE_STEPS, phase, order)
     x, x_0 = map(np.asarray, deis.trajectory(tables.t_ab(sde, ts, order=3), eps_fn, x_T))
-    s, sigma, rho = sde.s(ts), sde.sigma(ts), sde.rho(ts)
+    sigma, rho = sde.sigma(ts), sde.rho(ts)
     along = (-1, *[1] * (x.ndim - 1))
-    eps = (x[:-1] / s[:-1].reshape(along) - x_0) / rho[:-1].reshape(along)
-    return Trajectory(ts, s, sigma, rho, x, eps.astype(x.dtype))
+    eps = (x[:-1] / sde.s(ts[:-1]).reshape(along) - x_0) / rho[:-1].reshape(along)
+    return Trajectory(ts, sigma, rho, x, eps.astype(x.dtype))
 
 
 def relative_change(values: Float[np.ndarray, "n batch *dims"], every: int) -> Float[np.ndarray, " m"]:

@@ -20,7 +20,6 @@ from eval.exact.mixture import Mixture
 
 WIDTH = 128
 BATCH_SIZE = 512
-PEAK_RATE = 3e-3
 FREQUENCIES = 2.0 ** np.arange(4)  # frequencies of log rho in the noise conditioning
 
 
@@ -41,7 +40,7 @@ def predict(net: nnx.Sequential, sde: SDE, x: Float[Array, "b d"], t: Float[Arra
 @partial(jax.jit, static_argnames=("sde", "mixture", "steps"))
 def fit(sde: SDE, mixture: Mixture, key: Array, steps: int) -> nnx.Sequential:
     """The network after `steps` steps of Adam on E |eps_theta(x_t, t) - z|^2, t uniform (arXiv 2006.11239, eq. 14)."""
-    optimizer = optax.adam(optax.cosine_decay_schedule(PEAK_RATE, steps))
+    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
     key_init, key = jax.random.split(key)
     net = init(key_init, mixture.mean.shape[1])
 

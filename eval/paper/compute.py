@@ -1,7 +1,4 @@
-"""A paper's table computed on a network, cell by cell in one process.
-
-Each finished cell is a file in the run's folder, so that a run that was stopped goes on where it was.
-"""
+"""A paper's table computed cell by cell in one process; each is a file, so that a stopped run goes on where it was."""
 
 import hashlib
 import json
@@ -43,10 +40,7 @@ STATISTIC_IMAGES = 512  # training images that Analytic-DDIM's statistic is esti
 
 
 class Costs:
-    """The time that a table takes, by what it is spent on, and what the network was compiled for.
-
-    now: what is being computed.
-    """
+    """The seconds that a table takes, by what for; what is computed `now`; and what the network was compiled for."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -131,10 +125,7 @@ def warm_up(setup: Setup, cells: Sequence[Cell]) -> None:
 
 
 def measure_cells(setup: Setup, cells: Mapping[str, Cell], log: Log) -> list[Record]:
-    """The records of all cells, given by file name. Those of an earlier start are read.
-
-    Raises Stopped between two batches if a signal arrived.
-    """
+    """The records of all cells, by file name; earlier ones are read. Raises Stopped between two batches on a signal."""
     files = {name: setup.folder / f"{name}.json" for name in cells}
     records: dict[str, Record] = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
     missing = {name: cell for name, cell in cells.items() if name not in records}
