@@ -20,11 +20,9 @@ from eval.metrics.measurement import VALUES, Measurement, MetricConfig, lines, o
 from formats.files import write_atomically
 from models.sampling.build import build_sde, build_table, parse_seeds
 from models.sampling.source import SHIPPED, Source, find
-from runs import cli, folder
-from runs.errors import NonFiniteError, Stopped, checking
-from runs.jax_setup import configure_jax
+from runs import cli, folder, jax_setup
+from runs.errors import NonFiniteError, Stopped, checking, stop_requests
 from runs.log import open_log
-from runs.signals import stop_requests
 
 NEXT = """Next: python sample.py sampler=ddim sampler.nfe=5              another solver, fewer network calls
       python sample.py gif=true extractor=none                 the images as they come out of the noise
@@ -63,7 +61,7 @@ def main(cfg: DictConfig) -> None:
         table = build_table(job.sampler, build_sde(source.config["sde"]))
     config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
     with folder.occupy(run_dir, config, sampler=table.name, nfe_asked=job.sampler["nfe"]):
-        print(configure_jax(job.batch_size), file=sys.stderr)
+        print(jax_setup.configure_jax(job.batch_size), file=sys.stderr)
         measurement = None
         if metrics is not None and dataset is not None:
             published = source.path if source.step is None and job.dataset is None else None

@@ -15,11 +15,9 @@ from eval.features.config import ExtractorConfig, validate_extractor
 from models.config import UNetConfig, validate
 from models.sampling.build import build_sde, build_table
 from models.training.config import DistributedConfig, ObjectiveConfig, OptimizerConfig, TrainConfig, validate_training
-from runs import cli, folder
-from runs.errors import ConfigError, NonFiniteError, Stopped, checking, writing
-from runs.jax_setup import configure_jax
+from runs import cli, folder, jax_setup
+from runs.errors import ConfigError, NonFiniteError, Stopped, checking, stop_requests, writing
 from runs.log import Log, LoggerConfig, open_log, read_metrics, truncate_metrics
-from runs.signals import stop_requests
 
 SHOWN = ("loss", "images_per_s")  # beside the progress bar
 
@@ -54,7 +52,7 @@ def main(cfg: DictConfig) -> None:
         config = cli.to_dict(cfg)
         run_dir = choose_folder(job, config)
     alone = job.distributed.mode == "none"
-    using = configure_jax(job.train.batch_size // job.train.accumulate if alone else None)
+    using = jax_setup.configure_jax(job.train.batch_size // job.train.accumulate if alone else None)
     import jax
 
     from models.training import devices

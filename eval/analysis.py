@@ -9,11 +9,8 @@ import deis
 from eval.job import NetworkJob, require_positive
 from models.sampling.build import build_sde
 from models.sampling.source import find
-from runs import cli, folder
+from runs import cli, folder, jax_setup
 from runs.errors import checking
-from runs.jax_setup import configure_jax
-
-PROBLEMS = ("checkpoint", "mixture")
 
 
 @dataclass
@@ -39,7 +36,7 @@ def main(cfg: DictConfig) -> None:
         deis.timesteps(sde, max(job.nfe), job.ts_phase, job.ts_order)
     config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
     with folder.occupy(run_dir, config, problem=job.problem):
-        print(configure_jax(), file=sys.stderr)
+        print(jax_setup.configure_jax(), file=sys.stderr)
         from eval.exact import study  # imports JAX, which is configured by now
 
         start = study.start(source, sde, list(range(job.seed, job.seed + job.num_samples)))
@@ -51,8 +48,8 @@ def main(cfg: DictConfig) -> None:
 
 def check(job: AnalysisJob) -> None:
     """Refuse with a ValueError what cannot work, before anything expensive starts."""
-    if job.problem not in PROBLEMS:
-        raise ValueError(f"problem must be one of {', '.join(PROBLEMS)}, got {job.problem!r}")
+    if job.problem not in ("checkpoint", "mixture"):
+        raise ValueError(f"problem must be one of checkpoint, mixture, got {job.problem!r}")
     if not job.nfe or min(job.nfe) < 1:
         raise ValueError(f"nfe must be a list of numbers of at least 1, as [5,10,20], got {job.nfe}")
     require_positive(job, "num_samples", "fit_steps")

@@ -40,6 +40,10 @@ class Evaluator:
     mesh: Mesh
     seed: int
 
+    def __post_init__(self) -> None:
+        self._loss = make_evaluation(network_of(self.model), self.sde, self.objective)
+        self._replicate = jax.jit(lambda ema: ema, out_shardings=NamedSharding(self.mesh, devices.REPLICATED))
+
     def held_out_loss(self, ema: Params, num_batches: int, batch_size: int) -> float:
         """The loss on images of the test set, without dropout."""
         ema, total = self._replicate(ema), 0.0
@@ -69,14 +73,6 @@ class Evaluator:
             return None
         net = trained(self.model, self.sde, jax.device_get(ema))
         return np.concatenate([data.to_uint8(x_0) for x_0 in draw(net, self.table, list(range(count)), batch_size)])
-
-    @cached_property
-    def _loss(self):
-        return make_evaluation(network_of(self.model), self.sde, self.objective)
-
-    @cached_property
-    def _replicate(self):
-        return jax.jit(lambda ema: ema, out_shardings=NamedSharding(self.mesh, devices.REPLICATED))
 
     @cached_property
     def _features(self):

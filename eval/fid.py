@@ -22,9 +22,8 @@ from eval.metrics.measurement import Measurement, MetricConfig, lines, validate_
 from eval.metrics.reference import load_reference, statistics_path
 from eval.metrics.samples import BATCH, open_samples
 from formats.files import write_atomically
-from runs import cli
+from runs import cli, jax_setup
 from runs.errors import checking, writing
-from runs.jax_setup import configure_jax
 
 SHARED_BATCH = 32  # divides the batches of all extractors
 
@@ -54,7 +53,7 @@ def main(cfg: DictConfig) -> None:
         samples = None if job.samples is None else open_samples(Path(job.samples).expanduser(), job.num_samples)
         metrics = MetricConfig(job.metrics, job.kid_subsets, job.kid_subset_size)
         validate_metrics(metrics, None if samples is None else samples.n)
-    print(configure_jax(SHARED_BATCH), file=sys.stderr)
+    print(jax_setup.configure_jax(SHARED_BATCH), file=sys.stderr)
     assert job.dataset is not None
     extractor = load_extractor(job.extractor, job.dataset)
     path = None if job.reference is None else Path(job.reference).expanduser()

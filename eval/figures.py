@@ -65,9 +65,7 @@ def denoising_gif(
     x_t: one state per network call, and the result last if there is one more than x_0; the result then stands on
         both sides. uint8, or floats whose images lie in [-1, 1]; a float state of root mean square above 1, as
         the variance-exploding diffusion has, is divided by it, so that its noise can be seen.
-    x_0: the prediction of each call, uint8 or float as above.
-
-    Raises ValueError if the numbers of states and predictions do not fit together.
+    x_0: the prediction of each call, uint8 or float as above. Raises ValueError if there are too few or too many.
     """
     calls = len(x_0)
     states, predictions = [_to_uint8(x) for x in x_t], [_to_uint8(x) for x in x_0]
@@ -114,12 +112,11 @@ def samples_picture(path: Path, cells: Mapping[tuple[str, str], UInt8[np.ndarray
     rows, columns = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
     blocks = {key: _picture(image_grid(images)) for key, images in cells.items()}
     block = next(iter(blocks.values()))
+    width, height = block.width + margin, block.height + margin
     left, top = round(max(map(_font(size).getlength, rows))) + 2 * margin, size + 2 * margin
-    xs = {column: left + j * (block.width + margin) for j, column in enumerate(columns)}
-    ys = {row: top + i * (block.height + margin) for i, row in enumerate(rows)}
-    canvas = Image.new(
-        "RGB", (left + len(xs) * (block.width + margin), top + len(ys) * (block.height + margin)), "white"
-    )
+    xs = {column: left + j * width for j, column in enumerate(columns)}
+    ys = {row: top + i * height for i, row in enumerate(rows)}
+    canvas = Image.new("RGB", (left + len(xs) * width, top + len(ys) * height), "white")
     pen = ImageDraw.Draw(canvas)
     for column, x in xs.items():
         pen.text((x + block.width / 2, top / 2), column, "black", _font(size), anchor="mm")
@@ -131,10 +128,7 @@ def samples_picture(path: Path, cells: Mapping[tuple[str, str], UInt8[np.ndarray
 
 
 def fid_vs_nfe_plot(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Plot FID, where a row has one, against network evaluations; the rows are those of `against_nfe`.
-
-    Writes nothing if no row has a FID.
-    """
+    """Plot FID against network evaluations, of those rows of `against_nfe` that have one; without any write nothing."""
     if measured := [row for row in rows if row.get("fid") is not None]:
         against_nfe(measured, "fid", measured[0].get("fid_name") or "FID").savefig(path)
 
@@ -195,12 +189,10 @@ def _plain_numbers(axes: Any) -> None:
 
 
 def loss_curve_plot(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Plot the loss of a run from its metrics.jsonl records.
+    """Plot the loss of a run from its metrics.jsonl: "step" with "loss" (training), "eval_loss" (held out) or both.
 
-    A record has "step" and "loss" (training), "eval_loss" (held out), or both. The training loss is drawn
-    faintly, and again as a centred running mean over a twentieth of the run.
-
-    Raises ValueError if no record has a training loss.
+    The training loss is drawn faintly, and again as a centred running mean over a twentieth of the run. Raises
+    ValueError if no record has one.
     """
     train, held_out = (
         np.array([(record["step"], record[key]) for record in records if record.get(key) is not None])

@@ -16,9 +16,8 @@ from formats.files import write_atomically
 from formats.tables import markdown_table
 from models.sampling.build import build_sde, check_sampler, end_sde
 from models.sampling.source import Source, find
-from runs import cli, folder
+from runs import cli, folder, jax_setup
 from runs.errors import checking
-from runs.jax_setup import configure_jax
 
 
 @dataclass
@@ -45,7 +44,7 @@ def main(cfg: DictConfig) -> None:
         source = find(job.checkpoint, job.step, job.output_root)
         sde = end_sde(check_sampler(job.sampler), build_sde(source.config["sde"]))
         dataset, split = held_out(job, source)
-        jax_setup = configure_jax()
+        using = jax_setup.configure_jax()
         # these import JAX, which is configured by now
         from deis import adaptive
         from eval.metrics.bits_per_dim import measure_bits, paired_difference, table_flow
@@ -56,7 +55,7 @@ def main(cfg: DictConfig) -> None:
             chosen.append(("DOPRI5", partial(adaptive.encode, rtol=job.tolerance, atol=job.tolerance)))
     config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
     with folder.occupy(run_dir, config):
-        print(jax_setup, file=sys.stderr)
+        print(using, file=sys.stderr)
         rows, bits = measure_bits(
             source, sde, split, chosen, job.batch_size, seed=job.seed, trace=job.trace, num_probes=job.num_probes
         )

@@ -17,9 +17,8 @@ from eval.paper.spec import Paper, validate
 from eval.paper.sweep import write_table
 from models.sampling.build import build_sde
 from models.sampling.source import find
-from runs import cli, folder
+from runs import cli, folder, jax_setup
 from runs.errors import NonFiniteError, checking, writing
-from runs.jax_setup import configure_jax
 from runs.log import open_log
 
 
@@ -43,7 +42,7 @@ def paper_table(cfg: DictConfig) -> None:
     if job.run_dir is not None:
         run_dir = Path(job.run_dir).expanduser()
     with folder.occupy(run_dir, config, paper=job.paper.name), writing():
-        print(f"{configure_jax(job.batch_size)}\noutput: {run_dir}", file=sys.stderr)
+        print(f"{jax_setup.configure_jax(job.batch_size)}\noutput: {run_dir}", file=sys.stderr)
         from eval.paper import compute, page  # imports JAX, which is configured by now
 
         setup = compute.set_up(source, dataset, job, run_dir / "cells")

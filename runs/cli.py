@@ -32,9 +32,7 @@ OmegaConf.register_new_resolver(
 def run(main: Callable[[DictConfig], None], config_name: str, job: type) -> None:
     """Compose conf/<config_name>.yaml with the command line, run `main` on it, and leave with its exit code.
 
-    job: the dataclass of its options, whose types Hydra then checks.
-
-    With HYDRA_FULL_ERROR=1 in the environment errors are shown as tracebacks.
+    job: the dataclass of its options, whose types Hydra checks. HYDRA_FULL_ERROR=1 shows errors as tracebacks.
     """
     debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on, to be worded and numbered here

@@ -25,10 +25,7 @@ class LoggerConfig:
 
 
 class Log:
-    """Writes numbers and pictures of a run. Made by `open_log`; a context that closes it.
-
-    Without a folder it writes nothing: of several processes one keeps the log.
-    """
+    """A run's numbers and pictures, written within a `with`; without a folder, in all processes but one, none are."""
 
     def __init__(self, folder: Path | None, run: Any = None):
         self._file = (Path(os.devnull) if folder is None else folder / "metrics.jsonl").open("a")
@@ -66,14 +63,13 @@ def truncate_metrics(folder: Path, step: int) -> None:
     """Forget the lines of metrics.jsonl after `step`: a resumed run writes them again."""
     path = folder / "metrics.jsonl"
     if path.is_file():
-        records = read_metrics(path)
-        path.write_text("".join(json.dumps(record) + "\n" for record in records if record["step"] <= step))
+        kept = [json.dumps(record) + "\n" for record in read_metrics(path) if record["step"] <= step]
+        path.write_text("".join(kept))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl; a last line cut off by a kill is left out."""
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
 
 
 def _wandb_run(cfg: LoggerConfig, folder: Path, job_type: str, config: dict[str, Any]) -> Any:
@@ -83,12 +79,10 @@ def _wandb_run(cfg: LoggerConfig, folder: Path, job_type: str, config: dict[str,
     settings = {"init_timeout": cfg.init_timeout, "silent": True, "save_code": False, "console": "off"}
     about = {"project": cfg.project, "entity": cfg.entity, "group": cfg.group, "job_type": job_type, "config": config}
     start: Any = partial(wandb.init, dir=str(folder), settings=settings, **about)  # type: ignore[arg-type]
-    mode = cfg.mode
-    if mode == "auto":
-        mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
-    if mode == "online":
+    if cfg.mode == "online" or (cfg.mode == "auto" and wandb.login(prompt=False, verify=False)):
+        run_id = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
         try:
-            return start(mode=mode, id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12], resume="allow")
+            return start(mode="online", id=run_id, resume="allow")
         except Exception as error:
             reason = str(error).splitlines()[0]
             print(f"warning: wandb cannot be reached ({reason}); this run is logged offline", file=sys.stderr)

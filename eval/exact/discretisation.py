@@ -17,6 +17,7 @@ from deis import SDE, Table, tables
 from deis.sampler import EpsFn
 
 Row = dict[str, Any]
+Points = Float[Array | np.ndarray, "batch *dims"]
 
 FINE_STEPS = 1000
 ORDERS = (0, 1, 2, 3)
@@ -39,7 +40,6 @@ class Trajectory(NamedTuple):
     """All but exact solutions at the nodes t[0] > ... > t[n]; eps at all but the last."""
 
     t: Float[np.ndarray, " nodes"]
-    s: Float[np.ndarray, " nodes"]
     sigma: Float[np.ndarray, " nodes"]
     rho: Float[np.ndarray, " nodes"]
     x: Float[np.ndarray, "nodes batch *dims"]
@@ -51,19 +51,17 @@ class Trajectory(NamedTuple):
         return self.eps / self.sigma[:-1].reshape(-1, *[1] * (self.eps.ndim - 1))
 
 
-def fine_trajectory(
-    sde: SDE, eps_fn: EpsFn, x_T: Float[Array, "batch *dims"], phase: str = "t", order: float = 2.0
-) -> Trajectory:
+def fine_trajectory(sde: SDE, eps_fn: EpsFn, x_T: Points, phase: str = "t", order: float = 2.0) -> Trajectory:
     """The trajectories from x_T by tAB3 in FINE_STEPS steps, on the grid `deis.timesteps(sde, _, phase, order)`.
 
     Every FINE_STEPS / n-th of their nodes is a node of the grid of n steps. One compilation.
     """
     ts = deis.timesteps(sde, FINE_STEPS, phase, order)
     x, x_0 = map(np.asarray, deis.trajectory(tables.t_ab(sde, ts, order=3), eps_fn, x_T))
-    s, sigma, rho = sde.s(ts), sde.sigma(ts), sde.rho(ts)
+    sigma, rho = sde.sigma(ts), sde.rho(ts)
     along = (-1, *[1] * (x.ndim - 1))
-    eps = (x[:-1] / s[:-1].reshape(along) - x_0) / rho[:-1].reshape(along)
-    return Trajectory(ts, s, sigma, rho, x, eps.astype(x.dtype))
+    eps = (x[:-1] / sde.s(ts[:-1]).reshape(along) - x_0) / rho[:-1].reshape(along)
+    return Trajectory(ts, sigma, rho, x, eps.astype(x.dtype))
 
 
 def relative_change(values: Float[np.ndarray, "n batch *dims"], every: int) -> Float[np.ndarray, " m"]:
@@ -106,29 +104,24 @@ def relative_change_rows(path: Trajectory, points: int = 50) -> list[Row]:
     return rows
 
 
-def holding_rows(path: Trajectory, num_step: int = 10, points: int = 10) -> list[Row]:
-    """The error in eps of holding eps, or the score, as it was at the beginning of the step; at `points` a step.
+def holding_rows(path: Trajectory) -> list[Row]:
+    """The error in eps of holding eps, or the score, as it was at the beginning of each of 10 steps; 10 points a step.
 
     The first is what DDIM does, the second the exponential integrator on the score. Constant score means eps in
     proportion to sigma, so its error in eps is sigma times that in the score.
     """
-    every, t, sigma = FINE_STEPS // num_step, path.t[:-1], path.sigma[:-1]
+    every, t, sigma = FINE_STEPS // 10, path.t[:-1], path.sigma[:-1]
     of_eps = extrapolation_error(t, path.eps, every, 0)
     of_score = sigma * extrapolation_error(t, path.score, every, 0)
-    shown = slice(None, None, every // points)
+    shown = slice(None, None, every // 10)
     held = (("eps", of_eps), ("score", of_score))
     return [row for name, error in held for row in rows_of(t=t[shown], held=name, eps_error=error[shown])]
 
 
-def extrapolation_rows(path: Trajectory, num_steps: Sequence[int] = (5, 10, 20, 50, 100)) -> list[Row]:
-    """The error of eps extrapolated in t by polynomials of each order, as tAB does: its mean over every step.
-
-    Raises ValueError for a number of steps that does not divide FINE_STEPS.
-    """
+def extrapolation_rows(path: Trajectory) -> list[Row]:
+    """The error of eps extrapolated in t by polynomials of each order, as tAB does: its mean over every step."""
     ts, rows = path.t[:-1], []
-    for num_step in num_steps:
-        if FINE_STEPS % num_step:
-            raise ValueError(f"the number of steps must divide {FINE_STEPS}, got {num_step}")
+    for num_step in (5, 10, 20, 50, 100):
         every = FINE_STEPS // num_step
         for order in ORDERS:
             by_step = extrapolation_error(ts, path.eps, every, order).reshape(num_step, every).mean(axis=1)
@@ -136,21 +129,10 @@ def extrapolation_rows(path: Trajectory, num_steps: Sequence[int] = (5, 10, 20, 
     return rows
 
 
-def pixel_difference(x: Float[np.ndarray, "batch *dims"], reference: Float[np.ndarray, "batch *dims"]) -> float:
-    """The mean of |x - reference| over images and pixels, in the units of x."""
-    return float(np.mean(np.abs(np.asarray(x, np.float64) - np.asarray(reference, np.float64))))
-
-
 def pixel_difference_rows(
-    sde: SDE,
-    eps_fn: EpsFn,
-    x_T: Float[Array, "batch *dims"],
-    reference: Float[np.ndarray, "batch *dims"],
-    nfes: Sequence[int],
-    phase: str = "t",
-    order: float = 2.0,
+    sde: SDE, eps_fn: EpsFn, x_T: Points, reference: Points, nfes: Sequence[int], phase: str = "t", order: float = 2.0
 ) -> list[Row]:
-    """The mean pixel difference of every solver's images to `reference`, from the same noise x_T.
+    """The mean of |x - reference| over the images x of every solver and their pixels, from the same noise x_T.
 
     nfes: network calls at most, as a row's "nfe_asked"; its "nfe" is what was made. A solver is left out where one step
     of it takes more. One compilation for all up to 64 calls.
@@ -160,6 +142,6 @@ def pixel_difference_rows(
         calls_a_step = solver(sde, deis.timesteps(sde, 1, phase, order)).nfe
         for nfe in (nfe for nfe in nfes if nfe >= calls_a_step):
             table = solver(sde, deis.timesteps(sde, nfe // calls_a_step, phase, order))
-            difference = pixel_difference(np.asarray(deis.sample(table, eps_fn, x_T)), reference)
-            rows.append({"sampler": name, "nfe_asked": nfe, "nfe": table.nfe, "pixel_difference": difference})
+            difference = np.mean(np.abs(np.asarray(deis.sample(table, eps_fn, x_T), np.float64) - reference))
+            rows.append({"sampler": name, "nfe_asked": nfe, "nfe": table.nfe, "pixel_difference": float(difference)})
     return rows

@@ -24,14 +24,13 @@ from runs.errors import NonFiniteError, checking
 
 PAIR = {"eps": "#0072B2", "score": "#D55E00"}
 ORDER_COLOURS = ("#666666", "#56B4E9", "#0072B2", "#D55E00")
-FAMILIES = {"tAB": "t_ab", "rhoAB": "rho_ab", "rho2": "rho_rk", "rho3": "rho_rk", "rho4": "rho_rk", "iPNDM": "ipndm"}
 
 
 def start(source: Source | None, sde: deis.SDE, seeds: list[int]) -> tuple[EpsFn, Float[Array, "batch *dims"]]:
     """(eps_fn, x_T) of the network's images with these seeds; without a network, of as many points of the mixture."""
     if source is None:
-        keys = jax.vmap(jax.random.key)(jax.numpy.array(seeds, jax.numpy.uint32))
-        return IN_2D.eps_fn(sde), jax.vmap(lambda key: sde.prior_sample(key, (2,)))(keys)
+        noise = jax.vmap(lambda seed: sde.prior_sample(jax.random.key(seed), (2,)))
+        return IN_2D.eps_fn(sde), noise(jax.numpy.array(seeds, jax.numpy.uint32))
     with checking():
         net = load_trained(source.path, source.step)
     at = starts(net, seeds)
@@ -67,10 +66,10 @@ def write_toy_network(run_dir: Path, sde: deis.SDE, seed: int, fit_steps: int) -
     by_time: list[Row] = []
     for dim, mixture in ((1, IN_1D), (2, IN_2D)):
         key_fit, key_measure = jax.random.split(jax.random.fold_in(jax.random.key(seed), dim))
-        params = toy.fit(sde, mixture, key_fit, fit_steps)
-        by_time += [row | {"dim": dim} for row in toy.error_by_time(params, sde, mixture, ts, key_measure)]
+        net = toy.fit(sde, mixture, key_fit, fit_steps)
+        by_time += [row | {"dim": dim} for row in toy.error_by_time(net, sde, mixture, ts, key_measure)]
         if dim == 1:
-            error_map = toy.error_map(params, sde, mixture, np.linspace(-2.5, 2.5, 101), ts)
+            error_map = toy.error_map(net, sde, mixture, np.linspace(-2.5, 2.5, 101), ts)
     write_csv(run_dir / "fitting_map.csv", error_map)
     _write(run_dir / "fitting", fitting_figure(error_map, by_time), by_time, "t", "dim", "eps_error")
 
@@ -101,10 +100,7 @@ def _write(path: Path, figure: Any, rows: list[Row], index: str, columns: str, v
 
 
 def pair_figure(rows: Sequence[Row], by: str, value: str, **axes_options: Any) -> Figure:
-    """The column `value` of eps and of the score against time. by: the column that says which of them a row is about.
-
-    axes_options: of matplotlib's `Axes.set`.
-    """
+    """Column `value` of eps and of the score, which column `by` tells apart, over time. axes_options: of `Axes.set`."""
     figure, (axes,) = panels(1, (6.5, 4.0))
     for name, colour in PAIR.items():
         axes.plot(*_columns(rows, "t", value, **{by: name}), color=colour, label=name)
@@ -132,11 +128,8 @@ def extrapolation_figure(rows: Sequence[Row], nfe: int = 10) -> Figure:
 
 def pixel_difference_figure(rows: Sequence[Row]) -> Figure:
     """The mean pixel difference of every sampler against network calls, cut off where it is as wrong as can be."""
-
-    def family(sampler: str) -> str:
-        return next((method for start, method in FAMILIES.items() if sampler.startswith(start)), "")
-
-    named = [{**row, "method": family(row["sampler"])} for row in rows]
+    makers = {name: getattr(solver, "func", solver) for name, solver in discretisation.SOLVERS.items()}
+    named = [row | {"method": makers[row["sampler"]].__name__} for row in rows]
     return against_nfe(named, "pixel_difference", "mean |x - reference|", top=1.0)  # half the range of a pixel
 
 

@@ -1,7 +1,4 @@
-"""A paper's table computed on a network, cell by cell in one process.
-
-Each finished cell is a file in the run's folder, so that a run that was stopped goes on where it was.
-"""
+"""A paper's table computed cell by cell in one process; each is a file, so that a stopped run goes on where it was."""
 
 import hashlib
 import json
@@ -35,19 +32,15 @@ from formats.files import read_npz, write_atomically, write_npz
 from models.sampling.draw import Trained, draw, load_trained, starts
 from models.sampling.source import Source
 from models.score import eps_fn
-from runs.errors import Stopped, checking
+from runs.errors import Stopped, checking, stop_requests
 from runs.log import Log
-from runs.signals import stop_requests
 
 SHOWN = 4  # images of each cell that are kept for the picture
 STATISTIC_IMAGES = 512  # training images that Analytic-DDIM's statistic is estimated on
 
 
 class Costs:
-    """The time that a table takes, by what it is spent on, and what the network was compiled for.
-
-    now: what is being computed.
-    """
+    """The seconds that a table takes, by what for; what is computed `now`; and what the network was compiled for."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -132,11 +125,9 @@ def warm_up(setup: Setup, cells: Sequence[Cell]) -> None:
 
 
 def measure_cells(setup: Setup, cells: Mapping[str, Cell], log: Log) -> list[Record]:
-    """The records of all cells, given by file name. Those of an earlier start are read.
-
-    Raises Stopped between two batches if a signal arrived.
-    """
-    records = {name: record for name in cells if (record := read_record(setup.folder, name)) is not None}
+    """The records of all cells, by file name; earlier ones are read. Raises Stopped between two batches on a signal."""
+    files = {name: setup.folder / f"{name}.json" for name in cells}
+    records: dict[str, Record] = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
     missing = {name: cell for name, cell in cells.items() if name not in records}
     print(f"{len(records)} of {len(cells)} cells are done", file=sys.stderr)
     setup.costs.lap("setting up")
@@ -158,12 +149,6 @@ def measure_cells(setup: Setup, cells: Mapping[str, Cell], log: Log) -> list[Rec
                 logged = {f"{cell}/{key}": record[key] for key in ("fid", "nfe", "images_per_s")}
                 log.metrics(list(cells).index(name), logged)
     return [records[name] for name in cells]
-
-
-def read_record(folder: Path, name: str) -> Record | None:
-    """The record of a finished cell, None if it is not there."""
-    path = folder / f"{name}.json"
-    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def measure_cell(setup: Setup, cell: Cell, name: str, progress: Callable[[int], None]) -> Record:
@@ -245,9 +230,8 @@ def eps_norm(setup: Setup, solver: Analytic) -> Float[np.ndarray, " nodes"]:
     labels = train.labels if setup.net.num_classes else None
     label = None if labels is None else jnp.asarray(labels[:STATISTIC_IMAGES])
     network = jax.jit(eps_fn(setup.net.network, setup.net.sde, setup.net.params, label))
-    norm = deis.tables.estimate_eps_norm(
-        solver.sde, solver.ts, network, x_0, jax.random.normal(jax.random.key(0), x_0.shape)
-    )
+    z = jax.random.normal(jax.random.key(0), x_0.shape)
+    norm = deis.tables.estimate_eps_norm(solver.sde, solver.ts, network, x_0, z)
     write_npz(path, {"eps_norm": norm})
     return norm
 

@@ -1,7 +1,6 @@
 """FIDs in rows and columns, as Markdown and LaTeX, and whether their order is the paper's.
 
-What was measured and what was published stand in grids of their own: they are of different networks, images and
-features.
+What was measured and what was published stand in grids of their own, as networks, images and features differ.
 """
 
 from collections.abc import Iterable

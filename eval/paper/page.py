@@ -51,13 +51,13 @@ def paper_page(paper: Paper, records: Sequence[Record]) -> str:
 def about(paper: Paper, records: Sequence[Record]) -> str:
     """A few sentences on the measured numbers: metric, images, network, seeds and grid."""
     one = next((record for record in records if "fid_name" in record), records[0])
-    first, last = paper.first_seed, paper.first_seed + paper.repeats * one["num_samples"] - 1
+    last = paper.first_seed + paper.repeats * one["num_samples"] - 1
     spread = f", mean and standard deviation of {paper.repeats} sets of seeds" if paper.repeats > 1 else ""
     grid = f" Options of all rows, unless a row says otherwise: `{' '.join(paper.grid)}`." if paper.grid else ""
     network = f"{one['checkpoint']}" + ("" if one["step"] is None else f" at step {one['step']}")
     return (
         f"Meant for {paper.checkpoint}. {one.get('fid_name', 'No FID')} against the training images of "
-        f"{one['dataset']}, network {network}, {one['num_samples']:,} images a cell from seeds {first} to "
+        f"{one['dataset']}, network {network}, {one['num_samples']:,} images a cell from seeds {paper.first_seed} to "
         f"{last}{spread}; lower is better. Bold: best of those within the NFE. +k: k more network calls were made."
         f"{grid}" + (f" Warning: {one['warning']}." if one.get("warning") else "")
     )

@@ -103,10 +103,7 @@ def plan_cells(paper: Paper, sde: deis.SDE, num_samples: int) -> list[Cell]:
 
 
 def _fixed(paper: Paper, row: str, sde: deis.SDE) -> list[tuple[Solver, int, Options]]:
-    """(solver, NFE, options) for every column.
-
-    The options hold a digest of the solver's numbers, so that a corrected solver is measured again.
-    """
+    """(solver, NFE, options) for every column; by a digest in the options a corrected solver is measured again."""
     sampler = _sampler([*paper.grid, *paper.methods[row]])
     found: list[tuple[Solver, int, Options]] = []
     for nfe in paper.nfe:

@@ -28,10 +28,8 @@ NOT_IN_ROW_NAMES = (
 def gather(folder: Path) -> list[Run]:
     """Every sampling run below `folder`, in the order of the table's rows and columns.
 
-    A run is a folder whose result.json or status.json names a sampler; training runs do not.
-
-    Raises FileNotFoundError if the folder does not exist or holds no run; ValueError if a file is not JSON, or the runs
-    cannot be compared in one table.
+    A run is a folder whose result.json or status.json names a sampler; training runs do not. Raises FileNotFoundError
+    if the folder does not exist or holds no run; ValueError if a file is not JSON, or runs do not fit in one table.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; give the folder that sample.py wrote its runs into")
@@ -43,9 +41,8 @@ def gather(folder: Path) -> list[Run]:
         found = sorted({str(run[key]) for run in runs if run.get(key) is not None})
         if len(found) > 1:
             raise ValueError(f"{folder} mixes runs of different {key} ({', '.join(found)}); give a narrower folder")
-    place = {method: place for place, method in enumerate(ROW_ORDER)}
     runs.sort(key=lambda run: (run.get("order") or 0, run["sampler"], run["nfe_asked"]))
-    return sorted(runs, key=lambda run: place.get(run.get("method", ""), len(place)))
+    return sorted(runs, key=lambda run: [*ROW_ORDER, run.get("method")].index(run.get("method")))  # others last
 
 
 def _read_run(folder: Path) -> Run:
@@ -111,10 +108,7 @@ def _entry(run: Run) -> Entry:
 
 
 def write_table(folder: Path) -> str:
-    """Write table.md, table.csv and, where a FID is known, fid_vs_nfe.png into `folder`; returns the Markdown.
-
-    Raises what `gather` raises.
-    """
+    """Write table.md, table.csv and, if there is a FID, fid_vs_nfe.png; returns the Markdown. Raises as `gather`."""
     runs = gather(folder)
     rows = arrange(runs)
     text = sweep_page(rows)

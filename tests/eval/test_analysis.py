@@ -9,6 +9,7 @@ import numpy as np
 import published_network
 import pytest
 from commands import run, run_here
+from flax import nnx
 from matplotlib.colors import to_rgb
 
 import deis
@@ -28,7 +29,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def fitted() -> toy.Params:
+def fitted() -> nnx.Sequential:
     return toy.fit(SDE, IN_1D, jax.random.key(0), steps=400)
 
 

@@ -9,9 +9,8 @@ import pytest
 
 from models.sampling.build import parse_seeds
 from runs import folder
-from runs.errors import ConfigError, NonFiniteError, Stopped
+from runs.errors import ConfigError, NonFiniteError, Stopped, stop_requests
 from runs.log import LoggerConfig, open_log, read_metrics, truncate_metrics
-from runs.signals import stop_requests
 
 CONFIG = {"name": "a", "seed": 0, "sde": {"beta_1": 20.0}, "resume": True}
 
