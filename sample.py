@@ -56,9 +56,14 @@ def main(cfg: DictConfig) -> None:
         dataset = job.dataset
         if metrics is not None or source.config["dataset"]:
             dataset = dataset_of(source, job.dataset, otherwise=", or extractor=none")
+        classes = source.config["model"].get("num_classes", 0)
+        if job.label is not None and not 0 <= job.label < classes:
+            allowed = f"0 to {classes - 1}" if classes else "null: this network was trained without classes"
+            raise ValueError(f"label must be {allowed} (model.num_classes={classes}), got {job.label}")
         if job.guidance is not None and not source.config["model"].get("null_class"):
             raise ValueError(f"guidance={job.guidance:g} needs a network trained with model.null_class=true")
         table = build_table(job.sampler, build_sde(source.config["sde"]))
+        job.batch_size = min(job.batch_size, len(seeds))  # no more is computed than what is asked for
     config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
     with folder.occupy(run_dir, config, sampler=table.name, nfe_asked=job.sampler["nfe"]):
         print(jax_setup.configure_jax(job.batch_size), file=sys.stderr)
@@ -145,6 +150,7 @@ def draw_images(
         "seconds": seconds,
         "images_per_s": drawn / seconds,
         "seeds": job.seeds or f"0-{job.num_samples - 1}",
+        "label": job.label,
         "rounding": job.rounding,
         **origin(source),
     }
@@ -153,7 +159,8 @@ def draw_images(
 def summary(result: dict[str, Any]) -> str:
     """One line for people: the solver, its network calls, the metrics and the speed."""
     asked = f" ({result['nfe_asked']} asked)" if result["nfe"] != result["nfe_asked"] else ""
-    parts = [*lines(result), f"{result['images_per_s']:.0f} images/s"]
+    rate = result["images_per_s"]
+    parts = [*lines(result), f"{rate:.{0 if rate >= 10 else 1}f} images/s"]
     return f"{result['sampler']}, {result['nfe']} NFE{asked}: {', '.join(parts)}"
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import published_network
 import pytest
 from commands import AS_USERS_DO, TINY, run, run_here
 
@@ -79,6 +80,7 @@ def test_images_need_not_be_kept_to_be_measured(trained: Path) -> None:
         (["extractor=pixels", "metrics=[fid,kid]"], "metrics=kid needs at least 1000 samples, got 256"),
         (["rounding=up"], "rounding must be floor or round"),
         (["step=77"], "no checkpoint of step 77"),
+        (["label=3"], "label must be null: this network was trained without classes (model.num_classes=0), got 3"),
         (["sampler.ts_phase=sigma"], "ts_phase must be one of"),
     ],
 )
@@ -86,6 +88,33 @@ def test_refusals(arguments: list[str], said: str, trained: Path) -> None:
     result = run_here("sample.py", *FEW, *arguments, cwd=trained)
     assert result.returncode == 2
     assert said in result.stderr
+
+
+def test_no_more_is_computed_than_what_is_asked_for(trained: Path) -> None:
+    """The batch is as large as the samples: its speed is that of the images that were drawn."""
+    result = run_here("sample.py", *FEW, "num_samples=3", "batch_size=4096", "run_dir=three", cwd=trained)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((trained / "three" / "result.json").read_text())
+    assert (found["num_samples"], found["label"]) == (3, None)
+    assert found["seconds"] < 30
+
+
+@pytest.mark.parametrize("label", [-1, 10, 99])
+def test_labels_that_the_network_does_not_have_are_refused(label: int, tmp_path: Path) -> None:
+    published_network.write(tmp_path / "net", "model.num_classes=10")
+    arguments = ["checkpoint=net", f"label={label}", "extractor=none", "run_dir=out"]
+    result = run_here("sample.py", *FEW, *arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert f"label must be 0 to 9 (model.num_classes=10), got {label}" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_class_of_the_images_stands_in_the_result(tmp_path: Path) -> None:
+    published_network.write(tmp_path / "net", "model.num_classes=10")
+    arguments = ["checkpoint=net", "label=9", "num_samples=2", "sampler.nfe=1", "run_dir=out"]
+    result = run_here("sample.py", *FEW, *arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["label"] == 9
 
 
 def test_a_damaged_checkpoint_is_not_used(trained: Path, tmp_path: Path) -> None:

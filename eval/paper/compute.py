@@ -108,7 +108,9 @@ def set_up(source: Source, dataset: DatasetConfig, job: MeasuringJob, folder: Pa
         published = source.path if source.step is None and job.dataset is None else None
         found = open_measurement(job.extractor, dataset, MetricConfig(), published)
     sde, reference = source.config["sde"], found.reference.statistics
-    return Setup(net, sde, found.extractor, reference, dataset, job.batch_size, job.rounding, folder, costs)
+    return Setup(
+        net, sde, found.extractor, reference, dataset, min(job.batch_size, job.num_samples), job.rounding, folder, costs
+    )
 
 
 def warm_up(setup: Setup, cells: Sequence[Cell]) -> None:
