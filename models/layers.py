@@ -53,6 +53,35 @@ def _drawn(
     return jnp.asarray(on_host(data))
 
 
+class GroupNorm(nnx.Module):
+    """`nnx.GroupNorm` in float32 that averages over pixels first and over the channels of a group afterwards.
+
+    XLA on CPUs sums over both at once without vector instructions, which makes sampling take 15 % longer.
+    """
+
+    def __init__(self, channels: int, num_groups: int, epsilon: float):
+        self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
+        self.num_groups, self.epsilon = num_groups, epsilon
+
+    def __call__(self, x: Images) -> Images:
+        b, c = x.shape[0], x.shape[-1]
+
+        def group_mean(x: Images) -> Float[Array, "b c"]:
+            groups = x.mean((1, 2)).reshape(b, self.num_groups, -1).mean(2)
+            return jnp.repeat(groups, c // self.num_groups, axis=1)
+
+        x = x.astype(jnp.float32)
+        mean, square = group_mean(x), group_mean(x * x)
+        factor = self.scale[...] * jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0.0) + self.epsilon)
+        return x * factor[:, None, None] + (self.bias[...] - mean * factor)[:, None, None]
+
+
+@jax.checkpoint  # computed again for the gradient, which more than halves the memory that activations take
+def norm_silu(norm: GroupNorm, x: Images) -> Images:
+    """SiLU of the normalised images."""
+    return nnx.silu(norm(x))
+
+
 class Block(nnx.Module):
     """GroupNorm, SiLU and a convolution, twice, with the conditioning embedding added between; then optional attention.
 
@@ -63,20 +92,20 @@ class Block(nnx.Module):
     def __init__(self, cfg: UNetConfig, stage: Stage, rngs: nnx.Rngs):
         n_in, n_out, self.resample, self.fir = stage.n_in, stage.n_out, stage.resample, cfg.fir
         self.scale = math.sqrt(0.5) if cfg.skip_rescale else 1.0
-        self.norm_1, self.conv_1 = group_norm(cfg, n_in, rngs), conv(n_in, n_out, cfg.dtype, rngs)
+        self.norm_1, self.conv_1 = group_norm(cfg, n_in), conv(n_in, n_out, cfg.dtype, rngs)
         self.embed = linear(4 * cfg.channels, n_out, jnp.float32, rngs)
-        self.norm_2, self.conv_2 = group_norm(cfg, n_out, rngs), conv(n_out, n_out, cfg.dtype, rngs, kernel_init=ZEROS)
+        self.norm_2, self.conv_2 = group_norm(cfg, n_out), conv(n_out, n_out, cfg.dtype, rngs, kernel_init=ZEROS)
         self.dropout = nnx.Dropout(cfg.dropout)
         needed = n_in != n_out or bool(self.resample)
         self.shortcut = linear(n_in, n_out, cfg.dtype, rngs) if needed else None
         self.attention = Attention(cfg, n_out, rngs) if stage.attention else None
 
     def __call__(self, x: Images, emb: Float[Array, "b e"], keys: PRNGKeyArray | None) -> Images:
-        h = nnx.silu(self.norm_1(x))
+        h = norm_silu(self.norm_1, x)
         if self.resample:
             change = halve if self.resample == "down" else double
             h, x = change(h, self.fir), change(x, self.fir)
-        h = nnx.silu(self.norm_2(self.conv_1(h) + self.embed(emb)[:, None, None, :]))
+        h = norm_silu(self.norm_2, self.conv_1(h) + self.embed(emb)[:, None, None, :])
         if keys is not None:
             h = jax.vmap(lambda h, key: self.dropout(h, deterministic=False, rngs=key))(h, keys)
         h = self.conv_2(h)
@@ -90,7 +119,7 @@ class Attention(nnx.Module):
     def __init__(self, cfg: UNetConfig, channels: int, rngs: nnx.Rngs):
         self.heads = channels // (cfg.head_channels or channels)
         self.scale = math.sqrt(0.5) if cfg.skip_rescale else 1.0
-        self.norm = group_norm(cfg, channels, rngs)
+        self.norm = group_norm(cfg, channels)
         self.qkv = linear(channels, 3 * channels, cfg.dtype, rngs)
         self.out = linear(channels, channels, cfg.dtype, rngs, kernel_init=ZEROS)
 
@@ -219,8 +248,8 @@ def embedding(count: int, features: int, rngs: nnx.Rngs) -> nnx.Embed:
     return nnx.Embed(count, features, embedding_init=normal(1 / math.sqrt(features)), rngs=rngs)
 
 
-def group_norm(cfg: UNetConfig, channels: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    """GroupNorm in float32 with `num_groups` groups; in narrow levels fewer, of `min_group_channels` or more."""
+def group_norm(cfg: UNetConfig, channels: int) -> GroupNorm:
+    """GroupNorm with `num_groups` groups; in narrow levels fewer, of `min_group_channels` or more."""
     most = max(1, min(cfg.num_groups, channels // cfg.min_group_channels))
     groups = next(number for number in range(most, 0, -1) if channels % number == 0)
-    return nnx.GroupNorm(channels, groups, epsilon=cfg.norm_eps, rngs=rngs)
+    return GroupNorm(channels, groups, cfg.norm_eps)

@@ -28,6 +28,7 @@ from models.layers import (
     from_patches,
     group_norm,
     linear,
+    norm_silu,
     time_embedding,
     to_patches,
 )
@@ -140,7 +141,7 @@ class UNet(nnx.Module):
         self.pyramid = nnx.Dict(
             {name: PyramidDown(cfg, widths[i], widths[i + 1], rngs) for i, name in enumerate(names)}
         )
-        self.norm_out = group_norm(cfg, self.order[-1].n_out, rngs)
+        self.norm_out = group_norm(cfg, self.order[-1].n_out)
         self.conv_out = conv(self.order[-1].n_out, values, jnp.float32, rngs, kernel_init=ZEROS)
 
     def __call__(
@@ -161,7 +162,7 @@ class UNet(nnx.Module):
                 h = image = (image + h) * (math.sqrt(0.5) if self.cfg.skip_rescale else 1.0)
             if stage.keeps:
                 kept.append(h)
-        return from_patches(self.conv_out(nnx.silu(self.norm_out(h))).astype(jnp.float32), self.cfg.patch_size)
+        return from_patches(self.conv_out(norm_silu(self.norm_out, h)).astype(jnp.float32), self.cfg.patch_size)
 
     def embed(self, t: Float[Array, " b"], label: Int[Array, " b"] | None) -> Float[Array, "b e"]:
         """The conditioning embedding of every residual block: noise conditioning and class label, through an MLP."""

@@ -11,7 +11,7 @@ import scipy.signal
 from flax import nnx
 
 from models.config import UNetConfig
-from models.layers import Attention, double, from_patches, halve, normal, time_embedding, to_patches, uniform
+from models.layers import Attention, GroupNorm, double, from_patches, halve, normal, time_embedding, to_patches, uniform
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -52,6 +52,18 @@ def test_the_fir_filter_is_scipy_s() -> None:
     larger = scipy.signal.correlate2d(np.pad(spread, ((2, 1), (2, 1))), 4 * kernel, "valid")
     np.testing.assert_allclose(double(image, fir=True)[0, :, :, 0], larger, atol=1e-6)
     np.testing.assert_allclose(halve(double(image, fir=False), fir=False), image, atol=1e-6)
+
+
+def test_group_norm_is_flax_s() -> None:
+    """Values and derivatives, also where the mean is large beside the spread, within float32."""
+    x = 3.0 + jax.random.normal(jax.random.key(0), (2, 5, 5, 12))
+    ours = GroupNorm(12, num_groups=3, epsilon=1e-6)
+    theirs = nnx.GroupNorm(12, num_groups=3, epsilon=1e-6, use_fast_variance=False, rngs=nnx.Rngs(0))
+    for norm in (ours, theirs):
+        norm.scale, norm.bias = nnx.Param(jnp.arange(12.0)), nnx.Param(jnp.arange(12.0) ** 2)
+    (value, slope), (their_value, their_slope) = (jax.jvp(norm, (x,), (jnp.sin(x),)) for norm in (ours, theirs))
+    np.testing.assert_allclose(value, their_value, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(slope, their_slope, rtol=2e-5, atol=2e-4)
 
 
 def test_patches_are_cut_and_put_back() -> None:
