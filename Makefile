@@ -35,10 +35,10 @@ paper-long: $(READY)
 	$(BIN)/python -m eval.table paper=cifar10_vp $(SHIPPED) num_samples=10000 run_dir=outputs/paper/cifar10_vp_10000
 
 test: check
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -n 2 --fast
+	$(BIN)/python -m pytest -n 2 --dist worksteal --fast
 
 test-peers: $(PEERS_READY)
 	.venv-peers/bin/python -m pytest tests/peers tests/deis/sampler/test_torch.py tests/test_docs.py
