@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from models.training import devices
 
 ROOT = Path(__file__).parents[3]
-EIGHT = AbstractMesh((8,), ("data",))
+EIGHT = AbstractMesh((8,), ("data",), axis_types=(AxisType.Auto,))
 
 # Trains twice: with the data on the devices and the state replicated; with the data streamed, the state sharded, and
 # micro-batches.

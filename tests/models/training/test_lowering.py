@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AbstractMesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jobs import job
 
 import deis
@@ -21,7 +21,7 @@ BATCH_SIZE = 128
 
 def lowered(model: UNetConfig, num_devices: int, fsdp: bool, accumulate: int, platform: str) -> tuple[str, str]:
     """(gradient, update) of the training step for devices of this platform, as StableHLO."""
-    mesh = AbstractMesh((num_devices,), ("data",))
+    mesh = AbstractMesh((num_devices,), ("data",), axis_types=(AxisType.Auto,))
     optimizer = make_optimizer(OptimizerConfig(2e-4, 5000, False, 0.9, 0.999, 1.0), 800_000)
 
     def abstract(tree: Any, shardings: Any) -> Any:
