@@ -34,7 +34,7 @@ def published(name: str, dtype: str) -> UNetConfig:
 def test_sampling_lowers_for_gpus_and_tpus(name: str, dtype: str, devices: int) -> None:
     """From abstract shapes alone: nothing is computed, and no such device is needed."""
     cfg = published(name, dtype)
-    mesh = AbstractMesh((devices,), ("data",))
+    mesh = AbstractMesh((devices,), ("data",), axis_types=(AxisType.Auto,))
 
     def abstract(leaf: Any, *axes: str) -> jax.ShapeDtypeStruct:
         sharding = NamedSharding(mesh, PartitionSpec(*axes)) if devices > 1 else None
