@@ -13,6 +13,8 @@ from reference import problem
 import deis
 from deis import tables
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 SHAPE = (16, 8, 8, 3)
 

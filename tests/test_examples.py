@@ -10,6 +10,8 @@ from PIL import Image, ImageSequence
 from examples import continuous_vp, ddim_fashion_mnist, discrete_vp, pndm_mnist
 from models.sampling.source import SHIPPED
 
+pytestmark = pytest.mark.slow
+
 
 def test_continuous_time_by_the_network_that_comes_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     continuous_vp.main(str(SHIPPED), str(tmp_path / "grid.png"))

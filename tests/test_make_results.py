@@ -11,6 +11,8 @@ from reference import loop
 import deis
 from docs import make_results
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_tables_of_the_paper_with_an_exact_network() -> None:
     """The table's orders on the cluster problem, and an error that is the textbook loop's."""

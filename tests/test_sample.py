@@ -8,6 +8,8 @@ import published_network
 import pytest
 from commands import AS_USERS_DO, TINY, run, run_here
 
+pytestmark = pytest.mark.slow
+
 FEW = ["logger=none", "extractor=none", "sampler.nfe=3"]
 
 

@@ -13,6 +13,8 @@ from reference.mixture import MIXTURE
 import deis
 from deis import adaptive
 
+pytestmark = pytest.mark.slow
+
 SDES = {"vp_linear": deis.vp_linear(), "ve": deis.ve()}
 
 

@@ -14,6 +14,8 @@ from scipy.stats import norm
 import deis
 from deis import adaptive, likelihood, tables
 
+pytestmark = pytest.mark.slow
+
 SDES = {"vp_linear": deis.vp_linear(), "ve": deis.ve()}
 sdes = pytest.mark.parametrize("name", SDES)
 

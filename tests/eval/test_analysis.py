@@ -19,6 +19,8 @@ from eval.exact.study import extrapolation_figure, means_table, pixel_difference
 from eval.figures import BASELINE_COLOUR, FAMILY_COLOUR
 from formats.tables import write_csv
 
+pytestmark = pytest.mark.slow
+
 SDE = deis.vp_linear()
 NAMES = ("relative_change", "holding", "extrapolation", "pixel_difference")
 

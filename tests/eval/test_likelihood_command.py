@@ -19,6 +19,8 @@ from deis import adaptive, likelihood, tables
 from eval.exact.mixture import Mixture
 from eval.metrics.bits_per_dim import bits_of_batches, encoding_table, relative_to_x_0, standard_error
 
+pytestmark = pytest.mark.slow
+
 SDE = deis.vp_linear()
 KUTTA_36 = partial(likelihood.encode, ts=deis.timesteps(SDE, 12, "log"))
 DOPRI5 = partial(adaptive.encode, rtol=1e-4, atol=1e-4)

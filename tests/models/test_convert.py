@@ -15,6 +15,8 @@ from models.convert import main
 from models.published.network import read_published, write_published
 from models.published.score_sde import read_score_sde
 
+pytestmark = pytest.mark.slow
+
 FIXTURES = Path(os.environ["DEIS_SHARED"]) / "fixtures" / "score_sde" if "DEIS_SHARED" in os.environ else None
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "unet2d"
 FEW = ["logger=none", "extractor=none", "sampler.nfe=3", "num_samples=2"]

@@ -12,6 +12,8 @@ from models.config import UNetConfig
 from models.layout import stages
 from models.summary import Row, rows, summary_table
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CFG = UNetConfig(
     channels=8, multipliers=[1, 2], attention_resolutions=[4], min_group_channels=1, image_size=8, image_channels=3

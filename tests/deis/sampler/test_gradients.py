@@ -10,6 +10,8 @@ import pytest
 import deis
 from deis import tables
 
+pytestmark = pytest.mark.slow
+
 SDE = deis.vp_linear()
 TS = deis.timesteps(SDE, 6)
 TABLES = [tables.t_ab(SDE, TS), tables.unipc(SDE, TS), tables.rho_rk(SDE, TS, "2heun"), tables.ddim_eta(SDE, TS)]

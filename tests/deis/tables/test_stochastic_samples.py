@@ -9,6 +9,8 @@ from reference.stochastic import LAMBDAS, first_order, second_order
 
 import deis
 
+pytestmark = pytest.mark.slow
+
 
 def energy_distance(x, y):
     """Of two samples [n, d]: 2 E|x - y| - E|x - x'| - E|y - y'|, zero for equal distributions."""

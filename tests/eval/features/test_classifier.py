@@ -16,7 +16,7 @@ from eval.features.config import ExtractorConfig, validate_extractor
 from eval.metrics.frechet import feature_statistics, frechet_distance, metric_name
 from eval.metrics.reference import reference_of
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
+pytestmark = [pytest.mark.usefixtures("quick_to_compile"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

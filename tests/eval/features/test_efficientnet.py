@@ -9,6 +9,8 @@ from PIL import Image
 from eval.features import efficientnet_lite0
 from eval.features.config import ExtractorConfig
 
+pytestmark = pytest.mark.slow
+
 # The second of two images of noise; efficientnet-lite-pytorch 0.1.0, torch 2.13.0, CPU.
 IMAGES = np.random.default_rng(32).integers(0, 256, (2, 32, 32, 3), np.uint8)
 FEATURES = {0: 0.53269970, 390: 1.41793764, 674: 1.52210319, 951: 0.46763283, 1259: 3.89954615, 1200: 0.0}

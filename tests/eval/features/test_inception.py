@@ -8,6 +8,8 @@ from safetensors.numpy import save_file
 from eval.features import inception
 from eval.features.config import ExtractorConfig
 
+pytestmark = pytest.mark.slow
+
 # The second of two images of noise, the weights of `random_inception`; torch 2.13.0, CPU.
 IMAGES = np.random.default_rng(32).integers(0, 256, (2, 32, 32, 3), np.uint8)
 AT = [0, 505, 1000, 1501, 2047]

@@ -28,6 +28,8 @@ from models.sampling.build import build_sde
 from models.sampling.draw import Trained, draw, starts, trained
 from models.score import eps_fn
 
+pytestmark = pytest.mark.slow
+
 SEEDS = range(3, 13)
 
 

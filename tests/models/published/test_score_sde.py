@@ -28,6 +28,8 @@ from models.sampling.build import build_sde
 from models.score import Network, predict_eps
 from models.unet import network_of, num_params
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 SHARED = os.environ.get("DEIS_SHARED")
 TENSORS = make_tensors("ddpmpp")

@@ -17,6 +17,8 @@ from models.config import UNetConfig
 from models.score import eps_fn
 from models.unet import network_of, shapes
 
+pytestmark = pytest.mark.slow
+
 BATCH = 64
 SDE = deis.vp_linear()
 TABLE = deis.tables.ddim(SDE, np.linspace(SDE.T, 1e-3, 11))

@@ -16,6 +16,8 @@ from models.training.config import ObjectiveConfig, OptimizerConfig
 from models.training.step import init_state, make_optimizer, make_train_step
 from models.unet import network_of, shapes
 
+pytestmark = pytest.mark.slow
+
 BATCH_SIZE = 128
 
 
