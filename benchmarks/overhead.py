@@ -100,7 +100,7 @@ def no_network(x: jax.Array, t: jax.Array) -> jax.Array:
 
 
 def random_params() -> unet.Params:
-    """Of NETWORK. As initialised, its last convolution is 0, and so is what it predicts."""
+    """Random parameters for NETWORK. As initialised, its last convolution is 0, and so is what it predicts."""
     params = unet.init(NETWORK, jax.random.key(0))
     kernel = params["conv_out"]["kernel"]
     return params | {

@@ -124,7 +124,7 @@ def paired_errors(problem: Problem, nfes: tuple[int, ...] = NFES) -> tuple[Error
 
 
 def error(problem: Problem, sde: SDE, table: Table) -> float:
-    """Of `deis.sample` in float64."""
+    """The samples of `deis.sample` in float64."""
     with jax.enable_x64(True):
         x_T = jax.numpy.asarray(table.s[0] * table.rho[0] * problem.noise)
         return problem.error(np.asarray(deis.sample(table, _eps_fn(problem, sde), x_T)) / table.s[-1])

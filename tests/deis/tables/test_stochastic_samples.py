@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 
 def energy_distance(x, y):
-    """Of two samples [n, d]: 2 E|x - y| - E|x - x'| - E|y - y'|, zero for equal distributions."""
+    """The energy distance of two samples [n, d], 2 E|x - y| - E|x - x'| - E|y - y'|, zero for equal distributions."""
 
     def mean_distance(a, b):
         return np.mean(np.sqrt(np.maximum(np.sum((a[:, None] - b[None]) ** 2, axis=2), 0)))
