@@ -13,7 +13,7 @@ SDES = problem.SDES | {"published": deis.VPSDE(*deis.get_linear_alpha_fns(0.1, 2
 
 
 def beta(t):
-    """Of the linear schedule."""
+    """beta(t) of the linear schedule."""
     return 0.1 + (20.0 - 0.1) * t
 
 

@@ -131,7 +131,7 @@ def test_classifier_guidance_of_weight_1_is_bayes_rule(sde):
         return share * class_eps(x, t, 1.0) + (1 - share) * class_eps(x, t, -1.0)
 
     def gradient(x, t):
-        """Of log p(class +1 | x) = -log(1 + exp(-log_odds))."""
+        """The gradient of log p(class +1 | x) = -log(1 + exp(-log_odds))."""
         return log_odds(1.0, t) / (1 + np.exp(log_odds(x, t)))
 
     for t in times(sde):

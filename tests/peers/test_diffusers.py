@@ -64,7 +64,7 @@ def multistep_nodes(scheduler: Any, num_step: int, to_zero: bool) -> np.ndarray:
 
 
 def strided_nodes(num_step: int, to_zero: bool) -> np.ndarray:
-    """Of DDIM and PNDM with steps_offset=1: ..., 1 + 1000 // N, 1, and 0."""
+    """The times of DDIM and PNDM with steps_offset=1 are ..., 1 + 1000 // N, 1, and 0."""
     ts = 1.0 + 1000 // num_step * np.arange(num_step - 1, -1, -1)
     return ts if to_zero else np.append(ts, 0.0)
 

@@ -117,7 +117,7 @@ def test_the_golden_case_is_what_diffusers_answers():
 
 
 def test_defaults_are_those_of_diffusers():
-    """Of every option of the network, none left out; of a scheduler's, those that are not asked for."""
+    """Every option of the network has a default here, and so have those of a scheduler that are not asked for."""
     defaults = inspect.signature(diffusers.UNet2DModel.__init__).parameters
     expected = {name: p.default for name, p in defaults.items() if name != "self"}
     assert {name: default for name, (default, _) in UNET.items()} == {

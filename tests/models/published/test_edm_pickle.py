@@ -105,7 +105,7 @@ def test_the_range_of_sigma_is_the_networks_where_that_is_smaller(path: Path) ->
 
 
 def test_absent_arguments_are_songunets_own(path: Path) -> None:
-    """Of attn_resolutions that is 16, no size of this network, so only the middle has attention."""
+    """An attn_resolutions of 16 is no size of this network, so only the middle has attention."""
     plain = ("enc.4x4_block0", "dec.4x4_block1"), (".norm2.", ".qkv.", ".proj.")
     tensors = {
         name: tensor

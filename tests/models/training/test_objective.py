@@ -192,7 +192,7 @@ def test_importance_draws_estimate_the_same_loss_with_less_variance(name: str) -
 
 @pytest.mark.parametrize("name", SDES)
 def test_importance_draws_by_the_integral_of_the_likelihood_weight(name: str) -> None:
-    """Of the integral of g^2 / sigma^2, summed over small intervals, a quarter lies below the time of u = 1/4."""
+    """A quarter of the integral of g^2 / sigma^2, summed over small intervals, lies below the time of u = 1/4."""
     sde = SDES[name]
     u = np.linspace(0, 1, 5)
     t = TIME_DISTRIBUTIONS["importance"](ObjectiveConfig(), sde, jnp.asarray(u, jnp.float32))[0]

@@ -164,7 +164,7 @@ def test_evaluation_is_the_loss_without_dropped_labels_and_repeats() -> None:
 
 
 def test_training_finds_the_best_linear_network() -> None:
-    """Of normal pixels at one noise level: eps = sigma / (s^2 var + sigma^2) x, in closed form."""
+    """The best network of normal pixels at one noise level is eps = sigma / (s^2 var + sigma^2) x, in closed form."""
     sde = deis.vp_linear(t_0=0.3, T=0.3 + 1e-6)
     images = np.random.default_rng(3).normal(127.5, 40, (4096, 1, 1, 1))
     network = Network(lambda params, x, t, label, key: params * x, time="t", input="x")
