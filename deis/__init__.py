@@ -16,16 +16,17 @@ from deis.sde import SDE, VPSDE, edm, get_cos_alpha_fns, get_linear_alpha_fns, s
 from deis.table import Table
 
 if TYPE_CHECKING:
+    from deis.learn.choosing import choose
     from deis.sampler import get_sampler, sample, trajectory
 
 __all__ = ["SDE", "DiscreteVPSDE", "discrete_vp", "edm", "sub_vp", "ve", "vp_cosine", "vp_linear"]
 __all__ += ["VPSDE", "get_cos_alpha_fns", "get_linear_alpha_fns", "get_sampler"]
-__all__ += ["Table", "__version__", "sample", "tables", "timesteps", "trajectory"]
+__all__ += ["Table", "__version__", "choose", "sample", "tables", "timesteps", "trajectory"]
 
 __version__ = "0.1.0"
 
-_NEED_JAX = ("get_sampler", "sample", "trajectory")
-_MODULES = ("adaptive", "likelihood", "torch", "wrappers")
+_NEED_JAX = {"choose": "learn.choosing"} | dict.fromkeys(("get_sampler", "sample", "trajectory"), "sampler")
+_MODULES = ("adaptive", "learn", "likelihood", "torch", "wrappers")
 
 
 def __dir__() -> list[str]:
@@ -34,9 +35,7 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     if name in _NEED_JAX:
-        from deis import sampler
-
-        return getattr(sampler, name)
+        return getattr(import_module(f"deis.{_NEED_JAX[name]}"), name)
     if name in _MODULES:
         return import_module(f"deis.{name}")
     raise AttributeError(f"module 'deis' has no attribute {name!r}")

@@ -74,7 +74,7 @@ def sample(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None = None
     """
     keys = _sample_keys(table, x_T, key)
     if get_opaque_trace_state(convention="deis") != _UNTRACED:  # within jit or grad, where the table is a constant
-        return _run_scan(as_partial(eps_fn), _rows(table, x_T), x_T, keys, remat=remat)
+        return run_rows(as_partial(eps_fn), _rows(table, x_T), x_T, keys, remat=remat)
     return _run(as_partial(eps_fn), _rows(_padded(table), x_T), table.nfe, x_T, keys)
 
 
@@ -84,7 +84,7 @@ def trajectory(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None = 
     The last x_t is what `sample` returns, up to rounding. Compiles once per NFE. Arguments and errors are those of
     `sample`.
     """
-    return _run_scan(as_partial(eps_fn), _rows(table, x_T), x_T, _sample_keys(table, x_T, key), keep=True)
+    return run_rows(as_partial(eps_fn), _rows(table, x_T), x_T, _sample_keys(table, x_T, key), keep=True)
 
 
 def _refuse_eps(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None) -> None:
@@ -121,7 +121,7 @@ def _run(eps_fn: EpsFn, rows: Rows, nfe: jax.Array, x_T: State, keys: jax.Array 
 
 
 @partial(jax.jit, static_argnames=("keep", "remat"))
-def _run_scan(
+def run_rows(
     eps_fn: EpsFn, rows: Rows, x_T: State, keys: jax.Array | None, keep: bool = False, remat: bool = False
 ) -> Any:
     """The samples, or with `keep` what `trajectory` returns; all rows count, and it can be differentiated."""
@@ -212,7 +212,7 @@ def _rows(table: Table, x_T: State) -> dict[str, np.ndarray]:
 def _padded(table: Table) -> Table:
     """`table` with rows and lags of zeros added, up to the sizes that share a compilation."""
     rows, lags = max(_PADDED_ROWS, 2 ** (table.nfe - 1).bit_length()), max(_PADDED_LAGS, table.lags)
-    columns = {}
+    columns: dict[str, Any] = {}
     for name, shape in table.shapes().items():
         widths = [(0, rows - table.nfe)] + [(0, lags - table.lags)] * (len(shape) - 1)
         columns[name] = np.pad(getattr(table, name), widths)

@@ -11,14 +11,22 @@ A fixed-step solver is linear in the state and in the network's outputs. With `v
 from u_0 = v_0 = x_T / s_0 to x = s_M u_M.
 """
 
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
 
+from deis.sde import SDE
+
 Column = Float64[np.ndarray, " nfe"]
 Nodes = Float64[np.ndarray, " nfe+1"]
 History = Float64[np.ndarray, "nfe lags"]
+
+FORMAT = "deis solver table 1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +39,7 @@ class Table:
     p, q: [nfe] weights of the accepted state in the next evaluation point and in the next accepted state.
     P, Q: [nfe, lags] weights of the history, newest first, in the same two.
     g: [nfe] standard deviation of the noise added, in units of v.
+    about: where it comes from, in words; kept by `save`.
     Raises ValueError if the columns disagree in length or hold a non-finite number.
     """
 
@@ -45,6 +54,7 @@ class Table:
     P: History
     Q: History
     g: Column
+    about: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, shape in self.shapes().items():
@@ -75,6 +85,74 @@ class Table:
     @property
     def is_stochastic(self) -> bool:
         return bool(np.any(self.g))
+
+    def save(self, path: str | Path) -> None:
+        """Write the table as a safetensors file: the columns in float64, and in its metadata name, about, a digest.
+
+        Raises ImportError if safetensors is not installed (`pip install deis-sampler[learn]`).
+        """
+        from safetensors.numpy import save
+
+        columns = {name: np.ascontiguousarray(getattr(self, name)) for name in self.shapes()}
+        words = {"format": FORMAT, "name": self.name, "about": json.dumps(dict(self.about))}
+        path = Path(path)
+        part = path.with_name(path.name + ".part")  # a killed process leaves no half of a table
+        part.write_bytes(save(columns, words | {"sha256": _digest(columns, words)}))
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path, sde: SDE | None = None) -> "Table":
+        """The table that `save` wrote, bit for bit. sde: that of the network it is to be used with, if it is checked.
+
+        Raises FileNotFoundError; ValueError for a file that is damaged or holds something else, or a table of another
+        SDE; ImportError as `save`.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no table {path}")
+        try:
+            with safe_open(path, "numpy") as file:
+                words = file.metadata() or {}
+                if words.get("format") != FORMAT:
+                    raise ValueError(f"{path} is no solver table of deis, as Table.save writes them")
+                columns = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if words.pop("sha256", None) != _digest(columns, words):
+                raise ValueError(f"{path} is damaged: its digest does not fit; make it anew")
+            table = cls(words["name"], **columns, about=json.loads(words["about"]))
+        except (SafetensorError, TypeError, KeyError):
+            raise ValueError(f"{path} is damaged, or no solver table of deis, as Table.save writes them") from None
+        if sde is not None and not _is_of(table, sde):
+            raise ValueError(f"{path}: {table.name} was made for another SDE than this network's; make one for it")
+        return table
+
+
+def about_sde(sde: SDE) -> str:
+    """An SDE by its values: t, s and sigma at nine times from t_0 to T, as JSON."""
+    t = np.linspace(sde.t_0, sde.T, 9)
+    return json.dumps([t.tolist(), np.broadcast_to(sde.s(t), t.shape).tolist(), sde.sigma(t).tolist()])
+
+
+def _is_of(table: Table, sde: SDE) -> bool:
+    """Whether the table belongs to the SDE: by `about_sde` where it says so, else by its own nodes."""
+    if "sde" in table.about:
+        t, s, sigma = np.array(json.loads(table.about["sde"]), np.float64)
+        rho = sigma / s
+    else:
+        t, s, rho = table.t[:-1], table.s[:-1], table.rho[:-1]
+    rounding = 1e-6 * (sde.T - sde.t_0)
+    if t.min() < sde.t_0 - rounding or t.max() > sde.T + rounding:
+        return False
+    return np.allclose(sde.s(t), s, rtol=1e-6) and np.allclose(sde.rho(t), rho, rtol=1e-5)
+
+
+def _digest(columns: dict[str, np.ndarray], words: Mapping[str, str]) -> str:
+    """SHA-256 of all that a file says."""
+    found = hashlib.sha256(json.dumps(dict(sorted(words.items()))).encode())
+    for name in sorted(columns):
+        found.update(f"{name} {columns[name].dtype} {columns[name].shape}".encode() + columns[name].tobytes())
+    return found.hexdigest()
 
 
 def eps_table(

@@ -1,0 +1,12 @@
+"""Solvers for one network: chosen among all untrained ones, or learned, from fine solutions of that network.
+
+x_0 = deis.sample(fine_table, eps_fn, x_T)                          the targets
+table = deis.choose(sde, eps_fn, x_T, x_0, nfe=5)[0].table           the best that needs no learning
+table = deis.learn.fit(sde, eps_fn, table, x_T, x_0)                 better
+"""
+
+from deis.learn.choosing import Choice, choose, untrained
+from deis.learn.fitting import LOSSES, Progress, fit
+from deis.learn.rows import PARTS
+
+__all__ = ["LOSSES", "PARTS", "Choice", "Progress", "choose", "fit", "untrained"]

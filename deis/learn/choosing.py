@@ -1,0 +1,123 @@
+"""The best untrained table for a network at a number of calls: all are tried, the worse ones on few trajectories."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import product
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from deis import tables
+from deis.sampler import EpsFn, State, as_partial, sample
+from deis.schedule import INTEGER_PHASES, timesteps
+from deis.sde import SDE
+from deis.table import Table
+
+GRIDS: tuple[tuple[str, float], ...] = (("t", 1.0), ("t", 2.0), ("t", 3.0), ("rho", 7.0), ("log", 1.0))
+"""Phase and order of the grids that are tried, as `deis.timesteps` takes them."""
+
+_SWITCHES: list[dict[str, Any]] = [
+    {name: True for name, on in zip(("corrector", "lower_order_final"), both, strict=True) if on}
+    for both in product((False, True), repeat=2)
+]
+
+SOLVERS: list[tuple[str, dict[str, Any]]] = [
+    ("ddim", {}),
+    *(("t_ab", {"order": order} | extra) for order in (1, 2, 3) for extra in _SWITCHES),
+    *(("rho_ab", {"order": order} | extra) for order in (1, 2, 3) for extra in _SWITCHES[:2]),
+    *(("log_rho_ab", {"order": order} | extra) for order in (1, 2, 3) for extra in _SWITCHES),
+    *(("ipndm", {"order": order} | extra) for order in (2, 3, 4) for extra in _SWITCHES),
+    ("dpm_solver_pp", {"order": 2}),
+    *(("dpm_solver_pp", {"order": order, "exact": True}) for order in (2, 3)),
+    *(("unipc", {"order": order, "prediction": kept}) for order in (2, 3) for kept in ("x_0", "eps")),
+    *(("rho_rk", {"rk_method": name}) for name in ("2heun", "3kutta", "4rk")),
+    *(("dpm_solver", {"order": order}) for order in (2, 3)),
+    *((method, {}) for method in ("s_pndm", "plms")),
+]
+"""The solvers that are tried, as names in `deis.tables.METHODS` with their options."""
+
+
+class Choice(NamedTuple):
+    """A table, the root mean square distance of its samples to the targets, and over how many trajectories it was."""
+
+    error: float
+    table: Table
+    trajectories: int
+
+
+def choose(
+    sde: SDE,
+    eps_fn: EpsFn,
+    x_T: State,
+    x_0: State,
+    nfe: int,
+    candidates: Iterable[Table] | None = None,
+    batch_size: int = 8,
+) -> list[Choice]:
+    """The tables of `nfe` network calls, best first: `choose(...)[0].table` is the one to take.
+
+    All are run on the first batch of trajectories, then the best quarter of them, but eight at least, on four times as
+    many, and so on. One compilation for all, and for all `nfe`.
+
+    eps_fn: as in `deis.sample`. x_T, x_0: [batch, ...] noise, and the samples that the network gives from it by a
+        solver of many steps. batch_size: trajectories that are computed together.
+    candidates: the tables to choose from; None for `untrained(sde, nfe)`.
+    Raises ValueError for fewer trajectories than `batch_size`, or where nothing is to be chosen from.
+    """
+    num, network = len(jax.tree.leaves(x_T)[0]), as_partial(eps_fn)
+    if num < batch_size:
+        raise ValueError(f"{num} trajectories are fewer than batch_size={batch_size}")
+    left = list(untrained(sde, nfe) if candidates is None else candidates)
+    if not left:
+        raise ValueError(f"no table makes {nfe} network calls; use nfe of 1 or more")
+    batches = num // batch_size
+    squares: dict[Table, float] = dict.fromkeys(left, 0.0)
+    worse: list[Choice] = []
+    done, todo = 0, 1
+    while True:
+        for i in range(done, todo):
+            noise, target = (
+                jax.tree.map(lambda leaf, i=i: leaf[i * batch_size : (i + 1) * batch_size], x) for x in (x_T, x_0)
+            )
+            for table in left:
+                squares[table] += float(_mean_square(sample(table, network, noise), target))
+        ranked = sorted((Choice(_root(squares[one] / todo), one, todo * batch_size) for one in left), key=_error)
+        if todo == batches:
+            return [*ranked, *sorted(worse, key=_error)]
+        kept = max(len(ranked) // 4, 8)
+        left, worse = [choice.table for choice in ranked[:kept]], worse + ranked[kept:]
+        done, todo = todo, min(4 * todo, batches)
+
+
+def untrained(sde: SDE, nfe: int) -> Iterator[Table]:
+    """Every table of `nfe` calls: SOLVERS on every grid that the SDE has. Its `about` says how it is made."""
+    grids = [(phase, 1.0) for phase in INTEGER_PHASES] if sde.is_discrete else GRIDS
+    for (phase, ts_order), (method, options) in product(grids, SOLVERS):
+        about = {"method": method, **options, "ts_phase": phase, "ts_order": ts_order}
+
+        def table(num_step: int, made: tuple = (method, options, phase, ts_order)) -> Table:
+            method, options, phase, ts_order = made
+            return tables.METHODS[method](sde, timesteps(sde, num_step, phase, ts_order), **options)
+
+        try:
+            found = table(tables.fewest_steps(table, nfe))
+        except ValueError:  # too few whole times, sigma = 0 under a logarithm
+            continue
+        if found.nfe == nfe:
+            yield replace(found, about={name: str(value) for name, value in about.items()})
+
+
+def _error(choice: Choice) -> float:
+    return choice.error
+
+
+def _root(square: float) -> float:
+    return math.sqrt(square) if math.isfinite(square) else math.inf
+
+
+@jax.jit
+def _mean_square(x: State, target: State) -> jax.Array:
+    apart = [jnp.ravel((a - b).astype(jnp.float32)) for a, b in zip(*map(jax.tree.leaves, (x, target)), strict=True)]
+    return jnp.mean(jnp.concatenate(apart) ** 2)
