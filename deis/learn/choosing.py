@@ -1,7 +1,7 @@
 """The best untrained table for a network at a number of calls: all are tried, the worse ones on few trajectories."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple
@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from deis import tables
-from deis.sampler import EpsFn, State, as_partial, sample
+from deis.learn.batches import Condition, batches
+from deis.sampler import State, sample
 from deis.schedule import INTEGER_PHASES, timesteps
 from deis.sde import SDE
 from deis.table import Table
@@ -49,12 +50,13 @@ class Choice(NamedTuple):
 
 def choose(
     sde: SDE,
-    eps_fn: EpsFn,
+    eps_fn: Callable[..., State],
     x_T: State,
     x_0: State,
     nfe: int,
     candidates: Iterable[Table] | None = None,
     batch_size: int = 8,
+    condition: Condition | None = None,
 ) -> list[Choice]:
     """The tables of `nfe` network calls, best first: `choose(...)[0].table` is the one to take.
 
@@ -64,31 +66,25 @@ def choose(
     eps_fn: as in `deis.sample`. x_T, x_0: [batch, ...] noise, and the samples that the network gives from it by a
         solver of many steps. batch_size: trajectories that are computed together.
     candidates: the tables to choose from; None for `untrained(sde, nfe)`.
+    condition: arrays [batch, ...], as labels; each batch's is a third argument of eps_fn.
     Raises ValueError for fewer trajectories than `batch_size`, or where nothing is to be chosen from.
     """
-    num, network = len(jax.tree.leaves(x_T)[0]), as_partial(eps_fn)
-    if num < batch_size:
-        raise ValueError(f"{num} trajectories are fewer than batch_size={batch_size}")
+    all_batches = batches(eps_fn, x_T, x_0, condition, batch_size)
     left = list(untrained(sde, nfe) if candidates is None else candidates)
     if not left:
         raise ValueError(f"no table makes {nfe} network calls; use nfe of 1 or more")
-    batches = num // batch_size
     squares: dict[Table, float] = dict.fromkeys(left, 0.0)
     worse: list[Choice] = []
     done, todo = 0, 1
     while True:
-        for i in range(done, todo):
-            noise, target = (
-                jax.tree.map(lambda leaf, i=i: leaf[i * batch_size : (i + 1) * batch_size], x) for x in (x_T, x_0)
-            )
-            for table in left:
-                squares[table] += float(_mean_square(sample(table, network, noise), target))
+        for batch, table in product(all_batches[done:todo], left):
+            squares[table] += float(_mean_square(sample(table, batch.network, batch.x_T), batch.x_0))
         ranked = sorted((Choice(_root(squares[one] / todo), one, todo * batch_size) for one in left), key=_error)
-        if todo == batches:
+        if todo == len(all_batches):
             return [*ranked, *sorted(worse, key=_error)]
         kept = max(len(ranked) // 4, 8)
         left, worse = [choice.table for choice in ranked[:kept]], worse + ranked[kept:]
-        done, todo = todo, min(4 * todo, batches)
+        done, todo = todo, min(4 * todo, len(all_batches))
 
 
 def untrained(sde: SDE, nfe: int) -> Iterator[Table]:

@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from deis.learn import rows as moving
-from deis.sampler import EpsFn, State, as_partial, sample
+from deis.learn.batches import Batch, Condition, batches
+from deis.sampler import State, sample
 from deis.sde import SDE
 from deis.table import Table, about_sde
 
@@ -61,7 +62,7 @@ class Progress(NamedTuple):
 
 def fit(
     sde: SDE,
-    eps_fn: EpsFn,
+    eps_fn: Callable[..., State],
     base: Table,
     x_T: State,
     x_0: State,
@@ -71,6 +72,7 @@ def fit(
     learn: Collection[str] | None = None,
     loss: str = "huber",
     features: Features | None = None,
+    condition: Condition | None = None,
     progress: Callable[[Progress], Any] | None = None,
     start: Progress | None = None,
 ) -> Table:
@@ -86,6 +88,7 @@ def fit(
     batch_size: trajectories that are computed together; more take more memory: nfe (nfe + 1)^2 / 2 states each.
     learn: which of PARTS may move; None for all, or for a `DiscreteVPSDE`, whose times are whole, the coefficients.
     loss: what is minimised, a name in LOSSES. features: of x_0 [batch, ...]; their distance is minimised instead.
+    condition: arrays [batch, ...], as labels; each batch's is a third argument of eps_fn.
     progress: called after every step; fit ends with the best so far when it answers true.
     start: a `Progress` of an earlier call with the same arguments, to go on from.
     Raises ValueError for a base that cannot be learned from, unknown parts or losses, and too few trajectories.
@@ -98,23 +101,19 @@ def fit(
         raise ValueError("the times of a discrete SDE are whole and cannot be learned; use learn=('coefficients',)")
     if loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
-    num = len(jax.tree.leaves(x_T)[0])
-    if num < 2 * batch_size:
-        raise ValueError(f"{num} trajectories are too few for batches of {batch_size}; two batches are the least")
-    held_out = max(num // HELD_OUT // batch_size, 1) * batch_size
-    batches = [jax.tree.map(lambda leaf, i=i: leaf[i : i + batch_size], (x_T, x_0)) for i in range(0, num, batch_size)]
-    seen, unseen = (
-        batches[: (num - held_out) // batch_size],
-        batches[(num - held_out) // batch_size : num // batch_size],
-    )
+    all_batches = batches(eps_fn, x_T, x_0, condition, batch_size)
+    if len(all_batches) < 2:
+        raise ValueError(f"one batch of {batch_size} trajectories is too few; two at least are needed")
+    num_unseen = max(len(all_batches) // HELD_OUT, 1)
+    seen, unseen = all_batches[:-num_unseen], all_batches[-num_unseen:]
 
-    form, network = moving.base_of(base, sde), as_partial(eps_fn)
+    form = moving.base_of(base, sde)
     free = moving.free_params(form, learn)
 
     def error(params: np.ndarray) -> float:
         """The root mean square over the held-out samples, or their features."""
-        found = [_flat(_sampled(form, network, params, x_T), features) for x_T, _ in unseen]
-        apart = [one - _flat(x_0, features) for one, (_, x_0) in zip(found, unseen, strict=True)]
+        table = moving.table_of(form, params, base.name, {})
+        apart = [_flat(sample(table, one.network, one.x_T), features) - _flat(one.x_0, features) for one in unseen]
         return math.sqrt(np.mean([jnp.mean(one**2) for one in apart]))
 
     if start is None:
@@ -124,7 +123,7 @@ def fit(
     at = start
     for number in range(at.step, steps):
         part = seen[: max(len(seen) // (16, 4, 1)[3 * number // steps], 1)]
-        at = _step(at, form, network, free, part, LOSSES[loss], features)
+        at = _step(at, form, free, part, LOSSES[loss], features)
         at = at._replace(step=number + 1, error=error(at.params))
         if at.error < at.best:
             at = at._replace(best=at.error, best_params=at.params)
@@ -133,16 +132,19 @@ def fit(
     if not at.best < at.base:
         return base
     about = {"sde": about_sde(sde), "base": base.name, "learned": ", ".join(learn), "loss": loss, "steps": str(at.step)}
-    about |= {"rms": f"{at.best:.6g}", "rms of base": f"{at.base:.6g}", "trajectories": str(num)}
+    about |= {
+        "rms": f"{at.best:.6g}",
+        "rms of base": f"{at.base:.6g}",
+        "trajectories": str(len(all_batches) * batch_size),
+    }
     return moving.table_of(form, at.best_params, f"learned {base.name}", about)
 
 
 def _step(
     at: Progress,
     base: moving.Base,
-    network: Any,
     free: np.ndarray,
-    batches: list[tuple[State, State]],
+    seen: list[Batch],
     weight_of: Callable[[Flat], Flat | float],
     features: Features | None,
 ) -> Progress:
@@ -150,9 +152,9 @@ def _step(
     size = int(free.sum())
     A, g, before, weights = np.zeros((size, size)), np.zeros(size), 0.0, []
     columns, slopes = moving.columns(base, at.params), moving.derivatives(base, at.params, free)
-    for x_T, x_0 in batches:
-        x, tangents = linearised(network, columns, slopes, x_T)
-        r, J = _residuals(x, tangents, x_0, features)
+    for batch in seen:
+        x, tangents = linearised(batch.network, columns, slopes, batch.x_T)
+        r, J = _residuals(x, tangents, batch.x_0, features)
         weights.append(weight_of(r))
         parts = _normal_equations(r, J, jnp.broadcast_to(weights[-1], r.shape))
         A, g, before = A + np.asarray(parts[0]), g + np.asarray(parts[1]), before + float(parts[2])
@@ -161,10 +163,10 @@ def _step(
         ridge = damping * np.diag(A) + 1e-9 * np.trace(A) / size
         params = at.params.copy()
         params[free] -= np.linalg.solve(A + np.diag(ridge), g)
-        after = 0.0
-        for (x_T, x_0), weight in zip(batches, weights, strict=True):
-            x = _flat(_sampled(base, network, params, x_T), features)
-            after += float(jnp.sum(weight * (x - _flat(x_0, features)) ** 2))
+        table, after = moving.table_of(base, params, base.table.name, {}), 0.0
+        for batch, weight in zip(seen, weights, strict=True):
+            r = _flat(sample(table, batch.network, batch.x_T), features) - _flat(batch.x_0, features)
+            after += float(jnp.sum(weight * r**2))
         if after < before:  # not for NaN
             return at._replace(params=params, damping=max(damping / 3, LEAST_DAMPING))
         damping *= 4
@@ -258,7 +260,3 @@ def _flat(x: State, features: Features | None = None) -> Flat:
         return features(x).reshape(len(jax.tree.leaves(x)[0]), -1)
     leaves = [leaf.astype(jnp.float32).reshape(len(leaf), -1) for leaf in jax.tree.leaves(x)]
     return jnp.concatenate(leaves, axis=1)
-
-
-def _sampled(base: moving.Base, network: Any, params: np.ndarray, x_T: State) -> State:
-    return sample(moving.table_of(base, params, base.table.name, {}), network, x_T)

@@ -91,6 +91,23 @@ def test_states_may_be_trees() -> None:
     np.testing.assert_allclose(tree.P, array.P, rtol=1e-3, atol=1e-4)
 
 
+def test_a_condition_goes_with_its_trajectories() -> None:
+    """Half of the samples are shifted by their condition, in all batches alike."""
+
+    def eps_fn(x: jax.Array, t: jax.Array, shift: jax.Array) -> jax.Array:
+        return EPS(x - SDE.s(t) * shift, t)  # the data, shifted
+
+    shift = jnp.tile(jnp.array([[0.0], [0.5]]), (128, 2))
+    x_T = PAIRS[0]
+    fine = tables.log_rho_ab(SDE, deis.timesteps(SDE, 200, "log"))
+    x_0 = deis.sample(fine, lambda x, t: eps_fn(x, t, shift), x_T)
+    table = fit(SDE, eps_fn, BASE, x_T, x_0, batch_size=64, condition=shift, steps=12)
+    before, after = (deis.sample(one, lambda x, t: eps_fn(x, t, shift), x_T) - x_0 for one in (BASE, table))
+    assert jnp.mean(after**2) < 0.2 * jnp.mean(before**2)
+    best = deis.choose(SDE, eps_fn, x_T, x_0, 5, [BASE, table], batch_size=64, condition=shift)
+    assert best[0].table is table
+
+
 def test_a_discrete_model_keeps_its_whole_times() -> None:
     sde = deis.discrete_vp()
     base = tables.build(sde, num_step=5)
@@ -119,7 +136,7 @@ def test_torch_samples_alike(learned: deis.Table) -> None:
         ({"learn": ("steps",)}, "learn must name some of grid, time, coefficients, got steps"),
         ({"learn": ()}, "learn must name some of grid, time, coefficients, got nothing"),
         ({"loss": "mae"}, "loss must be one of mse, log_mse, l1, huber, got 'mae'"),
-        ({"batch_size": 200}, "256 trajectories are too few for batches of 200"),
+        ({"batch_size": 200}, "one batch of 200 trajectories is too few"),
         ({"base": tables.build(SDE, method="ddpm")}, "DDPM adds noise"),
     ],
 )
