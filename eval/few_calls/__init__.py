@@ -1,0 +1,1 @@
+"""Solvers for one trained network, chosen or learned by its own fine solutions."""

@@ -1,0 +1,109 @@
+"""A solver of few network calls, learned for a trained network. See: python -m eval.learn --help"""
+
+import json
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig
+
+from eval.figures import samples_picture
+from eval.job import MeasuringJob, check_measuring, dataset_of, origin, require_positive
+from eval.metrics.measurement import MetricConfig, lines, open_measurement
+from formats.files import write_atomically
+from formats.tables import markdown_table
+from models.sampling.build import EpsOptions, build_sde, build_table
+from models.sampling.source import check_classes, find
+from runs import cli, folder, jax_setup
+from runs.errors import Stopped, checking
+
+
+@dataclass
+class LearnJob(MeasuringJob):
+    """The options of this command; conf/learn.yaml explains them."""
+
+    sampler: Any = None
+    nfe: int = MISSING
+    trajectories: int = MISSING
+    reference_nfe: int = MISSING
+    learn: list[str] | None = MISSING
+    loss: str = MISSING
+    steps: int = MISSING
+    micro_batch: int = MISSING
+    label: int | None = MISSING
+    guidance: float | None = MISSING
+
+
+def main(cfg: DictConfig) -> None:
+    """Check the configuration, then solve finely, choose a base, learn, and compare base, learned and fine samples."""
+    with checking():
+        job: LearnJob = cli.to_object(cfg)
+        check(job)
+        source = find(job.checkpoint, job.step, job.output_root)
+        check_classes(source.config["model"], job.label, job.guidance)
+        dataset = None if job.extractor is None else dataset_of(source, job.dataset)
+        sde = build_sde(source.config["sde"])
+        base = None if job.sampler is None else build_table({**job.sampler, "nfe": job.nfe}, sde)
+        config, run_dir = cli.to_dict(cfg), job.run_dir
+        if run_dir is None and (unfinished := folder.unfinished(job.output_root, job.name, config)):
+            run_dir = str(unfinished)
+        run_dir = folder.of_job(run_dir, job.output_root, job.name)
+    with folder.occupy(run_dir, config, nfe=job.nfe):
+        print(jax_setup.configure_jax(job.batch_size), file=sys.stderr)
+        from eval.few_calls import learning, trajectories  # import JAX, which is configured by now
+        from models.sampling.draw import load_trained
+
+        with checking():
+            net = load_trained(source.path, source.step)
+            options = EpsOptions(job.label, job.guidance)
+            kept = run_dir / "trajectories.npz"
+            fine = trajectories.solve(net, job.trajectories, job.batch_size, job.reference_nfe, options, kept)
+            base = base or learning.chosen(sde, fine, job.nfe, job.micro_batch)
+            how = {"learn": job.learn, "loss": job.loss, "steps": job.steps}
+            learned, stopped = learning.learned(sde, fine, base, run_dir, job.micro_batch, **how)
+        learned.save(run_dir / "learned.safetensors")
+        if stopped:
+            raise Stopped(
+                stopped, f"stopped; {run_dir}/learned.safetensors is the best so far, the same command goes on"
+            )
+        solvers = {"base": base, "learned": learned, "fine": trajectories.fine_table(sde, job.reference_nfe)}
+        open_one = None
+        if dataset is not None and job.extractor is not None:
+            open_one = partial(open_measurement, job.extractor, dataset, MetricConfig())
+        with checking():
+            rows, images = learning.compare(
+                net, solvers, job.num_samples, job.batch_size, job.rounding, options, open_one
+            )
+        samples_picture(run_dir / "samples.png", images)
+        result = origin(source) | {"about": dict(learned.about), "solvers": rows}
+        write_atomically(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
+        write_atomically(run_dir / "learned.md", markdown(rows) + "\n")
+    print(
+        f"{markdown(rows)}\n{run_dir}\nNext: python sample.py sampler=learned sampler.table={run_dir}/learned.safetensors"
+    )
+
+
+def check(job: LearnJob) -> None:
+    """Refuse with a ValueError what cannot work, before anything expensive starts."""
+    check_measuring(job)
+    require_positive(job, "nfe", "trajectories", "reference_nfe", "steps", "micro_batch")
+    if job.reference_nfe <= job.nfe:
+        raise ValueError(f"reference_nfe must be above nfe={job.nfe}, got {job.reference_nfe}")
+    if job.trajectories < 2 * job.micro_batch:
+        raise ValueError(f"trajectories must be at least two micro_batch of {job.micro_batch}, got {job.trajectories}")
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The comparison as a table."""
+    header = ["", "solver", "calls", "RMS difference", "measured"]
+    cells = [
+        [row["solver"], row["table"], str(row["nfe"]), f"{row['rms']:.4g}", ", ".join(lines(row)) or "-"]
+        for row in rows
+    ]
+    return markdown_table(header, cells, "llrrl")
+
+
+if __name__ == "__main__":
+    cli.run(main, "learn", LearnJob)
