@@ -14,9 +14,12 @@ from tqdm import tqdm
 
 import data
 import deis
+from data.config import DatasetConfig
+from eval.features.config import ExtractorConfig
 from eval.figures import denoising_gif, image_grid, save_png
 from eval.job import MeasuringJob, check_measuring, dataset_of, origin, require_positive
 from eval.metrics.measurement import VALUES, Measurement, MetricConfig, lines, open_measurement, validate_metrics
+from eval.metrics.reference import missing_features
 from formats.files import write_atomically
 from models.sampling import single_files
 from models.sampling.build import EpsOptions, build_sde, build_table, parse_seeds
@@ -43,12 +46,17 @@ class SampleJob(MeasuringJob):
     threshold: float | None = MISSING
     keep_samples: bool = MISSING
     save: str = MISSING
-    metrics: list[str] = MISSING
+    metrics: list[str] | None = MISSING
     kid_subsets: int = MISSING
     kid_subset_size: int = MISSING
     grid_samples: int = MISSING
     gif: bool = MISSING
     gif_samples: int = MISSING
+
+    @property
+    def fid_is_asked(self) -> bool:
+        """Whether the samples are to be measured, whatever has to be made for it first."""
+        return self.extractor is not None or self.metrics is not None
 
     @property
     def in_files(self) -> bool:
@@ -68,7 +76,7 @@ def main(cfg: DictConfig) -> None:
         seeds, metrics = check(job)
         source = find(job.checkpoint, job.step, job.output_root)
         dataset = job.dataset
-        if metrics is not None or source.config["dataset"]:
+        if source.config["dataset"] or (metrics is not None and job.fid_is_asked):
             dataset = dataset_of(source, job.dataset, otherwise=", or extractor=none")
         classes = source.config["model"].get("num_classes", 0)
         if job.label is not None and not 0 <= job.label < classes:
@@ -82,10 +90,7 @@ def main(cfg: DictConfig) -> None:
         done = single_files.drawn_before(run_dir, seeds, origin_of_images(job, source)) if job.in_files else []
     with folder.occupy(run_dir, config, sampler=table.name, nfe_asked=nfe_asked(job, table)):
         print(jax_setup.configure_jax(job.batch_size), file=sys.stderr)
-        measurement = None
-        if metrics is not None and dataset is not None:
-            published = source.path if source.step is None and job.dataset is None else None
-            measurement = open_measurement(job.extractor, dataset, metrics, published)
+        measurement = None if metrics is None else measurement_of(job, dataset, metrics, len(seeds))
         result = draw_images(job, source, table, seeds, done, run_dir, measurement)
         result |= {"dataset": dataset.name if dataset else None, "overrides": list(HydraConfig.get().overrides.task)}
         if measurement is not None:
@@ -112,11 +117,34 @@ def check(job: SampleJob) -> tuple[list[int], MetricConfig | None]:
             f"threshold must be a percentile in (0, 100], without clip=true, as it clips too; got {job.threshold:g}"
         )
     seeds = parse_seeds(job.seeds or f"0-{job.num_samples - 1}")
-    if job.extractor.name == "none":
+    if job.extractor is not None and job.extractor.name == "none":
         return seeds, None
-    metrics = MetricConfig(job.metrics, job.kid_subsets, job.kid_subset_size)
-    validate_metrics(metrics, len(seeds))
+    names = ["fid"] if job.metrics is None else job.metrics
+    metrics = MetricConfig(names, job.kid_subsets, job.kid_subset_size)
+    validate_metrics(metrics, len(seeds) if job.fid_is_asked else None)
     return seeds, metrics
+
+
+def measurement_of(
+    job: SampleJob, dataset: DatasetConfig | None, metrics: MetricConfig, num_samples: int
+) -> Measurement | None:
+    """What measures the samples; None, with one line that says why, if nobody asked and something has to be made first.
+
+    Raises ConfigError for anything that cannot be used.
+    """
+    extractor = job.extractor or ExtractorConfig()
+    if not job.fid_is_asked:
+        missing = "nobody wrote down what images the network learned; give dataset=NAME"
+        if num_samples < 2:
+            missing = "it needs at least 2 images"
+        elif dataset is not None:
+            with checking():
+                missing = missing_features(extractor, dataset) or ""
+        if missing:
+            print(f"no FID: {missing}; extractor=classifier makes what it needs and measures it", file=sys.stderr)
+            return None
+    assert dataset is not None
+    return open_measurement(extractor, dataset, metrics)
 
 
 def origin_of_images(job: SampleJob, source: Source) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def check(job: TableJob) -> None:
     check_measuring(job)
     if job.num_samples < 2:
         raise ValueError(f"num_samples must be at least 2, got {job.num_samples}")
-    if job.extractor.name == "none":
+    if job.extractor is None or job.extractor.name == "none":
         raise ValueError("a table of FIDs needs features: choose another extractor than extractor=none")
 
 

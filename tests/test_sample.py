@@ -39,7 +39,8 @@ def test_an_image_depends_on_its_own_seed_only(trained: Path) -> None:
 
 
 def test_multirun_with_fid_and_its_table(trained: Path) -> None:
-    arguments = ["logger=none", "sampler=ddim,t_ab,rho_rk", "sampler.nfe=4,6", "num_samples=70", "extractor.steps=20"]
+    arguments = ["logger=none", "sampler=ddim,t_ab,rho_rk", "sampler.nfe=4,6", "num_samples=70", "extractor=classifier"]
+    arguments += ["extractor.steps=20"]
     result = run_here("sample.py", "-m", *arguments, "hydra.sweep.dir=sweep", cwd=trained)
     assert result.returncode == 2, "rho_rk with 3 stages refuses nfe=4, and the other jobs go on"
     assert "use sampler.nfe=3 or 6" in result.stderr
@@ -161,12 +162,19 @@ def test_labels_that_the_network_does_not_have_are_refused(label: int, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
-def test_the_class_of_the_images_stands_in_the_result(tmp_path: Path) -> None:
+def test_the_class_stands_in_the_result_and_no_classifier_is_trained_unasked(tmp_path: Path) -> None:
     published_network.write(tmp_path / "net", "model.num_classes=10")
-    arguments = ["checkpoint=net", "label=9", "num_samples=2", "sampler.nfe=1", "run_dir=out"]
-    result = run_here("sample.py", *FEW, *arguments, cwd=tmp_path)
+    arguments = ["logger=none", "checkpoint=net", "label=9", "num_samples=2", "sampler.nfe=1", "run_dir=out"]
+    result = run_here("sample.py", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert json.loads((tmp_path / "out" / "result.json").read_text())["label"] == 9
+    found = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert found["label"] == 9
+    assert "fid" not in found
+    said = [line for line in result.stderr.splitlines() if line.startswith("no FID")]
+    assert said == [
+        "no FID: no classifier was trained on digits yet; extractor=classifier makes what it needs and measures it"
+    ]
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_a_damaged_checkpoint_is_not_used(trained: Path, tmp_path: Path) -> None:

@@ -105,8 +105,8 @@ def set_up(source: Source, dataset: DatasetConfig, job: MeasuringJob, folder: Pa
     costs = Costs()
     with checking():
         net = costs.counting(load_trained(source.path, source.step))
-        published = source.path if source.step is None and job.dataset is None else None
-        found = open_measurement(job.extractor, dataset, MetricConfig(), published)
+        assert job.extractor is not None
+        found = open_measurement(job.extractor, dataset, MetricConfig())
     sde, reference = source.config["sde"], found.reference.statistics
     return Setup(
         net, sde, found.extractor, reference, dataset, min(job.batch_size, job.num_samples), job.rounding, folder, costs

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import run, run_here
+from commands import ROOT, run, run_here
 from PIL import Image
 
+from eval.features.classifier import read_classifier
+from eval.metrics.frechet import feature_statistics, frechet_distance, load_statistics
 from eval.metrics.samples import open_samples
 
 
@@ -70,6 +72,24 @@ def test_a_reference_is_written_and_measured_against(folder: Path) -> None:
     refused = fid(folder, "calc", "samples.npz", "reference=other.npz")
     assert refused.returncode == 2
     assert "has 7 features" in refused.stderr
+
+
+def test_what_ships_with_a_network_is_found(tmp_path: Path) -> None:
+    """The classifier and the statistics in checkpoints/ need no images, and nothing is trained."""
+    samples = pictures(100, 1, (28, 28, 1))
+    np.savez(tmp_path / "samples.npz", images=samples)
+    data = ["dataset=fashion_mnist", "dataset.data_dir=nowhere", "dataset.download=false"]
+    done = run_here("eval.fid", "calc", "samples.npz", *data, "dest=found.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert (found["fid_name"], found["reference_n"]) == ("FID-fashion_mnist-100", 60_000)
+    folder = ROOT / "checkpoints" / "fashion_mnist"
+    extractor = read_classifier(folder / "classifier.npz")
+    mine = feature_statistics([extractor.features(samples)], extractor.name, "samples")
+    assert found["fid"] == pytest.approx(frechet_distance(mine, load_statistics(folder / "statistics.npz")), rel=1e-9)
+    assert not (tmp_path / "outputs").exists()
+    others = run_here("eval.fid", "calc", "samples.npz", *data, "dataset.image_size=14", cwd=tmp_path)
+    assert others.returncode == 2, "images of another size are another data set, which is not here"
 
 
 @pytest.mark.parametrize(
