@@ -106,6 +106,9 @@ def test_no_more_is_computed_than_what_is_asked_for(trained: Path) -> None:
     found = json.loads((trained / "three" / "result.json").read_text())
     assert (found["num_samples"], found["label"]) == (3, None)
     assert found["seconds"] < 30
+    newest = max((trained / "outputs" / "digits").iterdir(), key=lambda run: run.stat().st_mtime)
+    first = result.stderr.splitlines()[0]
+    assert first == f"Taking the newest run, {newest.relative_to(trained)}; another is checkpoint=FOLDER"
 
 
 def test_a_killed_run_goes_on_with_the_missing_images(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from jobs import CONF, job
 
 import deis
 from eval.paper.grid import Entry, as_printed, markdown_grid, markdown_orders, measured_grid
+from eval.paper.outline import duration, outline
 from eval.paper.page import latex, paper_page, write_records
 from eval.paper.plan import Adaptive, Analytic, plan_cells
 from eval.paper.spec import AdaptiveRow, Ordering, Paper, Published, validate
@@ -71,6 +72,25 @@ def test_every_file_names_solvers_that_can_be_built(name):
     assert len(set(names)) == len(names)
     published = {row for block in paper.published for row in block.fid}
     assert published & {*paper.methods, *paper.adaptive} or not published or name == "dopri5"
+
+
+def test_what_a_table_takes_is_said_before():
+    """Main table: 10 rows at 5 + 10 + 15 + 20 + 50 network calls, 0.5 ms each."""
+    rows = rows_of(outline(None, 5e-4))
+    assert list(rows) == ["paper", *PAPERS]
+    assert rows["cifar10_vp"][1:] == ["50", "50,000", "1,000", "6.9 h"]
+    assert rows["seeds"][1:4] == ["48", "50,000", "1,020"], "four sets of 3 rows at 5 + 10 + 20 + 50"
+    assert rows_of(outline(1000, 5e-4))["cifar10_vp"][1:] == ["50", "1,000", "1,000", "8 min"]
+    assert rows_of(outline(10, 5e-4))["dopri5"][-1].endswith(" s and more")
+    for name in ("cifar10_vp", "seeds", "dopri5"):
+        assert rows[name][1] == str(len(composed(name)[1])), "as many cells as are planned"
+    assert [duration(seconds) for seconds in (89, 91, 5399, 5401, 172801)] == [
+        "89 s",
+        "2 min",
+        "90 min",
+        "1.5 h",
+        "2.0 days",
+    ]
 
 
 def test_main_table_runs_the_papers_solvers():
