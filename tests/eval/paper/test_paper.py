@@ -185,6 +185,30 @@ def test_orderings_hold_only_if_every_step_does():
     assert markdown_orders(paper(), grid) == ""
 
 
+def test_verdicts_are_yes_no_or_within_noise():
+    """Rows whose FIDs move together, block by block, are told apart by less than each one's own error."""
+
+    def measured(row, fid, shifts, **fields):
+        return record(row, 5, fid, fid_without_block=[fid + shift for shift in shifts], **fields)
+
+    shared, alone = [0.1, -0.1] * 5, [0.1] * 5 + [-0.1] * 5
+    table = paper(orderings=[Ordering(["tAB3", "DDIM"], [5])])
+
+    def verdict(*records):
+        return rows_of(markdown_orders(table, measured_grid(records)))["5"][1:]
+
+    assert verdict(measured("tAB3", 4.0, shared), measured("DDIM", 4.2, shared)) == ["yes", "4.00 ± 0.30 < 4.20 ± 0.30"]
+    assert verdict(measured("tAB3", 4.2, shared), measured("DDIM", 4.0, shared))[0] == "**no**"
+    # their blocks have correlation 0.2, so that two standard errors of the difference are 6 sqrt(0.016) = 0.76
+    for fid, said in ((4.75, "within noise"), (4.77, "yes")):
+        assert verdict(measured("tAB3", 4.0, shared), measured("DDIM", fid, alone))[0] == said
+    assert verdict(measured("tAB3", 4.0, shared), measured("DDIM", 4.0, alone))[1] == "4.00 ± 0.30 ≈ 4.00 ± 0.30"
+    halves = [measured(row, fid, shifts, repeat=i) for row, fid, shifts in (("tAB3", 4.0, shared), ("DDIM", 4.7, alone))
+              for i in range(2)]  # fmt: skip
+    assert verdict(*halves)[0] == "yes", "two sets of seeds: the error is smaller by sqrt(2)"
+    assert "two standard errors" in markdown_orders(table, measured_grid(halves))
+
+
 def test_page_keeps_published_numbers_apart_and_marks_the_best():
     table = paper(
         published=[Published("CIFAR-10, their network", "the authors' table", {"theirs": {5: [108, 1], 10: ">200"}})]

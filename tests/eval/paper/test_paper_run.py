@@ -88,6 +88,10 @@ def test_a_record_says_what_drawing_and_measuring_by_hand_give(setup: Setup) -> 
     expected = feature_statistics([setup.extractor.features(images)], setup.extractor.name, "by hand")
     assert record["fid"] == pytest.approx(frechet_distance(expected, setup.reference), rel=1e-4)
     assert record["fid_name"] == "FD-pixels-10"
+    others = feature_statistics([setup.extractor.features(images[:-1])], setup.extractor.name, "by hand")
+    assert record["fid_without_block"][-1] == pytest.approx(frechet_distance(others, setup.reference), rel=1e-4)
+    spread = np.std(record["fid_without_block"])
+    assert record["fid_standard_error"] == pytest.approx(3 * spread), "ten blocks: sqrt(9) times their spread"
     assert record["seeds"] == "3-12"
     assert calls == [5, 5, 5], "ten images in batches of four"
     assert json.loads((setup.folder / "one.json").read_text()) == json.loads(json.dumps(record))
