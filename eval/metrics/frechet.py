@@ -95,13 +95,14 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     return float(((a.mean - b.mean) ** 2).sum() + np.trace(a.cov) + np.trace(b.cov) - 2.0 * trace_root)
 
 
-def metric_name(stats: Statistics, metric: str) -> str:
+def metric_name(stats: Statistics, metric: str, split: str = "train") -> str:
     """The name of a metric of a sample set, with extractor and size: 1,797 samples give "FID-digits-1.8k".
 
     metric: the word that the name begins with; for a Fréchet distance the `distance` of its extractor.
+    split: of the images measured against, the name's end where they are not the usual ones: "FID-digits-1.8k-test".
     """
     count = f"{round(stats.n / 1000, 1):g}k" if stats.n >= 1000 else str(stats.n)
-    return f"{metric}-{stats.extractor.partition('@')[0]}-{count}"
+    return f"{metric}-{stats.extractor.partition('@')[0]}-{count}" + ("" if split == "train" else f"-{split}")
 
 
 def rank_warning(stats: Statistics, metric: str) -> str | None:
@@ -121,14 +122,16 @@ def save_statistics(path: Path, stats: Statistics) -> None:
 
 
 def load_statistics(path: Path) -> Statistics:
-    """Read what `save_statistics` wrote, or a file of pytorch-fid, which holds `mu` and `sigma` only.
+    """Read what `save_statistics` wrote, or `mu` and `sigma` of a file of pytorch-fid or a reference batch of others.
 
+    Further arrays of such a file, as images or other statistics, are not read.
     Raises FileNotFoundError if there is no such file; ValueError if the file is damaged, was changed, or holds
     something else.
     """
-    arrays = read_npz(path)
-    if arrays.keys() not in ({"mu", "sigma"}, {"mu", "sigma", "n", "extractor", "data", "sha256"}):
-        raise ValueError(f"{path} holds {sorted(arrays)}, not feature statistics (mu, sigma)")
+    ours = {"n", "extractor", "data", "sha256"}
+    arrays = read_npz(path, {"mu", "sigma"} | ours)
+    if lacking := [name for name in ("mu", "sigma") if name not in arrays]:
+        raise ValueError(f"{path} has no {lacking[0]}, so it is not feature statistics (mu, sigma)")
     mean, cov = np.asarray(arrays["mu"], np.float64), np.asarray(arrays["sigma"], np.float64)
     fit = mean.ndim == 1 and cov.shape == 2 * mean.shape
     if not (fit and np.isfinite(mean).all() and np.isfinite(cov).all()):
@@ -136,7 +139,7 @@ def load_statistics(path: Path) -> Statistics:
             f"{path} holds mu {list(mean.shape)} and sigma {list(cov.shape)}; statistics of d features are "
             "finite numbers of shapes [d] and [d, d]"
         )
-    if "sha256" not in arrays:
+    if not ours <= arrays.keys():
         return Statistics(mean, cov, 0, UNKNOWN, path.name)
     stats = Statistics(mean, cov, int(arrays["n"]), str(arrays["extractor"]), str(arrays["data"]))
     if _checksum(stats) != str(arrays["sha256"]):

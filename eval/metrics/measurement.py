@@ -114,13 +114,15 @@ def _fid(samples: Measurement) -> dict[str, Any]:
     stats, distance = samples.statistics, samples.extractor.distance
     if warning := rank_warning(stats, distance):
         log.warning("warning: %s", warning)
-    return {"fid": frechet_distance(stats, samples.reference.statistics), "fid_name": metric_name(stats, distance)}
+    name = metric_name(stats, distance, samples.reference.split)
+    return {"fid": frechet_distance(stats, samples.reference.statistics), "fid_name": name}
 
 
 def _kid(samples: Measurement) -> dict[str, Any]:
     subsets, size = samples.config.kid_subsets, samples.config.kid_subset_size
     mean, std = kernel_distance(*samples.features, subsets, size)
-    name = metric_name(samples.statistics, "KID" if samples.extractor.distance == "FID" else "KD")
+    word = "KID" if samples.extractor.distance == "FID" else "KD"
+    name = metric_name(samples.statistics, word, samples.reference.split)
     return {"kid": mean, "kid_std": std, "kid_name": name, "kid_subsets": subsets, "kid_subset_size": size}
 
 
@@ -130,7 +132,8 @@ def _inception_score(samples: Measurement) -> dict[str, Any]:
 
 
 def _precision_recall(samples: Measurement) -> dict[str, Any]:
-    return precision_recall(*samples.features)._asdict() | {"pr_name": metric_name(samples.statistics, "PR")}
+    name = metric_name(samples.statistics, "PR", samples.reference.split)
+    return precision_recall(*samples.features)._asdict() | {"pr_name": name}
 
 
 class Metric(NamedTuple):

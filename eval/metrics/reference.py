@@ -25,12 +25,16 @@ CHUNK = 1024
 
 
 class Reference(NamedTuple):
-    """Reference images by data set and split ("cifar10-train"): shape (h, w, c), statistics, features where needed."""
+    """Reference images by data set and split ("cifar10-train"): shape (h, w, c), statistics, features where needed.
+
+    split: "train", "test" or "all", which the names of numbers say; "train" for statistics that somebody gives.
+    """
 
     data_name: str
     image_shape: tuple[int, ...]
     statistics: Statistics
     features: Float32[np.ndarray, "n d"] | None
+    split: str = "train"
 
 
 def load_reference(
@@ -43,6 +47,7 @@ def load_reference(
     """The reference that samples are measured against: a split of the data set, through the extractor unless cached.
 
     Statistics of the training images that ship with a network need no images, unless features are asked for.
+    split: "train", "test", or "all" images of both.
     path: a file of statistics to take instead; a data set's images then only say what shape samples have.
     Raises ConfigError for images or files that cannot be used.
     """
@@ -51,11 +56,11 @@ def load_reference(
             statistics = load_statistics(folder / "statistics.npz")
             if statistics.extractor == extractor.name and extractor.image_shape is not None:
                 return Reference(statistics.data.partition("@")[0], extractor.image_shape, statistics, None)
-        images = data.load(dataset, split).images
-        name = _name_of(dataset, split)
+        parts = [data.load(dataset, part).images for part in (("train", "test") if split == "all" else (split,))]
+        images, name = parts[0] if len(parts) == 1 else np.concatenate(parts), _name_of(dataset, split)
         if path is not None:
             return Reference(name, images.shape[1:], foreign_statistics(path, extractor), None)
-        return reference_of(extractor, images, name, with_features)
+        return reference_of(extractor, images, name, with_features)._replace(split=split)
 
 
 def missing_features(cfg: ExtractorConfig, dataset: DatasetConfig) -> str | None:
@@ -82,7 +87,8 @@ def missing_features(cfg: ExtractorConfig, dataset: DatasetConfig) -> str | None
 
 
 def _name_of(dataset: DatasetConfig, split: str) -> str:
-    return f"{dataset.name}-{dataset.train_split if split == 'train' else dataset.test_split}"
+    known = {"train": dataset.train_split, "test": dataset.test_split}
+    return f"{dataset.name}-{known.get(split, split)}"
 
 
 def reference_of(
