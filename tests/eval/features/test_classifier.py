@@ -165,14 +165,13 @@ def test_what_a_fid_still_needs(tmp_path):
     assert missing_features(cfg, dataset) is None
     assert missing_features(dataclasses.replace(cfg, steps=4), dataset) == "no classifier was trained on few yet"
     (tmp_path / "few.npz").unlink()
-    assert "few.npz does not exist" in missing_features(cfg, dataset)
+    assert "few.npz does not exist" in str(missing_features(cfg, dataset))
 
 
 @pytest.mark.usefixtures("untrained")
 def test_a_shipped_classifier_is_taken_for_its_own_images_and_settings_only(tmp_path):
-    dataset = DatasetConfig("fashion_mnist", "fashion_mnist", image_size=28, data_dir="elsewhere", flip=True)
-    folder = shipped_for(dataset)
-    assert folder.name == "fashion_mnist"
+    dataset = DatasetConfig("fashion_mnist", "fashion_mnist", image_size=28, data_dir=str(tmp_path), flip=True)
+    assert str(shipped_for(dataset)).endswith("checkpoints/fashion_mnist")
     assert missing_features(ExtractorConfig(), dataset) is None
     extractor = load_extractor(ExtractorConfig(cache_dir=str(tmp_path)), dataset)
     assert (extractor.name, extractor.cache_dir) == ("fashion_mnist@48fd5e1f5595", tmp_path)

@@ -184,7 +184,7 @@ def test_files_of_pytorch_fid_are_read_and_ours_are_such_files(tmp_path):
     save_statistics(tmp_path / "ours.npz", stats)
     with np.load(tmp_path / "ours.npz") as file:
         further = {"mu_s": np.zeros(7), "arr_0": np.zeros((3, 2, 2, 3), np.uint8), "n": np.array(3)}
-        np.savez(tmp_path / "theirs.npz", mu=file["mu"], sigma=file["sigma"], **further)
+        np.savez(tmp_path / "theirs.npz", mu=file["mu"], sigma=file["sigma"], **further)  # type: ignore[arg-type]
     theirs = load_statistics(tmp_path / "theirs.npz")
     assert (theirs.n, theirs.extractor, theirs.data) == (0, UNKNOWN, "theirs.npz")
     assert frechet_distance(stats, theirs) == pytest.approx(0, abs=1e-12)
