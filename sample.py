@@ -14,11 +14,15 @@ from tqdm import tqdm
 
 import data
 import deis
+from data.config import DatasetConfig
+from eval.features.config import ExtractorConfig
 from eval.figures import denoising_gif, image_grid, save_png
 from eval.job import MeasuringJob, check_measuring, dataset_of, origin, require_positive
 from eval.metrics.measurement import VALUES, Measurement, MetricConfig, lines, open_measurement, validate_metrics
+from eval.metrics.reference import missing_features
 from formats.files import write_atomically
-from models.sampling.build import build_sde, build_table, parse_seeds
+from models.sampling import single_files
+from models.sampling.build import EpsOptions, build_sde, build_table, parse_seeds
 from models.sampling.source import SHIPPED, Source, find
 from runs import cli, folder, jax_setup
 from runs.errors import NonFiniteError, Stopped, checking, stop_requests
@@ -38,13 +42,31 @@ class SampleJob(MeasuringJob):
     seeds: str | None = MISSING
     label: int | None = MISSING
     guidance: float | None = MISSING
+    clip: bool = MISSING
+    threshold: float | None = MISSING
     keep_samples: bool = MISSING
-    metrics: list[str] = MISSING
+    save: str = MISSING
+    metrics: list[str] | None = MISSING
     kid_subsets: int = MISSING
     kid_subset_size: int = MISSING
     grid_samples: int = MISSING
     gif: bool = MISSING
     gif_samples: int = MISSING
+
+    @property
+    def fid_is_asked(self) -> bool:
+        """Whether the samples are to be measured, whatever has to be made for it first."""
+        return self.extractor is not None or self.metrics is not None
+
+    @property
+    def in_files(self) -> bool:
+        """Whether every image becomes a PNG file."""
+        return self.keep_samples and self.save != "npz"
+
+    @property
+    def in_npz(self) -> bool:
+        """Whether all images are written to samples.npz."""
+        return self.keep_samples and self.save != "png"
 
 
 def main(cfg: DictConfig) -> None:
@@ -54,7 +76,7 @@ def main(cfg: DictConfig) -> None:
         seeds, metrics = check(job)
         source = find(job.checkpoint, job.step, job.output_root)
         dataset = job.dataset
-        if metrics is not None or source.config["dataset"]:
+        if source.config["dataset"] or (metrics is not None and job.fid_is_asked):
             dataset = dataset_of(source, job.dataset, otherwise=", or extractor=none")
         classes = source.config["model"].get("num_classes", 0)
         if job.label is not None and not 0 <= job.label < classes:
@@ -64,14 +86,12 @@ def main(cfg: DictConfig) -> None:
             raise ValueError(f"guidance={job.guidance:g} needs a network trained with model.null_class=true")
         table = build_table(job.sampler, build_sde(source.config["sde"]))
         job.batch_size = min(job.batch_size, len(seeds))  # no more is computed than what is asked for
-    config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
-    with folder.occupy(run_dir, config, sampler=table.name, nfe_asked=job.sampler["nfe"]):
+        config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
+        done = single_files.drawn_before(run_dir, seeds, origin_of_images(job, source)) if job.in_files else []
+    with folder.occupy(run_dir, config, sampler=table.name, nfe_asked=nfe_asked(job, table)):
         print(jax_setup.configure_jax(job.batch_size), file=sys.stderr)
-        measurement = None
-        if metrics is not None and dataset is not None:
-            published = source.path if source.step is None and job.dataset is None else None
-            measurement = open_measurement(job.extractor, dataset, metrics, published)
-        result = draw_images(job, source, table, seeds, run_dir, measurement)
+        measurement = None if metrics is None else measurement_of(job, dataset, metrics, len(seeds))
+        result = draw_images(job, source, table, seeds, done, run_dir, measurement)
         result |= {"dataset": dataset.name if dataset else None, "overrides": list(HydraConfig.get().overrides.task)}
         if measurement is not None:
             with checking():
@@ -79,7 +99,7 @@ def main(cfg: DictConfig) -> None:
         write_atomically(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
         with open_log(job.logger, run_dir, "sample", config) as log:
             measured = ("nfe", *VALUES, "images_per_s", "seconds", "num_samples")
-            log.metrics(source.step or 0, {key: result[key] for key in measured if key in result})
+            log.metrics(source.step or 0, {key: result[key] for key in measured if result.get(key) is not None})
             log.image(source.step or 0, "samples", run_dir / "grid.png")
     print(f"{summary(result)}, {run_dir}")
     if source.path == SHIPPED:
@@ -90,77 +110,150 @@ def check(job: SampleJob) -> tuple[list[int], MetricConfig | None]:
     """Refuse with a ValueError what cannot work, before anything expensive starts; returns (seeds, what to measure)."""
     check_measuring(job)
     require_positive(job, "grid_samples", "gif_samples")
+    if job.save not in ("npz", "png", "both"):
+        raise ValueError(f"save must be npz, png or both, got {job.save!r}")
+    if job.threshold is not None and (job.clip or not 0 < job.threshold <= 100):
+        raise ValueError(
+            f"threshold must be a percentile in (0, 100], without clip=true, as it clips too; got {job.threshold:g}"
+        )
     seeds = parse_seeds(job.seeds or f"0-{job.num_samples - 1}")
-    if job.extractor.name == "none":
+    if job.extractor is not None and job.extractor.name == "none":
         return seeds, None
-    metrics = MetricConfig(job.metrics, job.kid_subsets, job.kid_subset_size)
-    validate_metrics(metrics, len(seeds))
+    names = ["fid"] if job.metrics is None else job.metrics
+    metrics = MetricConfig(names, job.kid_subsets, job.kid_subset_size)
+    validate_metrics(metrics, len(seeds) if job.fid_is_asked else None)
     return seeds, metrics
 
 
+def measurement_of(
+    job: SampleJob, dataset: DatasetConfig | None, metrics: MetricConfig, num_samples: int
+) -> Measurement | None:
+    """What measures the samples; None, with one line that says why, if nobody asked and something has to be made first.
+
+    Raises ConfigError for anything that cannot be used.
+    """
+    extractor = job.extractor or ExtractorConfig()
+    if not job.fid_is_asked:
+        missing = "nobody wrote down what images the network learned; give dataset=NAME"
+        if num_samples < 2:
+            missing = "it needs at least 2 images"
+        elif dataset is not None:
+            with checking():
+                missing = missing_features(extractor, dataset) or ""
+        if missing:
+            print(f"no FID: {missing}; extractor=classifier makes what it needs and measures it", file=sys.stderr)
+            return None
+    assert dataset is not None
+    return open_measurement(extractor, dataset, metrics)
+
+
+def origin_of_images(job: SampleJob, source: Source) -> dict[str, Any]:
+    """All that an image depends on beside its seed, as plain values."""
+    network = {"checkpoint": str(source.path.absolute()), "step": source.step, "sha256": source.config.get("sha256")}
+    sampler = {f"sampler.{key}": value for key, value in job.sampler.items()}
+    return network | sampler | {key: getattr(job, key) for key in (*EpsOptions._fields, "rounding")}
+
+
+def nfe_asked(job: SampleJob, table: deis.Table) -> int:
+    """The network calls that were asked for; nodes of one's own ask for those that they make."""
+    return job.sampler["nfe"] if job.sampler["ts"] is None else table.nfe
+
+
 def draw_images(
-    job: SampleJob, source: Source, table: deis.Table, seeds: list[int], run_dir: Path, measurement: Measurement | None
+    job: SampleJob,
+    source: Source,
+    table: deis.Table,
+    seeds: list[int],
+    done: list[int],
+    run_dir: Path,
+    measurement: Measurement | None,
 ) -> dict[str, Any]:
-    """Draw the images, measure them, write samples.npz, grid.png and the animation, and say what was done."""
+    """Draw the images, measure them, write them, grid.png and the animation, and say what was done.
+
+    done: seeds whose images are in their files already; these are read.
+    """
     from models.sampling.draw import draw, draw_trajectory, load_trained  # imports JAX, which is configured by now
 
     with checking():
         net = load_trained(source.path, source.step)
-    how = (job.batch_size, job.label, job.guidance)
-    next(draw(net, deis.tables.ddim(net.sde, table.t[[0, -1]]), seeds[:1], *how))  # compiles before the clock runs
+    options = EpsOptions(job.label, job.guidance, job.clip, job.threshold)
+    place = {seed: i for i, seed in enumerate(seeds)}
+    before = set(done)
+    missing = [seed for seed in seeds if seed not in before]
+    kept = np.empty((len(seeds) if job.in_npz else min(job.grid_samples, len(seeds)), *net.image_shape), np.uint8)
 
-    kept, drawn, seconds = [], 0, 0.0
-    with stop_requests() as stop_signal, tqdm(total=len(seeds), unit="image", leave=False) as bar:
+    def take(these: list[int], images: np.ndarray) -> None:
+        if measurement is not None:
+            with checking():
+                measurement.add(images)
+        for seed, image in zip(these, images, strict=True):
+            if place[seed] < len(kept):
+                kept[place[seed]] = image
+
+    for first in range(0, len(done), job.batch_size):
+        these = done[first : first + job.batch_size]
+        with checking():
+            take(these, single_files.read_images(run_dir, these))
+    if job.in_files:
+        single_files.write_origin(run_dir, origin_of_images(job, source))
+    if missing:  # compiles before the clock runs
+        next(draw(net, deis.tables.ddim(net.sde, table.t[[0, -1]]), seeds[:1], job.batch_size, options))
+
+    drawn, seconds = 0, 0.0
+    with stop_requests() as stop_signal, tqdm(total=len(missing), unit="image", leave=False) as bar:
         clock = time.perf_counter()
-        for x_0 in draw(net, table, seeds, *how):
-            bad = np.flatnonzero(~np.isfinite(x_0).all(axis=(1, 2, 3)))
-            if len(bad):  # they would become black images without a word
-                raise NonFiniteError(
-                    f"{table.name} with {table.nfe} network calls gave NaN or infinite values for {len(bad)} of "
-                    f"{len(x_0)} images, seed {seeds[drawn + bad[0]]} first; the network or the schedule is at "
-                    "fault, and nothing was written"
-                )
+        for x_0 in draw(net, table, missing, job.batch_size, options):
+            these = missing[drawn : drawn + len(x_0)]
+            require_finite(x_0, these, table)
             images = data.to_uint8(x_0, job.rounding)
             seconds += time.perf_counter() - clock
-            if measurement is not None:
-                with checking():
-                    measurement.add(images)
-            kept.append(images if job.keep_samples else images[: max(job.grid_samples - drawn, 0)])
+            if job.in_files:
+                single_files.write_images(run_dir, these, images)
+            take(these, images)
             drawn += len(x_0)
             bar.update(len(x_0))
             if stop_signal():
-                raise Stopped(stop_signal(), f"stopped after {drawn} of {len(seeds)} images; none are kept")
+                then = f"the same command with run_dir={run_dir} goes on" if job.in_files else "none are kept"
+                raise Stopped(stop_signal(), f"stopped after {len(done) + drawn} of {len(seeds)} images; {then}")
             clock = time.perf_counter()
 
-    images = np.concatenate(kept)
-    if job.keep_samples:
+    if job.in_npz:
         rounding, numbers = np.array(job.rounding), np.array(seeds, np.uint32)
-        np.savez_compressed(run_dir / "samples.npz", images=images, seeds=numbers, rounding=rounding)
-    save_png(run_dir / "grid.png", image_grid(images[: job.grid_samples]))
+        np.savez_compressed(run_dir / "samples.npz", images=kept, seeds=numbers, rounding=rounding)
+    save_png(run_dir / "grid.png", image_grid(kept[: job.grid_samples]))
     if job.gif:
-        animated = draw_trajectory(net, table, seeds[: job.gif_samples], job.label, job.guidance)
-        denoising_gif(run_dir / "denoising.gif", *animated)
+        denoising_gif(run_dir / "denoising.gif", *draw_trajectory(net, table, seeds[: job.gif_samples], options))
     return {
         "sampler": table.name,
         "method": job.sampler["method"],
         "order": job.sampler.get("order"),
         "nfe": table.nfe,
-        "nfe_asked": job.sampler["nfe"],
-        "num_samples": drawn,
+        "nfe_asked": nfe_asked(job, table),
+        "num_samples": len(seeds),
         "seconds": seconds,
-        "images_per_s": drawn / seconds,
+        "images_per_s": drawn / seconds if drawn else None,
         "seeds": job.seeds or f"0-{job.num_samples - 1}",
-        "label": job.label,
+        **options._asdict(),
         "rounding": job.rounding,
         **origin(source),
     }
+
+
+def require_finite(x_0: np.ndarray, seeds: list[int], table: deis.Table) -> None:
+    """Raise NonFiniteError for samples with NaN or infinite values, which would become black images without a word."""
+    bad = np.flatnonzero(~np.isfinite(x_0).all(axis=(1, 2, 3)))
+    if len(bad):
+        raise NonFiniteError(
+            f"{table.name} with {table.nfe} network calls gave NaN or infinite values for {len(bad)} of {len(x_0)} "
+            f"images, seed {seeds[bad[0]]} first; the network or the schedule is at fault"
+        )
 
 
 def summary(result: dict[str, Any]) -> str:
     """One line for people: the solver, its network calls, the metrics and the speed."""
     asked = f" ({result['nfe_asked']} asked)" if result["nfe"] != result["nfe_asked"] else ""
     rate = result["images_per_s"]
-    parts = [*lines(result), f"{rate:.{0 if rate >= 10 else 1}f} images/s"]
+    parts = [*lines(result), "all drawn before" if rate is None else f"{rate:.{0 if rate >= 10 else 1}f} images/s"]
     return f"{result['sampler']}, {result['nfe']} NFE{asked}: {', '.join(parts)}"
 
 

@@ -85,6 +85,8 @@ def check(job: FidJob) -> None:
         )
     if job.dataset is None:
         raise ValueError("give dataset=NAME, the images to measure against; python -m eval.fid --help lists them")
+    if job.split not in ("train", "test", "all"):
+        raise ValueError(f"split must be train, test or all, got {job.split!r}")
     if job.extractor.name == "none":
         raise ValueError("extractor=none has no features to measure with; leave it out, or choose another")
     validate_extractor(job.extractor)

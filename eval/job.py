@@ -30,7 +30,7 @@ class MeasuringJob(NetworkJob):
     num_samples: int = MISSING
     batch_size: int = MISSING
     rounding: str = MISSING
-    extractor: ExtractorConfig = MISSING
+    extractor: ExtractorConfig | None = None
     logger: LoggerConfig = MISSING
 
 
@@ -44,7 +44,8 @@ def require_positive(job: Any, *keys: str) -> None:
 def check_measuring(job: MeasuringJob) -> None:
     """Raise ValueError for an option of these that cannot work."""
     require_positive(job, "num_samples", "batch_size")
-    validate_extractor(job.extractor)
+    if job.extractor is not None:
+        validate_extractor(job.extractor)
     if job.rounding not in ("floor", "round"):
         raise ValueError(f"rounding must be floor or round, got {job.rounding!r}")
 

@@ -1,5 +1,6 @@
 """Tables of FIDs: one of the paper's, computed here, or one of runs that are there. See: python -m eval.table --help
 
+python -m eval.table                                    says what tables there are, and how long they take
 python -m eval.table paper=cifar10_vp checkpoint=RUN    computes all cells of conf/paper/cifar10_vp.yaml
 python -m eval.table FOLDER                             gathers the runs of sample.py below FOLDER
 """
@@ -9,16 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import MISSING, DictConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from eval.job import MeasuringJob, check_measuring, dataset_of, origin
+from eval.paper.outline import TIMED, outline, seconds_per_call
 from eval.paper.plan import plan_cells
 from eval.paper.spec import Paper, validate
 from eval.paper.sweep import write_table
 from models.sampling.build import build_sde
 from models.sampling.source import find
 from runs import cli, folder, jax_setup
-from runs.errors import NonFiniteError, checking, writing
+from runs.errors import ConfigError, NonFiniteError, checking, writing
 from runs.log import open_log
 
 
@@ -31,6 +33,9 @@ class TableJob(MeasuringJob):
 
 def paper_table(cfg: DictConfig) -> None:
     """Check the configuration, measure the cells that are not there yet, and write the table into the run's folder."""
+    if OmegaConf.is_missing(cfg, "paper"):
+        say_what_there_is(cfg)
+        raise ConfigError("say which table is to be computed, as paper=cifar10_vp; num_samples=1000 takes fewer images")
     with checking():
         job: TableJob = cli.to_object(cfg)
         check(job)
@@ -60,13 +65,24 @@ def paper_table(cfg: DictConfig) -> None:
             raise NonFiniteError(f"{len(failed)} of {len(records)} cells gave NaN or infinite samples; see the table")
 
 
+def say_what_there_is(cfg: DictConfig) -> None:
+    """Print every table of the paper, and how long it would take with the network that would be taken."""
+    with checking():
+        source = find(cfg.checkpoint, cfg.step, cfg.output_root)
+        print(jax_setup.configure_jax(TIMED), file=sys.stderr)
+        seconds = seconds_per_call(source.path, source.step)
+    images = None if OmegaConf.is_interpolation(cfg, "num_samples") else cfg.num_samples
+    print(outline(images, seconds))
+    print(f"With the network in {source.path}, timed here: {1 / seconds:.3g} network calls of an image a second.")
+
+
 def check(job: TableJob) -> None:
     """Refuse with a ValueError what cannot work, before anything expensive starts."""
     validate(job.paper)
     check_measuring(job)
     if job.num_samples < 2:
         raise ValueError(f"num_samples must be at least 2, got {job.num_samples}")
-    if job.extractor.name == "none":
+    if job.extractor is None or job.extractor.name == "none":
         raise ValueError("a table of FIDs needs features: choose another extractor than extractor=none")
 
 

@@ -61,7 +61,7 @@ def main() -> None:
 def fid(x_0: np.ndarray | jax.Array) -> float:
     """FID of images in [-1, 1] against the training images."""
     dataset = DatasetConfig(**find(str(SHIPPED), None, "outputs").config["dataset"])
-    measurement = open_measurement(ExtractorConfig(), dataset, MetricConfig(), SHIPPED)
+    measurement = open_measurement(ExtractorConfig(), dataset, MetricConfig())
     measurement.add(to_uint8(np.asarray(x_0), "floor"))
     return measurement.result()["fid"]
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,10 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from None
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Read all arrays of an .npz file, without pickle; the checksums in a zip archive reveal damaged bytes.
+def read_npz(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """Read the arrays of an .npz file, without pickle; the checksums in a zip archive reveal damaged bytes.
+
+    names: read these alone, as far as they are there; None for all.
 
     Raises FileNotFoundError, or ValueError if the file is damaged, is no .npz, or holds pickled objects.
     """
@@ -50,7 +52,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"{path} does not exist")
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            return {name: file[name] for name in file.files if names is None or name in names}
     except (ValueError, EOFError, OSError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} cannot be read as .npz ({error}); delete it to have it made anew") from error
 

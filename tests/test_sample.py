@@ -8,6 +8,8 @@ import published_network
 import pytest
 from commands import AS_USERS_DO, TINY, run, run_here
 
+from models.sampling import single_files
+
 pytestmark = pytest.mark.slow
 
 FEW = ["logger=none", "extractor=none", "sampler.nfe=3"]
@@ -37,7 +39,8 @@ def test_an_image_depends_on_its_own_seed_only(trained: Path) -> None:
 
 
 def test_multirun_with_fid_and_its_table(trained: Path) -> None:
-    arguments = ["logger=none", "sampler=ddim,t_ab,rho_rk", "sampler.nfe=4,6", "num_samples=70", "extractor.steps=20"]
+    arguments = ["logger=none", "sampler=ddim,t_ab,rho_rk", "sampler.nfe=4,6", "num_samples=70", "extractor=classifier"]
+    arguments += ["extractor.steps=20"]
     result = run_here("sample.py", "-m", *arguments, "hydra.sweep.dir=sweep", cwd=trained)
     assert result.returncode == 2, "rho_rk with 3 stages refuses nfe=4, and the other jobs go on"
     assert "use sampler.nfe=3 or 6" in result.stderr
@@ -84,6 +87,10 @@ def test_images_need_not_be_kept_to_be_measured(trained: Path) -> None:
         (["step=77"], "no checkpoint of step 77"),
         (["label=3"], "label must be null: this network was trained without classes (model.num_classes=0), got 3"),
         (["sampler.ts_phase=sigma"], "ts_phase must be one of"),
+        (["sampler.ts=[1,0.5]", "sampler.t_0=0.6"], "sampler.ts must lie between the diffusion's t_0=0.6 and T=1"),
+        (["save=jpg"], "save must be npz, png or both, got 'jpg'"),
+        (["threshold=0"], "threshold must be a percentile in (0, 100]"),
+        (["threshold=99", "clip=true"], "without clip=true"),
     ],
 )
 def test_refusals(arguments: list[str], said: str, trained: Path) -> None:
@@ -99,6 +106,53 @@ def test_no_more_is_computed_than_what_is_asked_for(trained: Path) -> None:
     found = json.loads((trained / "three" / "result.json").read_text())
     assert (found["num_samples"], found["label"]) == (3, None)
     assert found["seconds"] < 30
+    newest = max((trained / "outputs" / "digits").iterdir(), key=lambda run: run.stat().st_mtime)
+    first = result.stderr.splitlines()[0]
+    assert first == f"Taking the newest run, {newest.relative_to(trained)}; another is checkpoint=FOLDER"
+
+
+def test_a_killed_run_goes_on_with_the_missing_images(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are written as they are drawn; those that are there are read, and the numbers are those of one go."""
+    arguments = ["logger=none", "extractor=pixels", "sampler.ts=[1,0.5,0.1,0.001]", "seeds=990-1009+3", "batch_size=5"]
+    whole = run_here("sample.py", *arguments, "save=both", "clip=true", "run_dir=whole", cwd=trained)
+    assert whole.returncode == 0, whole.stderr
+    arguments += ["save=png", "clip=true", "run_dir=killed"]
+    written: list[int] = []
+    write, folder = single_files.write_images, trained / "killed"
+
+    def die_after_two_batches(folder: Path, seeds: list[int], drawn: np.ndarray) -> None:
+        if len(written) == 10:
+            raise KeyboardInterrupt
+        write(folder, seeds, drawn)
+        written.extend(seeds)
+
+    def files() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (folder / "images").rglob("*.png")}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(single_files, "write_images", die_after_two_batches)
+        run_here("sample.py", *arguments, cwd=trained)
+    before = files()
+    assert sorted(int(path.stem) for path in before) == [*range(990, 1000)]
+    again = run_here("sample.py", *arguments, cwd=trained)
+    assert again.returncode == 0, again.stderr
+    assert before.items() <= files().items(), "no image is drawn twice"
+    seeds = [*range(990, 1010), 3]
+    for each in (folder, trained / "whole"):
+        np.testing.assert_array_equal(single_files.read_images(each, seeds), images(trained / "whole"))
+    first, second = (json.loads((trained / name / "result.json").read_text()) for name in ("whole", "killed"))
+    assert second["fid"] == pytest.approx(first["fid"], rel=1e-9)
+    assert (second["num_samples"], second["nfe"], second["nfe_asked"], second["clip"]) == (21, 3, 3, True)
+    assert not (folder / "samples.npz").exists()
+
+    assert "all drawn before" in run_here("sample.py", *arguments, cwd=trained).stdout
+    changed = run_here("sample.py", *arguments, "clip=false", cwd=trained)
+    assert changed.returncode == 2
+    assert "drawn otherwise (clip: True -> False); choose another run_dir" in changed.stderr
+    assert json.loads((folder / "status.json").read_text())["status"] == "done", "it is left as it was"
+    measured = run_here("eval.fid", "calc", "killed", "dataset=digits", "extractor=pixels", "dest=f.json", cwd=trained)
+    assert measured.returncode == 0, measured.stderr
+    assert json.loads((trained / "f.json").read_text())["fid"] == pytest.approx(first["fid"], rel=1e-9)
 
 
 @pytest.mark.parametrize("label", [-1, 10, 99])
@@ -111,12 +165,19 @@ def test_labels_that_the_network_does_not_have_are_refused(label: int, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
-def test_the_class_of_the_images_stands_in_the_result(tmp_path: Path) -> None:
+def test_the_class_stands_in_the_result_and_no_classifier_is_trained_unasked(tmp_path: Path) -> None:
     published_network.write(tmp_path / "net", "model.num_classes=10")
-    arguments = ["checkpoint=net", "label=9", "num_samples=2", "sampler.nfe=1", "run_dir=out"]
-    result = run_here("sample.py", *FEW, *arguments, cwd=tmp_path)
+    arguments = ["logger=none", "checkpoint=net", "label=9", "num_samples=2", "sampler.nfe=1", "run_dir=out"]
+    result = run_here("sample.py", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert json.loads((tmp_path / "out" / "result.json").read_text())["label"] == 9
+    found = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert found["label"] == 9
+    assert "fid" not in found
+    said = [line for line in result.stderr.splitlines() if line.startswith("no FID")]
+    assert said == [
+        "no FID: no classifier was trained on digits yet; extractor=classifier makes what it needs and measures it"
+    ]
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_a_damaged_checkpoint_is_not_used(trained: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ set and mean nothing across data sets.
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class Classifier(nnx.Module):
 def extractor(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
     """The classifier in the file `cfg.weights`, else the one trained on the data set's labels."""
     if cfg.weights is not None:
-        return read_classifier(Path(cfg.weights).expanduser())
+        return replace(read_classifier(Path(cfg.weights).expanduser()), cache_dir=Path(cfg.cache_dir))
     return classifier_extractor(data.load(dataset, "train"), data.load(dataset, "test"), cfg, dataset.name)
 
 
@@ -76,9 +77,8 @@ def classifier_extractor(train: data.Split, test: data.Split, cfg: ExtractorConf
             f"data set {dataset_name} has {classes} class(es) and {len(test.images)} held-out images; "
             "the classifier needs at least 2 classes and 1 held-out image, or use extractor=none"
         )
-    settings = f"{RECIPE} {cfg.steps} {cfg.batch_size} {cfg.learning_rate} {cfg.features} {cfg.seed}"
-    name = identity(dataset_name, settings, train.images, train.labels, test.images, test.labels)
-    path = Path(cfg.cache_dir) / f"classifier_{name}.npz"
+    path = path_of(train, test, cfg, dataset_name)
+    name = path.stem.removeprefix("classifier_")
     if not path.is_file():
         start, shape = time.perf_counter(), train.images.shape[1:]
         network = Classifier(shape, int(np.max(train.labels)) + 1, cfg.features, rngs=nnx.Rngs(cfg.seed))
@@ -92,6 +92,14 @@ def classifier_extractor(train: data.Split, test: data.Split, cfg: ExtractorConf
     found = read_classifier(path)
     log.info("Extractor %s has accuracy %.3f on %d held-out images", name, found.accuracy, len(test.images))
     return found
+
+
+def path_of(train: data.Split, test: data.Split, cfg: ExtractorConfig, dataset_name: str) -> Path:
+    """The file in `cfg.cache_dir` that keeps the classifier of these images, with labels, once it is trained."""
+    settings = f"{RECIPE} {cfg.steps} {cfg.batch_size} {cfg.learning_rate} {cfg.features} {cfg.seed}"
+    labels = (np.asarray(train.labels), np.asarray(test.labels))
+    name = identity(dataset_name, settings, train.images, labels[0], test.images, labels[1])
+    return Path(cfg.cache_dir) / f"classifier_{name}.npz"
 
 
 def read_classifier(path: Path) -> Extractor:

@@ -4,13 +4,15 @@ A new extractor is a module here, with a function `extractor` of (ExtractorConfi
 same name in conf/extractor.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
 from data.config import DatasetConfig
 from eval.features.extractor import Extractor
 from eval.features.weights import efficientnet_file, inception_file
+from formats.files import read_json
+from models.sampling.source import SHIPPED
 from runs.errors import checking
 
 CONF = Path(__file__).parents[2] / "conf" / "extractor"
@@ -58,8 +60,27 @@ def validate_extractor(cfg: ExtractorConfig) -> None:
 def load_extractor(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
     """The extractor that `cfg.name` names: read from its file, or trained on the data set or taken from its cache.
 
+    A classifier that ships with a network of this data set is taken instead of training the same one.
     Imports JAX. Raises ConfigError for options, weights or a data set that cannot be used.
     """
     with checking():
         validate_extractor(cfg)
+        if (folder := shipped_for(dataset)) and replace(cfg, cache_dir="") == ExtractorConfig(cache_dir=""):
+            cfg = replace(cfg, weights=str(folder / "classifier.npz"))
         return import_module(f"eval.features.{cfg.name}").extractor(cfg, dataset)
+
+
+def shipped_for(dataset: DatasetConfig) -> Path | None:
+    """The folder in checkpoints/ whose network learned the images of this data set, if it holds their classifier.
+
+    Beside classifier.npz it holds statistics.npz, mean and covariance of the training images' features.
+    """
+
+    def images(dataset: DatasetConfig) -> DatasetConfig:
+        return replace(dataset, data_dir="", download=False, flip=False)  # none of these changes an image
+
+    for file in sorted(SHIPPED.parent.glob("*/classifier.npz")):
+        saved = read_json(file.with_name("config.json"))["dataset"]
+        if saved and images(DatasetConfig(**saved)) == images(dataset):
+            return file.parent
+    return None

@@ -19,7 +19,7 @@ import deis
 from deis import SDE
 from deis.likelihood import Flow, bits_per_dim, dequantise, encoding, log_prob
 from deis.sampler import EpsFn, State
-from models.sampling.build import build_table, check_sampler, solver_of
+from models.sampling.build import build_table, check_sampler, nodes_of, solver_of
 from models.sampling.draw import load_trained
 from models.sampling.source import Source
 from models.score import eps_fn
@@ -40,8 +40,7 @@ def encoding_table(sampler: Mapping[str, Any], sde: deis.SDE) -> deis.Table:
     options, nfe = check_sampler(sampler), build_table(sampler, sde).nfe
 
     def table(num_step: int) -> deis.Table:
-        ts = deis.timesteps(sde, num_step, options["ts_phase"], options["ts_order"])
-        return encoding(sde, ts, solver_of(options))
+        return encoding(sde, nodes_of(options, sde, num_step), solver_of(options))
 
     return table(deis.tables.fewest_steps(table, nfe))
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cached_property, reduce
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,12 @@ class Statistics:
     extractor: str
     data: str
 
+    @cached_property
+    def root(self) -> Float[np.ndarray, "d d"]:
+        """The symmetric square root of the covariance."""
+        values, vectors = scipy.linalg.eigh(self.cov)
+        return (vectors * np.sqrt(values.clip(min=0.0))) @ vectors.T
+
 
 def empty_statistics(extractor: str, data: str) -> Statistics:
     """Statistics of an empty set, to be extended."""
@@ -36,11 +42,7 @@ def empty_statistics(extractor: str, data: str) -> Statistics:
 
 
 def extend(stats: Statistics, batch: Float[np.ndarray, "batch d"]) -> Statistics:
-    """`stats` with the rows of one more batch, which may be empty.
-
-    By the pairwise update of Chan, Golub and LeVeque (1983), so that the result does not depend on how rows were cut or
-    ordered beyond float64 round-off. Raises ValueError if a feature is not finite.
-    """
+    """`stats` with the rows of one more batch, which may be empty. Raises ValueError if a feature is not finite."""
     if len(batch) == 0:
         return stats
     rows = np.asarray(batch, np.float64)
@@ -48,9 +50,19 @@ def extend(stats: Statistics, batch: Float[np.ndarray, "batch d"]) -> Statistics
         bad = stats.n + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
         raise ValueError(f"features of image {bad} of {stats.data} are not finite, so FID has no meaning")
     mean = rows.mean(axis=0)
-    centred, delta, n = rows - mean, mean - stats.mean, stats.n + len(rows)
-    scatter = stats.cov * max(stats.n - 1, 0) + centred.T @ centred + np.outer(delta, delta) * (stats.n * len(rows) / n)
-    return replace(stats, mean=stats.mean + delta * (len(rows) / n), cov=scatter / max(n - 1, 1), n=n)
+    centred = rows - mean
+    return merge(stats, replace(stats, mean=mean, cov=centred.T @ centred / max(len(rows) - 1, 1), n=len(rows)))
+
+
+def merge(a: Statistics, b: Statistics) -> Statistics:
+    """The statistics of all images of both, with the origin of `a`; `b` holds one image at least.
+
+    By the pairwise update of Chan, Golub and LeVeque (1983), so that the result does not depend on how rows were cut or
+    ordered beyond float64 round-off.
+    """
+    delta, n = b.mean - a.mean, a.n + b.n
+    scatter = a.cov * max(a.n - 1, 0) + b.cov * (b.n - 1) + np.outer(delta, delta) * (a.n * b.n / n)
+    return replace(a, mean=a.mean + delta * (b.n / n), cov=scatter / max(n - 1, 1), n=n)
 
 
 def feature_statistics(batches: Iterable[Float[np.ndarray, "batch d"]], extractor: str, data: str) -> Statistics:
@@ -67,8 +79,9 @@ def feature_statistics(batches: Iterable[Float[np.ndarray, "batch d"]], extracto
 def frechet_distance(a: Statistics, b: Statistics) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) for covariances A and B.
 
-    (A B)^(1/2) has the same trace as (A^(1/2) B A^(1/2))^(1/2), which is symmetric: its eigenvalues are real. Round-off
-    can leave a distance of identical sets slightly below zero; it is returned as it is.
+    The trace of (A B)^(1/2) is the sum of the singular values of A^(1/2) B^(1/2), which needs no square root of a small
+    difference: equal sets are at distance 0 to round-off, also where they are too few for a covariance of full rank.
+    Round-off can leave it slightly below zero; it is returned as it is.
 
     Raises ValueError if the features come from different extractors, as far as both are known, or differ in number.
     """
@@ -78,20 +91,18 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
             f"{a.data} has {a.mean.size} features of extractor {a.extractor}, but {b.data} has {b.mean.size} of "
             f"{b.extractor}; distances need one extractor for both"
         )
-    values, vectors = scipy.linalg.eigh(a.cov)
-    root = (vectors * np.sqrt(values.clip(min=0.0))) @ vectors.T
-    product = root @ b.cov @ root
-    trace_root = np.sqrt(scipy.linalg.eigvalsh((product + product.T) / 2).clip(min=0.0)).sum()
+    trace_root = scipy.linalg.svdvals(a.root @ b.root).sum()
     return float(((a.mean - b.mean) ** 2).sum() + np.trace(a.cov) + np.trace(b.cov) - 2.0 * trace_root)
 
 
-def metric_name(stats: Statistics, metric: str) -> str:
+def metric_name(stats: Statistics, metric: str, split: str = "train") -> str:
     """The name of a metric of a sample set, with extractor and size: 1,797 samples give "FID-digits-1.8k".
 
     metric: the word that the name begins with; for a Fréchet distance the `distance` of its extractor.
+    split: of the images measured against, the name's end where they are not the usual ones: "FID-digits-1.8k-test".
     """
     count = f"{round(stats.n / 1000, 1):g}k" if stats.n >= 1000 else str(stats.n)
-    return f"{metric}-{stats.extractor.partition('@')[0]}-{count}"
+    return f"{metric}-{stats.extractor.partition('@')[0]}-{count}" + ("" if split == "train" else f"-{split}")
 
 
 def rank_warning(stats: Statistics, metric: str) -> str | None:
@@ -111,14 +122,16 @@ def save_statistics(path: Path, stats: Statistics) -> None:
 
 
 def load_statistics(path: Path) -> Statistics:
-    """Read what `save_statistics` wrote, or a file of pytorch-fid, which holds `mu` and `sigma` only.
+    """Read what `save_statistics` wrote, or `mu` and `sigma` of a file of pytorch-fid or a reference batch of others.
 
+    Further arrays of such a file, as images or other statistics, are not read.
     Raises FileNotFoundError if there is no such file; ValueError if the file is damaged, was changed, or holds
     something else.
     """
-    arrays = read_npz(path)
-    if arrays.keys() not in ({"mu", "sigma"}, {"mu", "sigma", "n", "extractor", "data", "sha256"}):
-        raise ValueError(f"{path} holds {sorted(arrays)}, not feature statistics (mu, sigma)")
+    ours = {"n", "extractor", "data", "sha256"}
+    arrays = read_npz(path, {"mu", "sigma"} | ours)
+    if lacking := [name for name in ("mu", "sigma") if name not in arrays]:
+        raise ValueError(f"{path} has no {lacking[0]}, so it is not feature statistics (mu, sigma)")
     mean, cov = np.asarray(arrays["mu"], np.float64), np.asarray(arrays["sigma"], np.float64)
     fit = mean.ndim == 1 and cov.shape == 2 * mean.shape
     if not (fit and np.isfinite(mean).all() and np.isfinite(cov).all()):
@@ -126,7 +139,7 @@ def load_statistics(path: Path) -> Statistics:
             f"{path} holds mu {list(mean.shape)} and sigma {list(cov.shape)}; statistics of d features are "
             "finite numbers of shapes [d] and [d, d]"
         )
-    if "sha256" not in arrays:
+    if not ours <= arrays.keys():
         return Statistics(mean, cov, 0, UNKNOWN, path.name)
     stats = Statistics(mean, cov, int(arrays["n"]), str(arrays["extractor"]), str(arrays["data"]))
     if _checksum(stats) != str(arrays["sha256"]):

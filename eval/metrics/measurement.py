@@ -5,8 +5,6 @@ A new metric is a module here and its entry in METRICS.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +17,7 @@ from eval.metrics.frechet import empty_statistics, extend, frechet_distance, met
 from eval.metrics.inception_score import inception_score
 from eval.metrics.kid import kernel_distance
 from eval.metrics.precision_recall import precision_recall
-from eval.metrics.reference import Reference, chunk_size, foreign_statistics, load_reference
+from eval.metrics.reference import Reference, chunk_size, load_reference
 from runs.errors import checking
 
 log = logging.getLogger(__name__)
@@ -116,13 +114,15 @@ def _fid(samples: Measurement) -> dict[str, Any]:
     stats, distance = samples.statistics, samples.extractor.distance
     if warning := rank_warning(stats, distance):
         log.warning("warning: %s", warning)
-    return {"fid": frechet_distance(stats, samples.reference.statistics), "fid_name": metric_name(stats, distance)}
+    name = metric_name(stats, distance, samples.reference.split)
+    return {"fid": frechet_distance(stats, samples.reference.statistics), "fid_name": name}
 
 
 def _kid(samples: Measurement) -> dict[str, Any]:
     subsets, size = samples.config.kid_subsets, samples.config.kid_subset_size
     mean, std = kernel_distance(*samples.features, subsets, size)
-    name = metric_name(samples.statistics, "KID" if samples.extractor.distance == "FID" else "KD")
+    word = "KID" if samples.extractor.distance == "FID" else "KD"
+    name = metric_name(samples.statistics, word, samples.reference.split)
     return {"kid": mean, "kid_std": std, "kid_name": name, "kid_subsets": subsets, "kid_subset_size": size}
 
 
@@ -132,7 +132,8 @@ def _inception_score(samples: Measurement) -> dict[str, Any]:
 
 
 def _precision_recall(samples: Measurement) -> dict[str, Any]:
-    return precision_recall(*samples.features)._asdict() | {"pr_name": metric_name(samples.statistics, "PR")}
+    name = metric_name(samples.statistics, "PR", samples.reference.split)
+    return precision_recall(*samples.features)._asdict() | {"pr_name": name}
 
 
 class Metric(NamedTuple):
@@ -188,26 +189,14 @@ def lines(found: dict[str, Any]) -> list[str]:
     return [metric.line.format(**found) for metric in METRICS.values() if metric.values[0] in found]
 
 
-def open_measurement(
-    cfg: ExtractorConfig, dataset: DatasetConfig, config: MetricConfig, published: Path | None = None
-) -> Measurement:
+def open_measurement(cfg: ExtractorConfig, dataset: DatasetConfig, config: MetricConfig) -> Measurement:
     """A measurement against the data set's training images, with the extractor that `cfg` names.
 
-    published: folder of a published network that was trained on this data set. It may hold a classifier of its own with
-    the statistics of these images; then no images are needed, unless another extractor or more than FID is asked for.
     Raises ConfigError for anything that cannot be used.
     """
-    own = None if published is None else published / "classifier.npz"
-    is_usual = (cfg.name, cfg.weights) == ("classifier", None) and not config.need("features")
     with checking():
-        if own is None or not own.is_file() or not is_usual:
-            extractor = load_extractor(cfg, dataset)
-            return Measurement(extractor, load_reference(extractor, dataset, config.need("features")), config)
-        extractor = load_extractor(replace(cfg, weights=str(own)), dataset)
-        statistics = foreign_statistics(own.with_name("statistics.npz"), extractor)
-        assert extractor.image_shape is not None
-        reference = Reference(statistics.data.partition("@")[0], extractor.image_shape, statistics, None)
-        return Measurement(extractor, reference, config)
+        extractor = load_extractor(cfg, dataset)
+        return Measurement(extractor, load_reference(extractor, dataset, config.need("features")), config)
 
 
 def measure_fid(images: UInt8[np.ndarray, "n h w c"], extractor: Extractor, dataset: DatasetConfig) -> dict[str, Any]:

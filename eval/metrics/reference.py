@@ -5,6 +5,7 @@ the data set, its split and how they were cut to size: whatever changes, another
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 import data
 from data.config import DatasetConfig
+from eval.features.config import ExtractorConfig, shipped_for
 from eval.features.extractor import Extractor, identity
 from eval.metrics.frechet import UNKNOWN, Statistics, feature_statistics, load_statistics, save_statistics
 from formats.files import atomic_path
@@ -23,12 +25,16 @@ CHUNK = 1024
 
 
 class Reference(NamedTuple):
-    """Reference images by data set and split ("cifar10-train"): shape (h, w, c), statistics, features where needed."""
+    """Reference images by data set and split ("cifar10-train"): shape (h, w, c), statistics, features where needed.
+
+    split: "train", "test" or "all", which the names of numbers say; "train" for statistics that somebody gives.
+    """
 
     data_name: str
     image_shape: tuple[int, ...]
     statistics: Statistics
     features: Float32[np.ndarray, "n d"] | None
+    split: str = "train"
 
 
 def load_reference(
@@ -40,15 +46,49 @@ def load_reference(
 ) -> Reference:
     """The reference that samples are measured against: a split of the data set, through the extractor unless cached.
 
+    Statistics of the training images that ship with a network need no images, unless features are asked for.
+    split: "train", "test", or "all" images of both.
     path: a file of statistics to take instead; a data set's images then only say what shape samples have.
     Raises ConfigError for images or files that cannot be used.
     """
     with checking():
-        images = data.load(dataset, split).images
-        name = f"{dataset.name}-{dataset.train_split if split == 'train' else dataset.test_split}"
+        if path is None and split == "train" and not with_features and (folder := shipped_for(dataset)):
+            statistics = load_statistics(folder / "statistics.npz")
+            if statistics.extractor == extractor.name and extractor.image_shape is not None:
+                return Reference(statistics.data.partition("@")[0], extractor.image_shape, statistics, None)
+        parts = [data.load(dataset, part).images for part in (("train", "test") if split == "all" else (split,))]
+        images, name = parts[0] if len(parts) == 1 else np.concatenate(parts), _name_of(dataset, split)
         if path is not None:
             return Reference(name, images.shape[1:], foreign_statistics(path, extractor), None)
-        return reference_of(extractor, images, name, with_features)
+        return reference_of(extractor, images, name, with_features)._replace(split=split)
+
+
+def missing_features(cfg: ExtractorConfig, dataset: DatasetConfig) -> str | None:
+    """What is missing for a FID by the data set's classifier without making anything first, as a clause; None: nothing.
+
+    Imports JAX. Raises ValueError for a damaged file in the cache.
+    """
+    if shipped_for(dataset):
+        return None
+    untrained = f"no classifier was trained on {dataset.name} yet"
+    if not any(Path(cfg.cache_dir).glob(f"classifier_{identity(dataset.name).partition('@')[0]}@*.npz")):
+        return untrained
+    from eval.features.classifier import path_of, read_classifier
+
+    try:
+        train, test = (data.load(replace(dataset, download=False), split) for split in ("train", "test"))
+    except (ValueError, OSError) as error:
+        return str(error)
+    path = path_of(train, test, cfg, dataset.name)
+    if not path.is_file():
+        return untrained
+    statistics = statistics_path(read_classifier(path), identity(_name_of(dataset, "train"), train.images))
+    return None if statistics.is_file() else f"the features of {dataset.name} were not taken yet"
+
+
+def _name_of(dataset: DatasetConfig, split: str) -> str:
+    known = {"train": dataset.train_split, "test": dataset.test_split}
+    return f"{dataset.name}-{known.get(split, split)}"
 
 
 def reference_of(

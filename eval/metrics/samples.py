@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from formats.files import read_npz
+from models.sampling.single_files import FOLDER
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
 BATCH = 512
@@ -37,6 +38,8 @@ def open_samples(path: Path, num_samples: int | None = None) -> Samples:
         raise FileNotFoundError(f"{path} does not exist; give a folder of images, an .npz file, or a run of sample.py")
     if path.is_dir() and (path / "samples.npz").is_file():
         path = path / "samples.npz"
+    elif path.is_dir() and (path / "origin.json").is_file() and (path / FOLDER).is_dir():
+        path = path / FOLDER
     elif path.is_dir() and (path / "result.json").is_file():
         raise FileNotFoundError(f"{path} is a run of sample.py that kept no images; sample with keep_samples=true")
     if path.is_dir():

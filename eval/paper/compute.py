@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from deis import adaptive
 from eval.features.extractor import Extractor
 from eval.figures import samples_picture
 from eval.job import MeasuringJob
-from eval.metrics.frechet import Statistics, empty_statistics, extend, frechet_distance, metric_name, rank_warning
+from eval.metrics.frechet import Statistics, empty_statistics, frechet_distance, merge, metric_name, rank_warning
+from eval.metrics.jackknife import BLOCKS, distances_without, extend_blocks, standard_error
 from eval.metrics.measurement import MetricConfig, open_measurement
 from eval.paper.grid import Record
 from eval.paper.plan import Adaptive, Analytic, Cell
@@ -105,8 +106,8 @@ def set_up(source: Source, dataset: DatasetConfig, job: MeasuringJob, folder: Pa
     costs = Costs()
     with checking():
         net = costs.counting(load_trained(source.path, source.step))
-        published = source.path if source.step is None and job.dataset is None else None
-        found = open_measurement(job.extractor, dataset, MetricConfig(), published)
+        assert job.extractor is not None
+        found = open_measurement(job.extractor, dataset, MetricConfig())
     sde, reference = source.config["sde"], found.reference.statistics
     return Setup(
         net, sde, found.extractor, reference, dataset, min(job.batch_size, job.num_samples), job.rounding, folder, costs
@@ -172,7 +173,7 @@ def measure_cell(setup: Setup, cell: Cell, name: str, progress: Callable[[int], 
         "num_samples": len(cell.seeds),
         "options": cell.options,
     }
-    stats, calls = empty_statistics(extractor.name, costs.now), []
+    blocks, calls, done = [empty_statistics(extractor.name, costs.now)] * min(BLOCKS, len(cell.seeds)), [], 0
     shown = np.zeros((0, *setup.net.image_shape), np.uint8)
     costs.lap("all else")
     before = dict(costs.seconds)
@@ -185,14 +186,18 @@ def measure_cell(setup: Setup, cell: Cell, name: str, progress: Callable[[int], 
         costs.lap("all else")
         features = extractor.features(images)
         costs.lap("features")
-        stats = extend(stats, features)
+        blocks = extend_blocks(blocks, features, done, len(cell.seeds))
+        done += len(features)
         calls.append(nfe)
         progress(nfe)
         costs.lap("all else")
     network_s, features_s = (costs.seconds[what] - before.get(what, 0.0) for what in ("network", "features"))
+    stats, without = reduce(merge, blocks), distances_without(blocks, setup.reference)
     record |= {
         "nfe": round(sum(calls) / len(calls)),
         "fid": frechet_distance(stats, setup.reference),
+        "fid_standard_error": standard_error(without),
+        "fid_without_block": without,
         "fid_name": metric_name(stats, extractor.distance),
         "warning": rank_warning(stats, extractor.distance),
         "images_per_s": len(cell.seeds) / (network_s + features_s),

@@ -3,11 +3,13 @@
 What was measured and what was published stand in grids of their own, as networks, images and features differ.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from eval.metrics.jackknife import BLOCKS, standard_error
 from eval.paper.spec import Paper, Published
 from formats.tables import latex_escaped, markdown_table
 
@@ -17,13 +19,15 @@ Record = dict[str, Any]  # what is known of one measured cell: the fields of its
 class Entry(NamedTuple):
     """One cell as it is printed, with so many decimals if it is a float.
 
-    extra: network calls beyond the column's NFE. std: of several sets of seeds.
+    extra: network calls beyond the column's NFE. std: of several sets of seeds. without: for each set of seeds its FID
+    without each block of them in turn; empty if the number is exact.
     """
 
     value: float | str
     extra: int = 0
     std: float | None = None
     decimals: int = 2
+    without: tuple[Sequence[float], ...] = ()
 
     def __str__(self) -> str:
         numbers = [number for number in (self.value, self.std) if number is not None]
@@ -51,7 +55,24 @@ def _entry(repeats: list[Record]) -> Entry:
     fids, one = [record["fid"] for record in repeats], repeats[0]
     if one["nfe_asked"] is None:
         return Entry(f"{fmean(fids):.2f} at {fmean(record['nfe'] for record in repeats):g} NFE")
-    return Entry(fmean(fids), one["nfe"] - one["nfe_asked"], stdev(fids) if len(fids) > 1 else None)
+    without = tuple(record["fid_without_block"] for record in repeats if "fid_without_block" in record)
+    return Entry(fmean(fids), one["nfe"] - one["nfe_asked"], stdev(fids) if len(fids) > 1 else None, without=without)
+
+
+def mean_error(without: Sequence[Sequence[float]]) -> float:
+    """The standard error of a mean over sets of seeds, from `Entry.without` or the differences of two; 0 if empty."""
+    return math.hypot(*map(standard_error, without)) / max(len(without), 1)
+
+
+def compared(a: Entry, b: Entry) -> str:
+    """ "<", ">=" or "≈": how two rows stand to each other, "≈" within two standard errors of their difference.
+
+    Both are measured on the same seeds, whose blocks are left out of both at a time.
+    """
+    pairs = zip(a.without, b.without, strict=True) if a.without and b.without else ()
+    noise = mean_error([[x - y for x, y in zip(*pair, strict=True)] for pair in pairs])
+    difference = float(a.value) - float(b.value)
+    return "≈" if abs(difference) < 2 * noise else "<" if difference < 0 else ">="
 
 
 def as_printed(published: Published) -> Grid:
@@ -98,21 +119,29 @@ def markdown_grid(grid: Grid, what: str = "NFE") -> str:
     return markdown_table([f"sampler \\ {what}", *(f"{column:g}" for column in columns_of(grid))], grid_rows(grid))
 
 
+VERDICTS = f"""Each FID stands with its standard error, by leaving out each of {BLOCKS} blocks of its seeds in turn.
+Rows are compared on the same seeds; ≈ and "within noise": they differ by less than two standard errors of their
+difference."""
+
+
 def markdown_orders(paper: Paper, grid: Grid) -> str:
     """One line for each of the paper's orderings and each of its NFE that is a column, in Markdown; "" if none.
 
-    An order holds if every row is strictly better than the next; a line says "-" if a cell was not measured.
+    An order holds (yes) if every row is better than the next, and does not (no) if one is worse, beyond noise; else it
+    is within noise. A line says "-" if a cell was not measured.
     """
-    lines = []
+    lines, noisy = [], False
     for ordering in paper.orderings:
         for nfe in (nfe for nfe in ordering.nfe if nfe in paper.nfe):
             entries = [grid.get(row, {}).get(nfe, Entry("-")) for row in ordering.best_first]
-            values = [entry.value for entry in entries if not isinstance(entry.value, str)]
             holds, measured = "-", "not measured"
-            if len(values) == len(entries):
-                signs = ["<" if a < b else ">=" for a, b in pairwise(values)]
-                holds = "**no**" if ">=" in signs else "yes"
-                further = [f" {sign} {value:.2f}" for sign, value in zip(signs, values[1:], strict=True)]
-                measured = "".join([f"{values[0]:.2f}", *further])
+            if not any(isinstance(entry.value, str) for entry in entries):
+                signs = [compared(a, b) for a, b in pairwise(entries)]
+                holds = "**no**" if ">=" in signs else "within noise" if "≈" in signs else "yes"
+                shown = [str(e._replace(std=mean_error(e.without) if e.without else None)) for e in entries]
+                further = [f" {sign} {text}" for sign, text in zip(signs, shown[1:], strict=True)]
+                measured = "".join([shown[0], *further])
+                noisy |= any(entry.without for entry in entries)
             lines.append([str(nfe), " < ".join(ordering.best_first), holds, measured])
-    return markdown_table(["NFE", "the paper's order", "holds", "measured"], lines, align="rlll") if lines else ""
+    text = markdown_table(["NFE", "the paper's order", "holds", "measured"], lines, align="rlll") if lines else ""
+    return f"{text}\n\n{VERDICTS}" if noisy else text

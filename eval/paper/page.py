@@ -11,8 +11,8 @@ from formats.tables import latex_escaped, latex_table, write_csv
 
 CSV_COLUMNS = (
     "row", "sampler", "method", "nfe_asked", "tolerance", "nfe", "repeat", "seeds", "num_samples", "fid_name", "fid",
-    "images_per_s", "network_s", "features_s", "dataset", "extractor", "checkpoint", "step", "options", "error",
-    "published", "published_of", "published_source",
+    "fid_standard_error", "images_per_s", "network_s", "features_s", "dataset", "extractor", "checkpoint", "step",
+    "options", "error", "published", "published_of", "published_source",
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import deis
 from eval.paper.spec import AdaptiveRow, Paper
-from models.sampling.build import Options, build_table, check_sampler, end_sde
+from models.sampling.build import Options, build_table, check_sampler, end_sde, nodes_of
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _analytic(sampler: Options, sde: deis.SDE) -> Analytic:
     if sampler["method"] != "ddim_eta":
         raise ValueError(f"a row of paper.analytic has the mean of sampler=ddim_eta, got method {sampler['method']}")
     sde = end_sde(sampler, sde)
-    ts = deis.timesteps(sde, sampler["nfe"] - sampler["denoise"], sampler["ts_phase"], sampler["ts_order"])
+    ts = nodes_of(sampler, sde, sampler["nfe"] - sampler["denoise"])
     return Analytic(sde, ts, sampler["eta"], sampler["denoise"])
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+TAKEN = ("sampler.nfe=", "sampler.ts=")  # what a row does not choose, as the columns do
+
 
 @dataclass
 class Published:
@@ -59,10 +61,10 @@ def validate(paper: Paper) -> None:
         raise ValueError(f"paper.first_seed must be 0 or more, got {paper.first_seed}")
     for row, overrides in paper.methods.items():
         for override in (*paper.grid, *overrides):
-            if not override.startswith(("sampler=", "sampler.")) or override.startswith("sampler.nfe="):
+            if not override.startswith(("sampler=", "sampler.")) or override.startswith(TAKEN):
                 raise ValueError(
                     f"row {row} has {override!r}; a row chooses a sampler and its options, as in sampler=t_ab "
-                    "sampler.order=3, and the columns choose sampler.nfe"
+                    "sampler.order=3, and the columns choose sampler.nfe, so that it has no sampler.ts"
                 )
     named = [*paper.analytic, *(row for ordering in paper.orderings for row in ordering.best_first)]
     if unknown := [row for row in named if row not in paper.methods]:

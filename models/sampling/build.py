@@ -9,13 +9,15 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import field, make_dataclass, replace
 from functools import partial
-from typing import Any, get_args, get_type_hints, is_typeddict
+from typing import Any, NamedTuple, get_args, get_type_hints, is_typeddict
 
+import numpy as np
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import deis
 from deis import tables
+from deis.schedule import Nodes, check_nodes
 
 Options = dict[str, Any]
 
@@ -23,8 +25,25 @@ SDES: dict[str, Callable[..., deis.SDE]] = {
     sde.__name__: sde for sde in (deis.vp_linear, deis.vp_cosine, deis.sub_vp, deis.ve, deis.edm, deis.discrete_vp)
 }
 
-SHARED = {"method": str, "nfe": int, "round_nfe": bool, "ts_phase": str, "ts_order": float, "t_0": float | None}
+SHARED = {
+    **{"method": str, "nfe": int, "round_nfe": bool},
+    **{"ts_phase": str, "ts_order": float, "ts": list[float] | None, "t_0": float | None},
+}
 """The options that every solver has beside its own; conf/sampler/euler.yaml explains them."""
+
+
+class EpsOptions(NamedTuple):
+    """How the network's eps is asked for and changed on its way to the solver.
+
+    label: class of all images; None draws each by its seed. guidance: weight of classifier-free guidance, as in
+    `models.score.eps_fn`. clip: whether the predicted x_0 is clipped to [-1, 1]; threshold: percentile of dynamic
+    thresholding, in (0, 100], as in `deis.wrappers.threshold_x_0`.
+    """
+
+    label: int | None = None
+    guidance: float | None = None
+    clip: bool = False
+    threshold: float | None = None
 
 
 def build_sde(options: Mapping[str, Any]) -> deis.SDE:
@@ -63,8 +82,23 @@ def end_sde(options: Options, sde: deis.SDE) -> deis.SDE:
     return sde if options["t_0"] is None else replace(sde, t_0=options["t_0"])
 
 
+def nodes_of(options: Options, sde: deis.SDE, num_step: int) -> Nodes:
+    """The nodes that the options of `check_sampler` name: their own `ts`, else `num_step` steps of their schedule.
+
+    sde: as `end_sde` gives it. Raises ValueError for own nodes outside of its times, and as `deis.timesteps` does.
+    """
+    if options["ts"] is None:
+        return deis.timesteps(sde, num_step, options["ts_phase"], options["ts_order"])
+    if outside := [t for t in options["ts"] if not sde.t_0 <= t <= sde.T]:
+        raise ValueError(
+            f"sampler.ts must lie between the diffusion's t_0={sde.t_0:g} and T={sde.T:g}, got {outside[0]:g}; "
+            "sampler.t_0 sets another end"
+        )
+    return check_nodes(sde, np.array(options["ts"]))
+
+
 def build_table(sampler: Mapping[str, Any], sde: deis.SDE) -> deis.Table:
-    """The solver table of a configuration's `sampler` group: `sampler.nfe` network calls, exactly.
+    """The solver table of a configuration's `sampler` group: `sampler.nfe` network calls, or those of its own nodes.
 
     Raises ValueError for anything that the solver does not allow, and for an nfe that no number of its steps makes,
     unless round_nfe allows the next one that does.
@@ -73,8 +107,10 @@ def build_table(sampler: Mapping[str, Any], sde: deis.SDE) -> deis.Table:
     solver, sde, nfe = solver_of(options), end_sde(options, sde), options["nfe"]
 
     def table(num_step: int) -> deis.Table:
-        return solver(sde, deis.timesteps(sde, num_step, options["ts_phase"], options["ts_order"]))
+        return solver(sde, nodes_of(options, sde, num_step))
 
+    if options["ts"] is not None:
+        return table(len(options["ts"]) - 1)
     num_step = tables.fewest_steps(table, nfe)
     result = table(num_step)
     if result.nfe != nfe and not options["round_nfe"]:
@@ -121,7 +157,7 @@ def _checked(group: str, function: Callable[..., Any], given: Mapping[str, Any],
             values[name] = value
         except OmegaConfBaseException as error:
             raise ValueError(f"{group}.{name}={value} is refused: {str(error).splitlines()[0]}") from None
-    return dict(values)
+    return OmegaConf.to_container(values)  # type: ignore[return-value]
 
 
 def _option_types(function: Callable[..., Any]) -> dict[str, Any]:

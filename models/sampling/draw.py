@@ -1,9 +1,9 @@
 """From seeds to images: image i depends on its own seed only, whatever the batch it is drawn in."""
 
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 import deis
+from deis.wrappers import clip_x_0, threshold_x_0
 from models.config import UNetConfig
 from models.published.network import read_checkpoint, read_published
-from models.sampling.build import build_sde
+from models.sampling.build import EpsOptions, build_sde
 from models.score import Network, Params, eps_fn
 from models.unet import network_of
+
+AS_TRAINED = EpsOptions()
 
 
 class Trained(NamedTuple):
@@ -64,12 +67,7 @@ def starts(net: Trained, seeds: list[int], label: int | None = None) -> Start:
 
 
 def draw(
-    net: Trained,
-    table: deis.Table,
-    seeds: list[int],
-    batch_size: int,
-    label: int | None = None,
-    guidance: float | None = None,
+    net: Trained, table: deis.Table, seeds: list[int], batch_size: int, options: EpsOptions = AS_TRAINED
 ) -> Iterator[Float[np.ndarray, "b h w c"]]:
     """Samples of the seeds in order, in [-1, 1], up to `batch_size` at a time.
 
@@ -78,11 +76,37 @@ def draw(
     """
     for first in range(0, len(seeds), batch_size):
         chunk = seeds[first : first + batch_size]
-        at = starts(net, chunk + [0] * (batch_size - len(chunk)), label)
+        at = starts(net, chunk + [0] * (batch_size - len(chunk)), options.label)
         if batch_size % jax.local_device_count() == 0:
             at = jax.device_put(at, _on_devices("data"))
-        x_0 = deis.sample(table, eps_fn(net.network, net.sde, net.params, at.label, guidance), at.x_T, at.key)
+        x_0 = deis.sample(table, changed_eps(net, at, options), at.x_T, at.key)
         yield np.asarray(x_0)[: len(chunk)]
+
+
+def changed_eps(net: Trained, at: Start, options: EpsOptions) -> jax.tree_util.Partial:
+    """The network as `deis.sample` takes it, with its options; other values of them do not compile again."""
+    eps = eps_fn(net.network, net.sde, net.params, at.label, options.guidance)
+    if options.threshold is not None:
+        return jax.tree_util.Partial(_thresholded(eps.func, net.sde), options.threshold, *eps.args)
+    return jax.tree_util.Partial(_clipped(eps.func, net.sde), *eps.args) if options.clip else eps
+
+
+@lru_cache  # one function, so one compilation, for each network
+def _clipped(eps_at: Callable[..., Array], sde: deis.SDE) -> Callable[..., Array]:
+    def clipped(*arguments: Any) -> Array:
+        *bound, x, t = arguments
+        return clip_x_0(sde, partial(eps_at, *bound))(x, t)
+
+    return clipped
+
+
+@lru_cache
+def _thresholded(eps_at: Callable[..., Array], sde: deis.SDE) -> Callable[..., Array]:
+    def thresholded(percentile: Any, *arguments: Any) -> Array:
+        *bound, x, t = arguments
+        return threshold_x_0(sde, partial(eps_at, *bound), percentile)(x, t)
+
+    return thresholded
 
 
 def _on_devices(*axes: str) -> NamedSharding:
@@ -91,10 +115,9 @@ def _on_devices(*axes: str) -> NamedSharding:
 
 
 def draw_trajectory(
-    net: Trained, table: deis.Table, seeds: list[int], label: int | None = None, guidance: float | None = None
+    net: Trained, table: deis.Table, seeds: list[int], options: EpsOptions = AS_TRAINED
 ) -> tuple[Float[np.ndarray, "steps b h w c"], Float[np.ndarray, "nfe b h w c"]]:
     """(x_t at every network call and at the end, predicted x_0 at every network call) of the seeds' images."""
-    at = starts(net, seeds, label)
-    network = eps_fn(net.network, net.sde, net.params, at.label, guidance)
-    x_t, x_0 = deis.trajectory(table, network, at.x_T, at.key)
+    at = starts(net, seeds, options.label)
+    x_t, x_0 = deis.trajectory(table, changed_eps(net, at, options), at.x_T, at.key)
     return np.asarray(x_t), np.asarray(x_0)

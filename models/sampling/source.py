@@ -34,6 +34,7 @@ def find(folder: str | None, step: int | None, output_root: str) -> Source:
         path = Path(folder).expanduser()
     elif runs := list(Path(output_root).glob("*/*/checkpoints")):
         path = max(runs, key=lambda run: run.stat().st_mtime)
+        log.info("Taking the newest run, %s; another is checkpoint=FOLDER", path.parent)
     else:
         log.info("No network was trained below %s/ yet; taking the one in %s", output_root, SHIPPED)
         path = SHIPPED

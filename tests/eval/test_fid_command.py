@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import run, run_here
+from commands import ROOT, run, run_here
 from PIL import Image
 
+from eval.features.classifier import read_classifier
+from eval.metrics.frechet import feature_statistics, frechet_distance, load_statistics
 from eval.metrics.samples import open_samples
 
 
@@ -72,6 +74,41 @@ def test_a_reference_is_written_and_measured_against(folder: Path) -> None:
     assert "has 7 features" in refused.stderr
 
 
+def test_all_images_of_ones_own_against_themselves_are_at_distance_zero(folder: Path) -> None:
+    """Also where there are too few of them for a covariance of full rank; the number's name says the split."""
+    np.savez(folder / "few.npz", images=pictures(60, 2))
+    for source in ("data.npz", "few.npz"):
+        words = ["calc", source, "dataset=images", f"dataset.path={source}", "extractor=pixels", "dest=self.json"]
+        done = run_here("eval.fid", *words, "split=all", "metrics=[fid,kid]", "kid_subset_size=50", cwd=folder)
+        assert done.returncode == 0, done.stderr
+        found = json.loads((folder / "self.json").read_text())
+        assert abs(found["fid"]) < 1e-6
+        n = len(np.load(folder / source)["images"])
+        assert (found["fid_name"], found["kid_name"]) == (f"FD-pixels-{n}-all", f"KD-pixels-{n}-all")
+        assert found["reference"].startswith("images-all@")
+        assert found["reference_n"] == n
+    held_out = fid(folder, "calc", "samples.npz", "split=test")
+    assert held_out.stdout.startswith("FD-pixels-200-test ")
+
+
+def test_what_ships_with_a_network_is_found(tmp_path: Path) -> None:
+    """The classifier and the statistics in checkpoints/ need no images, and nothing is trained."""
+    samples = pictures(100, 1, (28, 28, 1))
+    np.savez(tmp_path / "samples.npz", images=samples)
+    data = ["dataset=fashion_mnist", "dataset.data_dir=nowhere", "dataset.download=false"]
+    done = run_here("eval.fid", "calc", "samples.npz", *data, "dest=found.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert (found["fid_name"], found["reference_n"]) == ("FID-fashion_mnist-100", 60_000)
+    folder = ROOT / "checkpoints" / "fashion_mnist"
+    extractor = read_classifier(folder / "classifier.npz")
+    mine = feature_statistics([extractor.features(samples)], extractor.name, "samples")
+    assert found["fid"] == pytest.approx(frechet_distance(mine, load_statistics(folder / "statistics.npz")), rel=1e-9)
+    assert not (tmp_path / "outputs").exists()
+    others = run_here("eval.fid", "calc", "samples.npz", *data, "dataset.image_size=14", cwd=tmp_path)
+    assert others.returncode == 2, "images of another size are another data set, which is not here"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -84,6 +121,7 @@ def test_a_reference_is_written_and_measured_against(folder: Path) -> None:
             ["calc", "samples.npz", "dataset.image_size=4"],
             "samples are uint8 [6, 6, 3], but the images of images-train",
         ),
+        (["calc", "samples.npz", "split=both"], "split must be train, test or all, got 'both'"),
         (["calc", "samples.npz", "dest=."], "dest=. must be the name of a file"),
         (["ref", "reference=ref.npz"], "give it to: python -m eval.fid calc SAMPLES"),
     ],

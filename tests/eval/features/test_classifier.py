@@ -10,11 +10,13 @@ import pytest
 from sklearn.datasets import load_digits
 
 from data import Split
+from data.config import DatasetConfig
 from eval.features import classifier
 from eval.features.classifier import classifier_extractor
-from eval.features.config import ExtractorConfig, validate_extractor
+from eval.features.config import ExtractorConfig, load_extractor, shipped_for, validate_extractor
 from eval.metrics.frechet import feature_statistics, frechet_distance, metric_name
-from eval.metrics.reference import reference_of
+from eval.metrics.reference import load_reference, missing_features, reference_of
+from runs.errors import ConfigError
 
 pytestmark = [pytest.mark.usefixtures("quick_to_compile"), pytest.mark.slow]
 
@@ -149,6 +151,33 @@ def test_reference_statistics_are_cached_per_data_set(tmp_path):
     assert (stats.n, other.n) == (40, 20)
     broken = dataclasses.replace(extractor, embed=lambda _: pytest.fail("computed again"))
     np.testing.assert_array_equal(reference_of(broken, images, "my/own images").statistics.cov, stats.cov)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_what_a_fid_still_needs(tmp_path):
+    images, labels = few_images((4, 4, 1))
+    np.savez(tmp_path / "few.npz", images=images, labels=labels)
+    cfg, dataset = tiny(tmp_path / "cache"), DatasetConfig("few", path=str(tmp_path / "few.npz"))
+    assert missing_features(cfg, dataset) == "no classifier was trained on few yet"
+    extractor = load_extractor(cfg, dataset)
+    assert missing_features(cfg, dataset) == "the features of few were not taken yet"
+    load_reference(extractor, dataset)
+    assert missing_features(cfg, dataset) is None
+    assert missing_features(dataclasses.replace(cfg, steps=4), dataset) == "no classifier was trained on few yet"
+    (tmp_path / "few.npz").unlink()
+    assert "few.npz does not exist" in str(missing_features(cfg, dataset))
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_shipped_classifier_is_taken_for_its_own_images_and_settings_only(tmp_path):
+    dataset = DatasetConfig("fashion_mnist", "fashion_mnist", image_size=28, data_dir=str(tmp_path), flip=True)
+    assert str(shipped_for(dataset)).endswith("checkpoints/fashion_mnist")
+    assert missing_features(ExtractorConfig(), dataset) is None
+    extractor = load_extractor(ExtractorConfig(cache_dir=str(tmp_path)), dataset)
+    assert (extractor.name, extractor.cache_dir) == ("fashion_mnist@48fd5e1f5595", tmp_path)
+    assert shipped_for(dataclasses.replace(dataset, train_split="train[:90%]")) is None
+    with pytest.raises(ConfigError):  # of other settings, which asks for the images
+        load_extractor(ExtractorConfig(steps=3), dataclasses.replace(dataset, download=False))
 
 
 @pytest.mark.usefixtures("untrained")

@@ -15,6 +15,7 @@ from jobs import CONF, job
 
 import deis
 from eval.paper.grid import Entry, as_printed, markdown_grid, markdown_orders, measured_grid
+from eval.paper.outline import duration, outline
 from eval.paper.page import latex, paper_page, write_records
 from eval.paper.plan import Adaptive, Analytic, plan_cells
 from eval.paper.spec import AdaptiveRow, Ordering, Paper, Published, validate
@@ -71,6 +72,25 @@ def test_every_file_names_solvers_that_can_be_built(name):
     assert len(set(names)) == len(names)
     published = {row for block in paper.published for row in block.fid}
     assert published & {*paper.methods, *paper.adaptive} or not published or name == "dopri5"
+
+
+def test_what_a_table_takes_is_said_before():
+    """Main table: 10 rows at 5 + 10 + 15 + 20 + 50 network calls, 0.5 ms each."""
+    rows = rows_of(outline(None, 5e-4))
+    assert list(rows) == ["paper", *PAPERS]
+    assert rows["cifar10_vp"][1:] == ["50", "50,000", "1,000", "6.9 h"]
+    assert rows["seeds"][1:4] == ["48", "50,000", "1,020"], "four sets of 3 rows at 5 + 10 + 20 + 50"
+    assert rows_of(outline(1000, 5e-4))["cifar10_vp"][1:] == ["50", "1,000", "1,000", "8 min"]
+    assert rows_of(outline(10, 5e-4))["dopri5"][-1].endswith(" s and more")
+    for name in ("cifar10_vp", "seeds", "dopri5"):
+        assert rows[name][1] == str(len(composed(name)[1])), "as many cells as are planned"
+    assert [duration(seconds) for seconds in (89, 91, 5399, 5401, 172801)] == [
+        "89 s",
+        "2 min",
+        "90 min",
+        "1.5 h",
+        "2.0 days",
+    ]
 
 
 def test_main_table_runs_the_papers_solvers():
@@ -163,6 +183,30 @@ def test_orderings_hold_only_if_every_step_does():
     del grid["DDIM"]
     assert rows_of(markdown_orders(table, grid))["5"][1:] == ["-", "not measured"]
     assert markdown_orders(paper(), grid) == ""
+
+
+def test_verdicts_are_yes_no_or_within_noise():
+    """Rows whose FIDs move together, block by block, are told apart by less than each one's own error."""
+
+    def measured(row, fid, shifts, **fields):
+        return record(row, 5, fid, fid_without_block=[fid + shift for shift in shifts], **fields)
+
+    shared, alone = [0.1, -0.1] * 5, [0.1] * 5 + [-0.1] * 5
+    table = paper(orderings=[Ordering(["tAB3", "DDIM"], [5])])
+
+    def verdict(*records):
+        return rows_of(markdown_orders(table, measured_grid(records)))["5"][1:]
+
+    assert verdict(measured("tAB3", 4.0, shared), measured("DDIM", 4.2, shared)) == ["yes", "4.00 ± 0.30 < 4.20 ± 0.30"]
+    assert verdict(measured("tAB3", 4.2, shared), measured("DDIM", 4.0, shared))[0] == "**no**"
+    # their blocks have correlation 0.2, so that two standard errors of the difference are 6 sqrt(0.016) = 0.76
+    for fid, said in ((4.75, "within noise"), (4.77, "yes")):
+        assert verdict(measured("tAB3", 4.0, shared), measured("DDIM", fid, alone))[0] == said
+    assert verdict(measured("tAB3", 4.0, shared), measured("DDIM", 4.0, alone))[1] == "4.00 ± 0.30 ≈ 4.00 ± 0.30"
+    halves = [measured(row, fid, shifts, repeat=i) for row, fid, shifts in (("tAB3", 4.0, shared), ("DDIM", 4.7, alone))
+              for i in range(2)]  # fmt: skip
+    assert verdict(*halves)[0] == "yes", "two sets of seeds: the error is smaller by sqrt(2)"
+    assert "two standard errors" in markdown_orders(table, measured_grid(halves))
 
 
 def test_page_keeps_published_numbers_apart_and_marks_the_best():

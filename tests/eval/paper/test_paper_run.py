@@ -1,6 +1,7 @@
 """A paper's table computed: one compilation, records that outlive any stop, results that batches do not change."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -87,6 +88,10 @@ def test_a_record_says_what_drawing_and_measuring_by_hand_give(setup: Setup) -> 
     expected = feature_statistics([setup.extractor.features(images)], setup.extractor.name, "by hand")
     assert record["fid"] == pytest.approx(frechet_distance(expected, setup.reference), rel=1e-4)
     assert record["fid_name"] == "FD-pixels-10"
+    others = feature_statistics([setup.extractor.features(images[:-1])], setup.extractor.name, "by hand")
+    assert record["fid_without_block"][-1] == pytest.approx(frechet_distance(others, setup.reference), rel=1e-4)
+    spread = np.std(record["fid_without_block"])
+    assert record["fid_standard_error"] == pytest.approx(3 * spread), "ten blocks: sqrt(9) times their spread"
     assert record["seeds"] == "3-12"
     assert calls == [5, 5, 5], "ten images in batches of four"
     assert json.loads((setup.folder / "one.json").read_text()) == json.loads(json.dumps(record))
@@ -248,6 +253,17 @@ def test_refusals_are_one_sentence_and_leave_nothing(arguments: list[str], said:
     assert said in result.stderr
     assert len(result.stderr.strip().splitlines()) <= 2
     assert not (tmp_path / "out").exists()
+
+
+def test_without_a_paper_nothing_is_computed_but_how_long_each_takes(tmp_path: Path) -> None:
+    network = published_network.write(tmp_path / "network")
+    result = run_here("eval.table", f"checkpoint={network}", "num_samples=1000", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "say which table is to be computed, as paper=cifar10_vp" in result.stderr
+    for path in (ROOT / "conf" / "paper").glob("*.yaml"):
+        assert re.search(rf"^\| {path.stem} \|.*\| [\d.]+ (s|min|h|days)( and more)? \|$", result.stdout, re.MULTILINE)
+    assert f"With the network in {network}, timed here: " in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["network"]
 
 
 def test_help_is_quick_and_names_every_paper(tmp_path: Path) -> None:

@@ -74,3 +74,27 @@ def test_refusals(overrides: list[str], said: str) -> None:
 def test_another_end_time() -> None:
     options = job("sampler=t_ab", "sampler.t_0=0.05")
     assert build_table(options.sampler, build_sde(options.sde)).t[-1] == 0.05
+
+
+def test_own_nodes_are_the_tables_nodes() -> None:
+    options = job("sampler=t_ab", "sampler.ts=[1,0.4,0.1,0.001]", "sampler.nfe=77")
+    assert list(build_table(options.sampler, build_sde(options.sde)).t) == [1.0, 0.4, 0.1, 0.001]
+    two_stages = job("sampler=rho2heun", "sampler.ts=[1,0.4,0.001]")
+    assert build_table(two_stages.sampler, build_sde(two_stages.sde)).nfe == 4
+
+
+@pytest.mark.parametrize(
+    ("ts", "said"),
+    [
+        ("[1.5,0.5,0.001]", "sampler.ts must lie between the diffusion's t_0=0.001 and T=1, got 1.5; sampler.t_0 sets"),
+        ("[1,0.0001]", "got 0.0001"),
+        ("[1,nan]", "got nan"),
+        ("[1,0.2,0.3]", "decrease strictly, but 0.2 is followed by 0.3"),
+        ("[1]", "at least 2 nodes"),
+        ("[]", "at least 2 nodes"),
+    ],
+)
+def test_nodes_that_no_solver_takes_are_refused(ts: str, said: str) -> None:
+    options = job(f"sampler.ts={ts}")
+    with pytest.raises(ValueError, match=said):
+        build_table(options.sampler, build_sde(options.sde))

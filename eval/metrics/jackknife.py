@@ -1,0 +1,40 @@
+"""The standard error of a Fréchet distance: each of some blocks of samples is left out in turn (the jackknife).
+
+B. Efron and C. Stein, The jackknife estimate of variance, Annals of Statistics 9, 1981. The distance of a block by
+itself says less, since it grows as the number of samples falls.
+"""
+
+from collections.abc import Sequence
+from functools import reduce
+
+import numpy as np
+from jaxtyping import Float
+
+from eval.metrics.frechet import Statistics, extend, frechet_distance, merge
+
+BLOCKS = 10
+
+
+def extend_blocks(
+    blocks: Sequence[Statistics], batch: Float[np.ndarray, "batch d"], first: int, total: int
+) -> list[Statistics]:
+    """The blocks with the rows of one more batch, number `first` and on of `total`: equal blocks, one after the other.
+
+    Raises ValueError if a feature is not finite.
+    """
+    block = np.arange(first, first + len(batch)) * len(blocks) // total
+    return [extend(stats, batch[block == i]) for i, stats in enumerate(blocks)]
+
+
+def distances_without(blocks: Sequence[Statistics], reference: Statistics) -> list[float]:
+    """The Fréchet distance of all samples but those of one block, for each block."""
+    others = [[*blocks[:i], *blocks[i + 1 :]] for i in range(len(blocks))]
+    return [frechet_distance(reduce(merge, kept), reference) for kept in others]
+
+
+def standard_error(without: Sequence[float] | Float[np.ndarray, " blocks"]) -> float:
+    """The standard error of a number, from its values when each block is left out in turn.
+
+    Of a difference of two numbers it is that of the differences; samples of the same seeds then cancel what they share.
+    """
+    return float(np.sqrt((len(without) - 1) * np.var(without)))
