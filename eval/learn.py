@@ -4,7 +4,6 @@ import json
 import sys
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, DictConfig

@@ -8,6 +8,7 @@ import published_network
 import pytest
 from commands import AS_USERS_DO, TINY, run, run_here
 
+from eval.features.classifier import RECIPE
 from models.sampling import single_files
 
 pytestmark = pytest.mark.slow
@@ -47,7 +48,7 @@ def test_multirun_with_fid_and_its_table(trained: Path) -> None:
     results = {path.parent.name: json.loads(path.read_text()) for path in (trained / "sweep").glob("*/result.json")}
     assert len(results) == 5
     assert {r["sampler"] for r in results.values()} == {"DDIM", "tAB3", "rho3Kutta"}
-    assert all(r["fid"] > 0 and r["fid_name"] == "FID-digits-70" for r in results.values())
+    assert all(r["fid"] > 0 and r["fid_name"] == f"FID-digits-classifier{RECIPE}-70" for r in results.values())
     table = run_here("eval.table", str(trained / "sweep"), cwd=trained)
     assert table.returncode == 0, table.stderr
     assert "| DDIM" in table.stdout

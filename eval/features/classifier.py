@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
+from tqdm import tqdm
 
 import data
 from data.config import DatasetConfig
@@ -25,7 +26,9 @@ from formats.files import read_npz, write_npz
 
 log = logging.getLogger(__name__)
 
-RECIPE = "2"  # part of the cache key: raise it when the network or its training changes
+RECIPE = 3  # part of every extractor's name, and so of every FID's: raise it when the network or its training changes
+PASSES = 12  # over the training images, where the number of steps is not given,
+STEPS = 600, 6000  # within these bounds
 EMBED_BATCH = 256
 
 
@@ -34,21 +37,22 @@ class Classifier(nnx.Module):
 
     def __init__(self, shape: tuple[int, ...], classes: int, features: int, *, rngs: nnx.Rngs):
         height, width, channels = shape
-        self.convs = nnx.List([nnx.Conv(channels, 16, (3, 3), rngs=rngs)])
-        out = 16
-        while max(height, width) > 4:
-            self.convs.append(nnx.Conv(out, min(2 * out, 64), (3, 3), strides=2, rngs=rngs))
-            height, width, out = -(-height // 2), -(-width // 2), min(2 * out, 64)
-        self.hidden = nnx.Linear(height * width * out, features, rngs=rngs)
+        out, size, strides = 32, (5, 5), 2 if max(height, width) > 16 else 1
+        self.convs: nnx.List[nnx.Conv] = nnx.List([])
+        while not self.convs or max(height, width) > 4:
+            self.convs.append(nnx.Conv(channels, out, size, strides=strides, rngs=rngs))
+            height, width, channels = -(-height // strides), -(-width // strides), out
+            out, size, strides = min(2 * out, 128), (3, 3), 2
+        self.hidden = nnx.Linear(height * width * channels, features, rngs=rngs)
         self.head = nnx.Linear(features, classes, rngs=rngs)
 
     def __call__(
         self, images: UInt8[Array, "batch h w c"]
     ) -> tuple[Float[Array, "batch d"], Float[Array, "batch classes"]]:
         """(features, logits)."""
-        x = images.astype(jnp.float32) / 127.5 - 1.0
+        x = images.astype(jnp.float32) / 127.5 - 0.5
         for conv in self.convs:
-            x = nnx.silu(conv(x))
+            x = nnx.relu(conv(x))
         features = nnx.silu(self.hidden(x.reshape(len(x), -1)))
         return features, self.head(features)
 
@@ -56,8 +60,11 @@ class Classifier(nnx.Module):
 def extractor(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
     """The classifier in the file `cfg.weights`, else the one trained on the data set's labels."""
     if cfg.weights is not None:
-        return replace(read_classifier(Path(cfg.weights).expanduser()), cache_dir=Path(cfg.cache_dir))
-    return classifier_extractor(data.load(dataset, "train"), data.load(dataset, "test"), cfg, dataset.name)
+        found = replace(read_classifier(Path(cfg.weights).expanduser()), cache_dir=Path(cfg.cache_dir))
+    else:
+        found = classifier_extractor(data.load(dataset, "train"), data.load(dataset, "test"), cfg, dataset.name)
+    log.info("Extractor %s has accuracy %s on the test images", found.name, found.accuracy)
+    return found
 
 
 def classifier_extractor(train: data.Split, test: data.Split, cfg: ExtractorConfig, dataset_name: str) -> Extractor:
@@ -78,44 +85,53 @@ def classifier_extractor(train: data.Split, test: data.Split, cfg: ExtractorConf
             "the classifier needs at least 2 classes and 1 held-out image, or use extractor=none"
         )
     path = path_of(train, test, cfg, dataset_name)
-    name = path.stem.removeprefix("classifier_")
+    name = path.stem
     if not path.is_file():
-        start, shape = time.perf_counter(), train.images.shape[1:]
+        start, cpu, shape = time.perf_counter(), time.process_time(), train.images.shape[1:]
         network = Classifier(shape, int(np.max(train.labels)) + 1, cfg.features, rngs=nnx.Rngs(cfg.seed))
-        network = _train(network, train.images, train.labels, cfg)
+        network = _train(network, train.images, train.labels, _steps(cfg, len(train.images)), cfg)
         _, logits = _extractor(network, name, path.parent, shape).outputs(test.images)
         assert logits is not None
         arrays = {_array_name(key): np.asarray(leaf) for key, leaf in jax.tree.leaves_with_path(nnx.state(network))}
         accuracy = np.mean(logits.argmax(axis=1) == test.labels)
         write_npz(path, arrays | {"name": np.array(name), "image_shape": np.array(shape), "accuracy": accuracy})
-        log.info("Trained extractor %s in %.1f s and wrote %s", name, time.perf_counter() - start, path)
-    found = read_classifier(path)
-    log.info("Extractor %s has accuracy %.3f on %d held-out images", name, found.accuracy, len(test.images))
-    return found
+        seconds = time.perf_counter() - start, time.process_time() - cpu
+        log.info("Trained extractor %s in %.1f s (CPU time %.1f s) and wrote %s", name, *seconds, path)
+    return read_classifier(path)
 
 
 def path_of(train: data.Split, test: data.Split, cfg: ExtractorConfig, dataset_name: str) -> Path:
     """The file in `cfg.cache_dir` that keeps the classifier of these images, with labels, once it is trained."""
-    settings = f"{RECIPE} {cfg.steps} {cfg.batch_size} {cfg.learning_rate} {cfg.features} {cfg.seed}"
+    steps = _steps(cfg, len(train.images))
+    settings = f"{steps} {cfg.batch_size} {cfg.learning_rate} {cfg.features} {cfg.seed}"
     labels = (np.asarray(train.labels), np.asarray(test.labels))
-    name = identity(dataset_name, settings, train.images, labels[0], test.images, labels[1])
-    return Path(cfg.cache_dir) / f"classifier_{name}.npz"
+    name = identity(f"{dataset_name}-classifier{RECIPE}", settings, train.images, labels[0], test.images, labels[1])
+    return Path(cfg.cache_dir) / f"{name}.npz"
+
+
+def _steps(cfg: ExtractorConfig, num_images: int) -> int:
+    return cfg.steps or int(np.clip(PASSES * num_images // cfg.batch_size, *STEPS))
 
 
 def read_classifier(path: Path) -> Extractor:
     """The extractor that `classifier_extractor` keeps at `path`; it needs no images.
 
-    Raises FileNotFoundError if there is no such file; ValueError if it is damaged, or holds something else.
+    Raises FileNotFoundError if there is no such file; ValueError if it is damaged or not of this RECIPE.
     """
     arrays = read_npz(path)
     try:
+        if f"-classifier{RECIPE}@" not in (name := str(arrays["name"])):
+            raise ValueError(
+                f"{path} holds classifier {name}, but only those whose name has -classifier{RECIPE}@ can be read; "
+                "have it trained again with extractor.weights=null"
+            )
         shape, (classes,) = tuple(map(int, arrays["image_shape"])), arrays["head.bias"].shape
         graphdef, template = nnx.split(
             nnx.eval_shape(lambda: Classifier(shape, classes, arrays["hidden.bias"].size, rngs=nnx.Rngs(0)))
         )
         params = jax.tree.map_with_path(lambda key, _: jnp.asarray(arrays[_array_name(key)]), template)
         network = nnx.merge(graphdef, params)
-        return _extractor(network, str(arrays["name"]), path.parent, shape, float(arrays["accuracy"]))
+        return _extractor(network, name, path.parent, shape, float(arrays["accuracy"]))
     except KeyError as error:
         raise ValueError(f"{path} is not a classifier: it has no {error}") from None
 
@@ -137,28 +153,42 @@ def _extractor(
     )
 
 
-def _train(network: Classifier, images: np.ndarray, labels: np.ndarray, cfg: ExtractorConfig) -> Classifier:
-    """Adam with cosine decay on batches drawn with replacement; cross-entropy loss."""
+def _train(network: Classifier, images: np.ndarray, labels: np.ndarray, steps: int, cfg: ExtractorConfig) -> Classifier:
+    """AdamW with warm-up and cosine decay, on shifted images, with dropout of features and smoothed labels."""
     graphdef, params = nnx.split(network)
-    optimiser = optax.adam(optax.cosine_decay_schedule(cfg.learning_rate, cfg.steps))
+    schedule = optax.warmup_cosine_decay_schedule(0.0, cfg.learning_rate, steps // 7, steps)
+    optimiser = optax.adamw(schedule, b2=0.99, weight_decay=0.05)
 
-    def loss_fn(params: Any, images: Array, labels: Array) -> Array:
-        _, logits = nnx.merge(graphdef, params)(images)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    def loss_fn(params: Any, images: Array, labels: Array, kept: Array) -> Array:
+        network = nnx.merge(graphdef, params)
+        logits = network.head(network(images)[0] * kept)
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[1]), 0.05)
+        return optax.softmax_cross_entropy(logits, targets).mean()
 
     @jax.jit
-    def step(params: Any, state: Any, images: Array, labels: Array) -> tuple[Any, Any, Array]:
-        loss, grads = jax.value_and_grad(loss_fn)(params, images, labels)
-        updates, state = optimiser.update(grads, state)
+    def step(params: Any, state: Any, *batch: Array) -> tuple[Any, Any, Array]:
+        loss, grads = jax.value_and_grad(loss_fn)(params, *batch)
+        updates, state = optimiser.update(grads, state, params)
         return optax.apply_updates(params, updates), state, loss
 
     state, rng = optimiser.init(params), np.random.default_rng(cfg.seed)
-    for _ in range(cfg.steps):
-        batch = rng.integers(len(images), size=cfg.batch_size)
-        params, state, loss = step(params, state, images[batch], labels[batch].astype(np.int32))
+    passes = -(-steps * cfg.batch_size // len(images))
+    order = np.concatenate([rng.permutation(len(images)) for _ in range(passes)])
+    for batch in tqdm(order[: steps * cfg.batch_size].reshape(steps, -1), "classifier", leave=False, disable=None):
+        kept = rng.binomial(1, 0.8, (cfg.batch_size, cfg.features)) / np.float32(0.8)
+        params, state, loss = step(params, state, _shifted(images[batch], rng), labels[batch], kept.astype(np.float32))
     if not np.isfinite(loss):
         raise ValueError(f"the classifier's loss became {loss}; lower extractor.learning_rate={cfg.learning_rate}")
     return nnx.merge(graphdef, params)
+
+
+def _shifted(images: UInt8[np.ndarray, "n h w c"], rng: np.random.Generator) -> UInt8[np.ndarray, "n h w c"]:
+    """Every image moved at random by up to a 28th of its height, up or down and left or right, its edges repeated."""
+    reach = images.shape[1] // 28
+    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, images.shape[1:3], axis=(1, 2))
+    down, right = rng.integers(2 * reach + 1, size=(2, len(images)))
+    return windows[np.arange(len(images)), down, right].transpose(0, 2, 3, 1)
 
 
 def _array_name(key: tuple[Any, ...]) -> str:

@@ -25,9 +25,9 @@ class ExtractorConfig:
     name: str = "classifier"
     cache_dir: str = "outputs/extractors"
     # classifier
-    steps: int = 600
+    steps: int | None = None
     batch_size: int = 128
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     features: int = 64
     seed: int = 0
     # networks whose weights are in a file
@@ -43,7 +43,7 @@ def validate_extractor(cfg: ExtractorConfig) -> None:
     if cfg.name not in (known := sorted(path.stem for path in CONF.glob("*.yaml"))):
         raise ValueError(f"extractor.name={cfg.name} is unknown; use {', '.join(known)}")
     for field in ("steps", "batch_size", "learning_rate", "features"):
-        if not (value := getattr(cfg, field)) > 0:
+        if (value := getattr(cfg, field)) is not None and not value > 0:
             raise ValueError(f"extractor.{field}={value} must be greater than 0")
     if cfg.seed < 0:
         raise ValueError(f"extractor.seed={cfg.seed} must be 0 or more")

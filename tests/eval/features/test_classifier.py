@@ -12,10 +12,11 @@ from sklearn.datasets import load_digits
 from data import Split
 from data.config import DatasetConfig
 from eval.features import classifier
-from eval.features.classifier import classifier_extractor
+from eval.features.classifier import classifier_extractor, read_classifier
 from eval.features.config import ExtractorConfig, load_extractor, shipped_for, validate_extractor
 from eval.metrics.frechet import feature_statistics, frechet_distance, metric_name
 from eval.metrics.reference import load_reference, missing_features, reference_of
+from formats.files import read_npz, write_npz
 from runs.errors import ConfigError
 
 pytestmark = [pytest.mark.usefixtures("quick_to_compile"), pytest.mark.slow]
@@ -129,7 +130,7 @@ def test_identity_follows_data_labels_and_settings(tmp_path):
         ]
     }
     assert len(names) == 4
-    assert all(name.startswith("few@") for name in names)
+    assert all(name.startswith("few-classifier") for name in names)
 
 
 @pytest.mark.usefixtures("untrained")
@@ -146,7 +147,7 @@ def test_reference_statistics_are_cached_per_data_set(tmp_path):
     images, labels = few_images()
     extractor = make(tiny(tmp_path), images, labels, name="my/own images")
     stats = reference_of(extractor, images, "my/own images").statistics
-    assert metric_name(stats, "FID") == "FID-my-own-images-40"
+    assert metric_name(stats, "FID") == f"FID-my-own-images-classifier{classifier.RECIPE}-40"
     other = reference_of(extractor, images[:20], "my/own images").statistics
     assert (stats.n, other.n) == (40, 20)
     broken = dataclasses.replace(extractor, embed=lambda _: pytest.fail("computed again"))
@@ -184,10 +185,45 @@ def test_a_shipped_classifier_is_taken_for_its_own_images_and_settings_only(tmp_
 def test_damaged_cache_is_named_not_ignored(tmp_path):
     images, labels = few_images()
     make(tiny(tmp_path), images, labels)
-    (path,) = tmp_path.glob("classifier_*.npz")
+    (path,) = tmp_path.glob("few-classifier*.npz")
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(ValueError, match=r"classifier_few@.*delete it"):
+    with pytest.raises(ValueError, match=r"few-classifier\d+@.*delete it"):
         make(tiny(tmp_path), images, labels)
+
+
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize("name", ["few@48fd5e1f5595", "few-classifier2@48fd5e1f5595"])
+def test_a_file_of_an_earlier_form_is_refused_by_its_name(tmp_path, name):
+    images, labels = few_images()
+    make(tiny(tmp_path), images, labels)
+    (path,) = tmp_path.iterdir()
+    write_npz(path, read_npz(path) | {"name": np.array(name)})
+    with pytest.raises(ValueError, match=f"{name}.*trained again with extractor.weights=null"):
+        read_classifier(path)
+
+
+@pytest.mark.parametrize(("count", "steps"), [(1618, 600), (60_000, 5625), (1_281_167, 6000)])
+def test_the_number_of_steps_follows_the_number_of_images(tmp_path, monkeypatch, count, steps):
+    asked = []
+
+    def train(network, images, labels, steps, cfg):
+        asked.append(steps)
+        return network
+
+    monkeypatch.setattr(classifier, "_train", train)
+    images, labels = few_images((1, 1, 1), count)
+    make(ExtractorConfig(cache_dir=str(tmp_path)), images, labels)
+    assert asked == [steps]
+
+
+def test_images_are_shifted_by_a_pixel_in_28_and_small_ones_stay():
+    image = np.arange(28 * 28, dtype=np.uint8).reshape(1, 28, 28, 1)
+    shifted = classifier._shifted(image.repeat(200, axis=0), np.random.default_rng(0))
+    padded = np.pad(image[0, ..., 0], 1, mode="edge")
+    moves = {padded[i : i + 28, j : j + 28].tobytes() for i in range(3) for j in range(3)}
+    assert {one.tobytes() for one in shifted} == moves
+    digits, _ = few_images()
+    np.testing.assert_array_equal(classifier._shifted(digits, np.random.default_rng(0)), digits)
 
 
 def test_unlabelled_data_is_refused(tmp_path):
