@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig
 from tqdm import tqdm
 
@@ -72,7 +71,7 @@ def main(cfg: DictConfig) -> None:
             published = source.path if source.step is None and job.dataset is None else None
             measurement = open_measurement(job.extractor, dataset, metrics, published)
         result = draw_images(job, source, table, seeds, run_dir, measurement)
-        result |= {"dataset": dataset.name if dataset else None, "overrides": list(HydraConfig.get().overrides.task)}
+        result |= {"dataset": dataset.name if dataset else None, "overrides": folder.overrides()}
         if measurement is not None:
             with checking():
                 result |= measurement.result()

@@ -50,7 +50,7 @@ def main(cfg: DictConfig) -> None:
         job: TrainJob = cli.to_object(cfg)
         check(job)
         config = cli.to_dict(cfg)
-        run_dir = choose_folder(job, config)
+        chosen = choose_folder(job, config)
     alone = job.distributed.mode == "none"
     using = jax_setup.configure_jax(job.train.batch_size // job.train.accumulate if alone else None)
     import jax
@@ -64,6 +64,7 @@ def main(cfg: DictConfig) -> None:
         model = network_for(job, train_set)
     if model.num_classes == 0:
         train_set, test_set = (dataclasses.replace(split, labels=None) for split in (train_set, test_set))
+    run_dir = chosen or folder.fresh(job.output_root, job.name)
     with ExitStack() as owned, writing():
         if jax.process_index() == 0:  # it writes the logs and pictures
             owned.enter_context(folder.occupy(run_dir, config, name=job.name))
@@ -80,14 +81,21 @@ def check(job: TrainJob) -> None:
         raise ValueError("train.fid_every needs features for FID; add extractor=classifier")
 
 
-def choose_folder(job: TrainJob, config: dict[str, Any]) -> Path:
-    """run_dir if it is given, else the newest unfinished run of this configuration, else a fresh folder."""
-    if job.run_dir is None:
-        if job.distributed.mode != "none":
-            raise ConfigError("several processes need one folder that all can reach: give run_dir=FOLDER")
-        found = folder.unfinished(job.output_root, job.name, config) if job.resume else None
-        return found or folder.fresh(job.output_root, job.name)
-    run_dir = Path(job.run_dir).expanduser()
+def choose_folder(job: TrainJob, config: dict[str, Any]) -> Path | None:
+    """run_dir if it is given, else the newest unfinished run of this configuration, else the job's folder of a sweep.
+
+    None: a new one is to be made. Raises ConfigError if run_dir holds anything but a run of this configuration.
+    """
+    run_dir = folder.of_sweep()
+    if job.run_dir is not None:
+        run_dir = Path(job.run_dir).expanduser()
+    elif job.distributed.mode != "none":
+        raise ConfigError("several processes need one folder that all can reach: give run_dir=FOLDER")
+    elif job.resume and (found := folder.unfinished(job.output_root, job.name, config)):
+        return found
+    if run_dir is None:
+        return None
+    folder.refuse_foreign(run_dir, "train")
     saved = folder.read_config(run_dir)
     if saved is not None and not job.resume:
         raise ConfigError(f"{run_dir} already holds a run; choose another run_dir, or go on with resume=true")

@@ -6,6 +6,9 @@
 See: python -m eval.fid --help
 """
 
+if not __package__:  # python eval/fid.py, which finds no other package of the repository
+    raise SystemExit("error: this command is typed as python -m eval.fid")
+
 import json
 import re
 import sys
@@ -18,12 +21,13 @@ from tqdm import tqdm
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig, load_extractor, validate_extractor
 from eval.metrics.frechet import save_statistics
-from eval.metrics.measurement import Measurement, MetricConfig, lines, validate_metrics
+from eval.metrics.measurement import VALUES, Measurement, MetricConfig, lines, validate_metrics
 from eval.metrics.reference import load_reference, statistics_path
 from eval.metrics.samples import BATCH, open_samples
 from formats.files import write_atomically
 from runs import cli, jax_setup
 from runs.errors import checking, writing
+from runs.log import LoggerConfig, open_log
 
 SHARED_BATCH = 32  # divides the batches of all extractors
 
@@ -43,6 +47,7 @@ class FidJob:
     kid_subsets: int = MISSING
     kid_subset_size: int = MISSING
     dest: str | None = MISSING
+    logger: LoggerConfig = MISSING
 
 
 def main(cfg: DictConfig) -> None:
@@ -71,6 +76,8 @@ def main(cfg: DictConfig) -> None:
             measurement.add(images)
         found = measurement.result()
     print("\n".join(lines(found)))
+    with open_log(job.logger, None, "fid", cli.to_dict(cfg)) as log:
+        log.metrics(0, {key: found[key] for key in VALUES if key in found})
     if job.dest is not None:
         about = {"samples": job.samples, "num_samples": samples.n, "rounding": samples.rounding}
         with writing():
