@@ -17,6 +17,7 @@ from models.sampling.build import build_sde, build_table
 from models.training.config import DistributedConfig, ObjectiveConfig, OptimizerConfig, TrainConfig, validate_training
 from runs import cli, folder, jax_setup
 from runs.errors import ConfigError, NonFiniteError, Stopped, checking, stop_requests, writing
+from runs.hints import option_of
 from runs.log import Log, LoggerConfig, open_log, read_metrics, truncate_metrics
 
 SHOWN = ("loss", "images_per_s")  # beside the progress bar
@@ -231,7 +232,8 @@ def fit(
         if main:
             loss_curve_plot(run_dir / "loss.png", read_metrics(run_dir / "metrics.jsonl"))
             log.image(train.steps, "loss_curve", run_dir / "loss.png")
-            print(f"trained {train.steps} steps; samples: python sample.py checkpoint={run_dir}", file=sys.stderr)
+            sampling = f"python sample.py {option_of('checkpoint', str(run_dir))}"
+            print(f"trained {train.steps} steps; samples: {sampling}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from eval.metrics.samples import BATCH, open_samples
 from formats.files import write_atomically
 from runs import cli, jax_setup
 from runs.errors import checking, writing
+from runs.hints import quoted
 from runs.log import LoggerConfig, open_log
 
 SHARED_BATCH = 32  # divides the batches of all extractors
@@ -67,7 +68,7 @@ def main(cfg: DictConfig) -> None:
         stats, kept = reference.statistics, statistics_path(extractor, reference.statistics.data)
         if job.dest is not None:
             with writing():
-                save_statistics(Path(job.dest), stats)
+                save_statistics(Path(job.dest).expanduser(), stats)
         print(f"{stats.n} images of {stats.data} by {stats.extractor}: {job.dest or kept}")
         return
     with checking():
@@ -81,7 +82,7 @@ def main(cfg: DictConfig) -> None:
     if job.dest is not None:
         about = {"samples": job.samples, "num_samples": samples.n, "rounding": samples.rounding}
         with writing():
-            write_atomically(Path(job.dest), json.dumps(found | about, indent=2) + "\n")
+            write_atomically(Path(job.dest).expanduser(), json.dumps(found | about, indent=2) + "\n")
 
 
 def check(job: FidJob) -> None:
@@ -97,7 +98,8 @@ def check(job: FidJob) -> None:
     validate_extractor(job.extractor)
     if job.reference is not None and job.samples is None:
         raise ValueError(f"reference={job.reference} is already one; give it to: python -m eval.fid calc SAMPLES")
-    if job.dest is not None and (Path(job.dest).is_dir() or not Path(job.dest).absolute().parent.is_dir()):
+    dest = None if job.dest is None else Path(job.dest).expanduser()
+    if dest is not None and (dest.is_dir() or not dest.absolute().parent.is_dir()):
         raise ValueError(f"dest={job.dest} must be the name of a file in a folder that is there")
 
 
@@ -107,8 +109,7 @@ def overrides(words: list[str]) -> list[str]:
         case ["ref", *rest]:
             return ["action=ref", *rest]
         case ["calc", path, *rest] if Path(path).exists() or not re.match(r"-|[\w.]+=", path):
-            escaped = path.replace("\\", "\\\\").replace("'", "\\'")
-            return ["action=calc", f"samples='{escaped}'", *rest]
+            return ["action=calc", f"samples={quoted(path)}", *rest]
         case [word, *_] if "=" not in word and not word.startswith("-"):
             return []  # `check` then says what to type
     return words

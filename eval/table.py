@@ -7,6 +7,7 @@ python -m eval.table FOLDER                             gathers the runs of samp
 if not __package__:  # python eval/table.py, which finds no other package of the repository
     raise SystemExit("error: this command is typed as python -m eval.table")
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,10 +77,11 @@ def check(job: TableJob) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit code."""
-    if len(arguments) != 1 or "=" in arguments[0] or arguments[0].startswith("-"):
+    gathered = Path(arguments[0]).expanduser() if len(arguments) == 1 else None
+    if gathered is None or (not gathered.is_dir() and re.search("^-|=", arguments[0])):
         cli.run(paper_table, "table", TableJob)
     try:
-        print(write_table(Path(arguments[0])))
+        print(write_table(gathered))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -63,6 +63,8 @@ def run(main: Callable[[DictConfig], None], config_name: str, job: type) -> None
             failures.append(shown)
 
     try:
+        # the parser takes no flag among the options, as -m in KEY=VALUE -m KEY=VALUE
+        sys.argv[1:] = sorted(sys.argv[1:], key=lambda text: re.match("[^-].*=", text) is not None)
         _refuse_flags(config_name, job)
         sys.argv[1:] = _each_its_own(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(worded)()

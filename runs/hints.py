@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import is_dataclass
 from difflib import SequenceMatcher
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -185,9 +186,16 @@ def choices_of(group: str) -> list[str]:
 
 def _options(group: str, choice: str) -> list[str]:
     """The options that conf/<group>/<choice>.yaml has, with those of the files that it starts from."""
-    found = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text()) or {}
-    parents = [parent for parent in found.pop("defaults", []) if isinstance(parent, str) and parent != "_self_"]
-    return [*(key for parent in parents for key in _options(group, parent)), *found]
+    found = _read(CONF / group / f"{choice}.yaml")
+    parents = [parent for parent in found.get("defaults", []) if isinstance(parent, str) and parent != "_self_"]
+    inherited = [key for parent in parents for key in _options(group, parent)]
+    return [*inherited, *(key for key in found if key != "defaults")]
+
+
+@cache
+def _read(file: Path) -> dict[str, Any]:
+    """The content of a file of conf/; not to be changed."""
+    return yaml.safe_load(file.read_text()) or {}
 
 
 def _chosen(config_name: str) -> dict[str, str]:
@@ -204,7 +212,7 @@ def _typed() -> dict[str, str]:
 
 def _defaults(file: Path) -> dict[str, Any]:
     """The group: choice entries of a file's defaults list, Hydra's own left out."""
-    entries = yaml.safe_load(file.read_text()).get("defaults", []) if file.is_file() else []
+    entries = _read(file).get("defaults", []) if file.is_file() else []
     pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
     named = {group.removeprefix("override ").removeprefix("/"): choice for group, choice in pairs}
     return {group: choice for group, choice in named.items() if not group.startswith("hydra/")}

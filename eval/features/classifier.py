@@ -78,7 +78,7 @@ def classifier_extractor(train: data.Split, test: data.Split, cfg: ExtractorConf
         )
     settings = f"{RECIPE} {cfg.steps} {cfg.batch_size} {cfg.learning_rate} {cfg.features} {cfg.seed}"
     name = identity(dataset_name, settings, train.images, train.labels, test.images, test.labels)
-    path = Path(cfg.cache_dir) / f"classifier_{name}.npz"
+    path = Path(cfg.cache_dir).expanduser() / f"classifier_{name}.npz"
     if not path.is_file():
         start, shape = time.perf_counter(), train.images.shape[1:]
         network = Classifier(shape, int(np.max(train.labels)) + 1, cfg.features, rngs=nnx.Rngs(cfg.seed))
