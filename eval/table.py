@@ -77,8 +77,8 @@ def check(job: TableJob) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit code."""
-    gathered = Path(arguments[0]).expanduser() if len(arguments) == 1 else None
-    if gathered is None or (not gathered.is_dir() and re.search("^-|=", arguments[0])):
+    gathered = Path(arguments[0] if len(arguments) == 1 else "").expanduser()
+    if len(arguments) != 1 or (re.search("^-|=", arguments[0]) and not gathered.is_dir()):
         cli.run(paper_table, "table", TableJob)
     try:
         print(write_table(gathered))

@@ -110,6 +110,7 @@ def _wandb_run(cfg: LoggerConfig, folder: Path | None, job_type: str, config: di
         except Exception as error:
             reason = str(error).splitlines()[0]
             print(f"warning: wandb cannot be reached ({reason}); this run is logged offline", file=sys.stderr)
+            wandb.teardown()  # it holds on to the run's id
     run = start(mode="offline")
     parts = shlex.quote(str(Path(run.dir).parents[1]))
     print(f"wandb: offline; upload later with: wandb sync {parts}/offline-run-*-{run.id}", file=sys.stderr)

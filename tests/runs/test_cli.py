@@ -20,7 +20,6 @@ from runs import cli, hints
 from runs.log import LoggerConfig
 
 NO_KEY = "0" * 40
-UNREADABLE = ["a(b", "a)", "a=b", "a[b]", "a'b", 'a"b', '"a', "~/a", "/no/é", "a&b", "a#b", "{a", "[a", "a b;c", "!a"]
 COMMANDS = {"train": (train.main, train.TrainJob), "sample": (sample.main, sample.SampleJob)}
 
 
@@ -166,7 +165,7 @@ PLUGIN = "requirements-cluster.txt installs that of hydra/launcher=joblib"
         ("num_samples=range(1,3)", "num_samples=range(1,3) has several values: add -m to run each"),
         ("run_dir=a,b", f"run_dir=a,b has several values: add -m to run each, {LIST_OR_TEXT}"),
         ("dataset.name=x", "dataset.name is an option of a dataset, and none is chosen: add dataset=NAME"),
-        ("logger=null", "logger=null is refused: logger needs the name of a choice: none, wandb"),
+        ("extractor=null", f"extractor=null is refused: extractor needs the name of a choice: {EXTRACTORS}"),
         ("extractor=3", f"extractor=3 is refused: extractor needs the name of a choice: {EXTRACTORS}"),
         (
             "dataset=null",
@@ -194,19 +193,9 @@ def test_a_flag_and_its_value_are_answered_with_the_option(answer: Callable[...,
     assert answer("sample", "--nfe", "10") == "options have no dashes: write sampler.nfe=10 instead of --nfe"
 
 
-@pytest.mark.parametrize("path", UNREADABLE)
-def test_a_path_of_special_characters_is_answered_with_the_quoted_form(path: str, answer: Callable[..., str]) -> None:
-    form = hints.option_of("checkpoint", path)
-    said = f"cannot read checkpoint={path}: special characters need quotes within quotes, as in {form}"
-    assert answer("sample", f"checkpoint={path}") == said
-
-
-@pytest.mark.parametrize("path", [*UNREADABLE, "a\\b", "a\\", "a\\'b", "a,b", "${b}", "a b", "a(b)", "/plain/path-1.0"])
-def test_the_quoted_form_as_a_shell_reads_it_means_the_path(path: str) -> None:
-    typed = subprocess.run(
-        ["sh", "-c", f"printf %s {hints.option_of('checkpoint', path)}"], capture_output=True, text=True, check=True
-    )
-    assert job("sample", typed.stdout, "dataset=digits").checkpoint == path
+def test_a_path_of_special_characters_is_answered_with_the_quoted_form(answer: Callable[..., str]) -> None:
+    said = "special characters need quotes within quotes, as in 'checkpoint=\"a=b\"'"
+    assert answer("sample", "checkpoint=a=b") == f"cannot read checkpoint=a=b: {said}"
 
 
 @pytest.mark.parametrize(("dataset", "same_as"), [("images", "unet"), ("mnist", "mnist"), ("cifar10", "ddpm_cifar10")])

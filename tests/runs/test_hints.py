@@ -1,14 +1,17 @@
 """The error handler answers every exception of Hydra and OmegaConf in one sentence, and never fails itself."""
 
 import itertools
+import subprocess
 import sys
 
 import hydra.errors
 import omegaconf.errors
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from jobs import job
 
 import sample
-from runs.hints import sentence
+from runs.hints import option_of, sentence
 
 BASES = (hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException)
 FOUND = [
@@ -67,3 +70,20 @@ def test_every_error_is_one_sentence(kind: type[Exception], monkeypatch: pytest.
         said = sentence(error, "sample", sample.SampleJob)
         assert said, repr(error)
         assert "\n" not in said
+
+
+UNREADABLE = ["a(b", "a)", "a=b", "a[b]", "a'b", 'a"b', '"a', "~/a", "/no/é", "a&b", "a#b", "{a", "[a", "a b;c", "!a"]
+
+
+@pytest.mark.parametrize("path", UNREADABLE)
+def test_a_path_that_hydra_cannot_read_is_answered_with_the_quoted_form(path: str) -> None:
+    with pytest.raises(hydra.errors.OverrideParseException) as raised:
+        OverridesParser.create().parse_overrides([f"checkpoint={path}"])
+    assert sentence(raised.value, "sample", sample.SampleJob).endswith(f", as in {option_of('checkpoint', path)}")
+
+
+@pytest.mark.parametrize("path", [*UNREADABLE, "a\\b", "a\\", "a\\'b", "a,b", "${b}", "a b", "a(b)", "/plain/path-1.0"])
+def test_the_quoted_form_means_the_path_once_a_shell_has_read_it(path: str) -> None:
+    command = ["sh", "-c", f"printf %s {option_of('checkpoint', path)}"]
+    typed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert job("sample", typed).checkpoint == path

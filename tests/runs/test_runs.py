@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,6 @@ def test_wandb_that_is_disabled_writes_nothing(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize(("key", "value"), [("mode", "sometimes"), ("name", "tensorboard")])
 def test_a_logger_that_is_not_there_is_refused(key: str, value: str) -> None:
-    options = {"name": "wandb", "project": "deis", "entity": None, "group": None, "mode": "auto", "init_timeout": 1}
+    config = LoggerConfig("wandb", "deis", entity=None, group=None, mode="auto", init_timeout=1)
     with pytest.raises(ValueError, match=f"logger.{key} must be .*, got '{value}'"):
-        LoggerConfig(**options | {key: value})
+        replace(config, **{key: value})  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from commands import TINY, run, run_here
 
 from models.sampling.source import find
 from runs import folder
-from runs.errors import ConfigError, NonFiniteError, Stopped
+from runs.errors import ConfigError, NonFiniteError, RunError, Stopped
 
 SWEEP = ["-m", *TINY, "optimizer.learning_rate=1e-3,2e-3"]
 
@@ -33,7 +33,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [Stopped(signal.SIGTERM, "stopped"), NonFiniteError("nan"), ConfigError("no")])
-def test_errors_reach_another_process(error: Exception) -> None:
+def test_errors_reach_another_process(error: RunError) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), again.exit_code) == (type(error), str(error), error.exit_code)
 
