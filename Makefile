@@ -5,7 +5,7 @@
 # They set up .venv first; a second run does not install again.
 #
 # make test-fast    the tests that start no processes, in two minutes
-# make test-peers   compare with diffusers and run the torch tests, in an environment of their own, .venv-peers
+# make test-peers   compare with diffusers, and test torch and optional plugins, in an environment of their own, .venv-peers
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -41,7 +41,7 @@ test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal --fast
 
 test-peers: $(PEERS_READY)
-	.venv-peers/bin/python -m pytest tests/peers tests/deis/sampler/test_torch.py tests/test_docs.py
+	.venv-peers/bin/python -m pytest tests/peers tests/deis/sampler/test_torch.py tests/test_docs.py tests/runs/test_sweeps.py
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -52,7 +52,7 @@ clean:
 	rm -rf .venv .venv-peers
 
 $(READY): requirements.txt
-$(PEERS_READY): requirements-peers.txt requirements.txt
+$(PEERS_READY): requirements-peers.txt requirements-cluster.txt requirements.txt
 $(READY) $(PEERS_READY):
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(@D)

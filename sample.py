@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig
 from tqdm import tqdm
 
@@ -92,7 +91,7 @@ def main(cfg: DictConfig) -> None:
         print(jax_setup.configure_jax(job.batch_size), file=sys.stderr)
         measurement = None if metrics is None else measurement_of(job, dataset, metrics, len(seeds))
         result = draw_images(job, source, table, seeds, done, run_dir, measurement)
-        result |= {"dataset": dataset.name if dataset else None, "overrides": list(HydraConfig.get().overrides.task)}
+        result |= {"dataset": dataset.name if dataset else None, "overrides": folder.overrides()}
         if measurement is not None:
             with checking():
                 result |= measurement.result()

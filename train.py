@@ -17,6 +17,7 @@ from models.sampling.build import build_sde, build_table
 from models.training.config import DistributedConfig, ObjectiveConfig, OptimizerConfig, TrainConfig, validate_training
 from runs import cli, folder, jax_setup
 from runs.errors import ConfigError, NonFiniteError, Stopped, checking, stop_requests, writing
+from runs.hints import option_of
 from runs.log import Log, LoggerConfig, open_log, read_metrics, truncate_metrics
 
 SHOWN = ("loss", "images_per_s")  # beside the progress bar
@@ -50,7 +51,7 @@ def main(cfg: DictConfig) -> None:
         job: TrainJob = cli.to_object(cfg)
         check(job)
         config = cli.to_dict(cfg)
-        run_dir = choose_folder(job, config)
+        chosen = choose_folder(job, config)
     alone = job.distributed.mode == "none"
     using = jax_setup.configure_jax(job.train.batch_size // job.train.accumulate if alone else None)
     import jax
@@ -64,6 +65,7 @@ def main(cfg: DictConfig) -> None:
         model = network_for(job, train_set)
     if model.num_classes == 0:
         train_set, test_set = (dataclasses.replace(split, labels=None) for split in (train_set, test_set))
+    run_dir = chosen or folder.fresh(job.output_root, job.name)
     with ExitStack() as owned, writing():
         if jax.process_index() == 0:  # it writes the logs and pictures
             owned.enter_context(folder.occupy(run_dir, config, name=job.name))
@@ -80,14 +82,21 @@ def check(job: TrainJob) -> None:
         raise ValueError("train.fid_every needs features for FID; add extractor=classifier")
 
 
-def choose_folder(job: TrainJob, config: dict[str, Any]) -> Path:
-    """run_dir if it is given, else the newest unfinished run of this configuration, else a fresh folder."""
-    if job.run_dir is None:
-        if job.distributed.mode != "none":
-            raise ConfigError("several processes need one folder that all can reach: give run_dir=FOLDER")
-        found = folder.unfinished(job.output_root, job.name, config) if job.resume else None
-        return found or folder.fresh(job.output_root, job.name)
-    run_dir = Path(job.run_dir).expanduser()
+def choose_folder(job: TrainJob, config: dict[str, Any]) -> Path | None:
+    """run_dir if it is given, else the newest unfinished run of this configuration, else the job's folder of a sweep.
+
+    None: a new one is to be made. Raises ConfigError if run_dir holds anything but a run of this configuration.
+    """
+    run_dir = folder.of_sweep()
+    if job.run_dir is not None:
+        run_dir = Path(job.run_dir).expanduser()
+    elif job.distributed.mode != "none":
+        raise ConfigError("several processes need one folder that all can reach: give run_dir=FOLDER")
+    elif job.resume and (found := folder.unfinished(job.output_root, job.name, config)):
+        return found
+    if run_dir is None:
+        return None
+    folder.refuse_foreign(run_dir, "train")
     saved = folder.read_config(run_dir)
     if saved is not None and not job.resume:
         raise ConfigError(f"{run_dir} already holds a run; choose another run_dir, or go on with resume=true")
@@ -223,7 +232,8 @@ def fit(
         if main:
             loss_curve_plot(run_dir / "loss.png", read_metrics(run_dir / "metrics.jsonl"))
             log.image(train.steps, "loss_curve", run_dir / "loss.png")
-            print(f"trained {train.steps} steps; samples: python sample.py checkpoint={run_dir}", file=sys.stderr)
+            sampling = f"python sample.py {option_of('checkpoint', str(run_dir))}"
+            print(f"trained {train.steps} steps; samples: {sampling}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 """The figures of the paper's analysis, on a trained network or on a mixture. See: python -m eval.analysis --help"""
 
+if not __package__:  # python eval/analysis.py, which finds no other package of the repository
+    raise SystemExit("error: this command is typed as python -m eval.analysis")
+
 import sys
+import time
 from dataclasses import dataclass
 
 from omegaconf import MISSING, DictConfig
@@ -11,6 +15,7 @@ from models.sampling.build import build_sde
 from models.sampling.source import find
 from runs import cli, folder, jax_setup
 from runs.errors import checking
+from runs.log import open_log
 
 
 @dataclass
@@ -39,10 +44,15 @@ def main(cfg: DictConfig) -> None:
         print(jax_setup.configure_jax(), file=sys.stderr)
         from eval.exact import study  # imports JAX, which is configured by now
 
+        began = time.perf_counter()
         start = study.start(source, sde, list(range(job.seed, job.seed + job.num_samples)))
         table = study.write_trajectories(run_dir, sde, *start, job.nfe, (job.ts_phase, job.ts_order))
         if source is None:
             study.write_toy_network(run_dir, sde, job.seed, job.fit_steps)
+        with open_log(job.logger, run_dir, "analysis", config) as log:
+            log.metrics(0, {"seconds": time.perf_counter() - began, "num_samples": job.num_samples})
+            for picture in sorted(run_dir.glob("*.png")):
+                log.image(0, picture.stem, picture)
     print(f"{table}\n{run_dir}")
 
 

@@ -6,6 +6,9 @@
 See: python -m eval.fid --help
 """
 
+if not __package__:  # python eval/fid.py, which finds no other package of the repository
+    raise SystemExit("error: this command is typed as python -m eval.fid")
+
 import json
 import re
 import sys
@@ -18,12 +21,14 @@ from tqdm import tqdm
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig, load_extractor, validate_extractor
 from eval.metrics.frechet import save_statistics
-from eval.metrics.measurement import Measurement, MetricConfig, lines, validate_metrics
+from eval.metrics.measurement import VALUES, Measurement, MetricConfig, lines, validate_metrics
 from eval.metrics.reference import load_reference, statistics_path
 from eval.metrics.samples import BATCH, open_samples
 from formats.files import write_atomically
 from runs import cli, jax_setup
 from runs.errors import checking, writing
+from runs.hints import quoted
+from runs.log import LoggerConfig, open_log
 
 SHARED_BATCH = 32  # divides the batches of all extractors
 
@@ -43,6 +48,7 @@ class FidJob:
     kid_subsets: int = MISSING
     kid_subset_size: int = MISSING
     dest: str | None = MISSING
+    logger: LoggerConfig = MISSING
 
 
 def main(cfg: DictConfig) -> None:
@@ -62,7 +68,7 @@ def main(cfg: DictConfig) -> None:
         stats, kept = reference.statistics, statistics_path(extractor, reference.statistics.data)
         if job.dest is not None:
             with writing():
-                save_statistics(Path(job.dest), stats)
+                save_statistics(Path(job.dest).expanduser(), stats)
         print(f"{stats.n} images of {stats.data} by {stats.extractor}: {job.dest or kept}")
         return
     with checking():
@@ -71,10 +77,12 @@ def main(cfg: DictConfig) -> None:
             measurement.add(images)
         found = measurement.result()
     print("\n".join(lines(found)))
+    with open_log(job.logger, None, "fid", cli.to_dict(cfg)) as log:
+        log.metrics(0, {key: found[key] for key in VALUES if key in found})
     if job.dest is not None:
         about = {"samples": job.samples, "num_samples": samples.n, "rounding": samples.rounding}
         with writing():
-            write_atomically(Path(job.dest), json.dumps(found | about, indent=2) + "\n")
+            write_atomically(Path(job.dest).expanduser(), json.dumps(found | about, indent=2) + "\n")
 
 
 def check(job: FidJob) -> None:
@@ -92,7 +100,8 @@ def check(job: FidJob) -> None:
     validate_extractor(job.extractor)
     if job.reference is not None and job.samples is None:
         raise ValueError(f"reference={job.reference} is already one; give it to: python -m eval.fid calc SAMPLES")
-    if job.dest is not None and (Path(job.dest).is_dir() or not Path(job.dest).absolute().parent.is_dir()):
+    dest = None if job.dest is None else Path(job.dest).expanduser()
+    if dest is not None and (dest.is_dir() or not dest.absolute().parent.is_dir()):
         raise ValueError(f"dest={job.dest} must be the name of a file in a folder that is there")
 
 
@@ -102,8 +111,7 @@ def overrides(words: list[str]) -> list[str]:
         case ["ref", *rest]:
             return ["action=ref", *rest]
         case ["calc", path, *rest] if Path(path).exists() or not re.match(r"-|[\w.]+=", path):
-            escaped = path.replace("\\", "\\\\").replace("'", "\\'")
-            return ["action=calc", f"samples='{escaped}'", *rest]
+            return ["action=calc", f"samples={quoted(path)}", *rest]
         case [word, *_] if "=" not in word and not word.startswith("-"):
             return []  # `check` then says what to type
     return words

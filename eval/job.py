@@ -20,6 +20,7 @@ class NetworkJob:
     run_dir: str | None = MISSING
     checkpoint: str | None = MISSING
     step: int | None = MISSING
+    logger: LoggerConfig = MISSING
 
 
 @dataclass
@@ -31,7 +32,6 @@ class MeasuringJob(NetworkJob):
     batch_size: int = MISSING
     rounding: str = MISSING
     extractor: ExtractorConfig | None = None
-    logger: LoggerConfig = MISSING
 
 
 def require_positive(job: Any, *keys: str) -> None:

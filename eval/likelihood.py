@@ -1,12 +1,14 @@
 """Bits per dimension of held-out images under a trained network. See: python -m eval.likelihood --help"""
 
+if not __package__:  # python eval/likelihood.py, which finds no other package of the repository
+    raise SystemExit("error: this command is typed as python -m eval.likelihood")
+
 import json
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig
 
 import data
@@ -18,6 +20,7 @@ from models.sampling.build import build_sde, check_sampler, end_sde
 from models.sampling.source import Source, find
 from runs import cli, folder, jax_setup
 from runs.errors import checking
+from runs.log import open_log
 
 
 @dataclass
@@ -69,11 +72,15 @@ def main(cfg: DictConfig) -> None:
             "num_probes": None if job.trace == "exact" else job.num_probes,
             "seed": job.seed,
             "tolerance": job.tolerance if "dopri5" in job.methods else None,
-            "overrides": list(HydraConfig.get().overrides.task),
+            "overrides": folder.overrides(),
         }
         if len(bits) == len(job.methods) == 2:
             result["difference"] = paired_difference(*bits)
         write_atomically(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
+        with open_log(job.logger, run_dir, "likelihood", config) as log:
+            for row in rows:
+                name, measured = row["solver"], ("nfe", "bits_per_dim", "standard_error", "seconds")
+                log.metrics(source.step or 0, {f"{name}_{row['nfe']:.4g}/{key}": row[key] for key in measured})
     print(f"{report(result)}\n{run_dir}")
 
 

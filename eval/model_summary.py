@@ -1,5 +1,8 @@
 """The cost of a score network: parameters, operations, memory. See: python -m eval.model_summary --help"""
 
+if not __package__:  # python eval/model_summary.py, which finds no other package of the repository
+    raise SystemExit("error: this command is typed as python -m eval.model_summary")
+
 import dataclasses
 from dataclasses import dataclass
 
@@ -9,6 +12,7 @@ from data.config import DatasetConfig
 from models.config import UNetConfig, validate
 from runs import cli
 from runs.errors import checking
+from runs.log import LoggerConfig, open_log
 
 
 @dataclass
@@ -17,6 +21,7 @@ class SummaryJob:
 
     dataset: DatasetConfig = MISSING
     model: UNetConfig = MISSING
+    logger: LoggerConfig = MISSING
 
 
 def main(cfg: DictConfig) -> None:
@@ -37,6 +42,8 @@ def main(cfg: DictConfig) -> None:
         f"\n{size}x{size}x{channels} images, {model.dtype}. In training {training:.2f} GB for parameters, EMA and "
         f"Adam, {training / 4:.2f} GB for gradients, and {table[-1].activations / 1e6:.0f} MB of activations an image."
     )
+    with open_log(job.logger, None, "model_summary", cli.to_dict(cfg)) as log:
+        log.metrics(0, {"params": table[-1].params, "activations": table[-1].activations})
 
 
 if __name__ == "__main__":

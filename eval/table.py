@@ -5,6 +5,10 @@ python -m eval.table paper=cifar10_vp checkpoint=RUN    computes all cells of co
 python -m eval.table FOLDER                             gathers the runs of sample.py below FOLDER
 """
 
+if not __package__:  # python eval/table.py, which finds no other package of the repository
+    raise SystemExit("error: this command is typed as python -m eval.table")
+
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,9 +47,10 @@ def paper_table(cfg: DictConfig) -> None:
         dataset = dataset_of(source, job.dataset)
         planned = plan_cells(job.paper, build_sde(source.config["sde"]), job.num_samples)
     config = cli.to_dict(cfg)
-    run_dir = folder.unfinished(job.output_root, job.name, config) or folder.fresh(job.output_root, job.name)
     if job.run_dir is not None:
         run_dir = Path(job.run_dir).expanduser()
+    else:
+        run_dir = folder.unfinished(job.output_root, job.name, config) or folder.fresh(job.output_root, job.name)
     with folder.occupy(run_dir, config, paper=job.paper.name), writing():
         print(f"{jax_setup.configure_jax(job.batch_size)}\noutput: {run_dir}", file=sys.stderr)
         from eval.paper import compute, page  # imports JAX, which is configured by now
@@ -88,10 +93,11 @@ def check(job: TableJob) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit code."""
-    if len(arguments) != 1 or "=" in arguments[0] or arguments[0].startswith("-"):
+    gathered = Path(arguments[0] if len(arguments) == 1 else "").expanduser()
+    if len(arguments) != 1 or (re.search("^-|=", arguments[0]) and not gathered.is_dir()):
         cli.run(paper_table, "table", TableJob)
     try:
-        print(write_table(Path(arguments[0])))
+        print(write_table(gathered))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

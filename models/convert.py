@@ -9,6 +9,9 @@ SOURCE is one of
   - the folder of a training run; its newest checkpoint's EMA parameters
 """
 
+if not __package__:  # python models/convert.py, which finds no other package of the repository
+    raise SystemExit("error: this command is typed as python -m models.convert")
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -3,23 +3,27 @@
 0 done, 1 failed, 2 bad configuration, 3 non-finite numbers, 130 and 143 stopped by a signal and saved.
 """
 
+import contextlib
+import io
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runs.errors import ConfigError, RunError
-from runs.hints import CONF, choices_of, fields_of, reworded, sentence, unknown_option
+from runs.folder import overrides
+from runs.hints import CONF, choices_of, fields_of, refused_flag, reworded, sentence, unknown_option
 
 # the choice of a group if conf/ has it, or else another one; in YAML ${choice_or:GROUP,CHOICE,OTHERWISE}
 OmegaConf.register_new_resolver(
@@ -45,25 +49,34 @@ def run(main: Callable[[DictConfig], None], config_name: str, job: type) -> None
         for room in ("data", "eval", "models", "runs"):
             logging.getLogger(room).setLevel(logging.INFO)
         try:
-            _refuse_added(cfg, config_name, job)
+            _refuse_changed_schema(cfg, config_name, job)
             main(cfg)
-        except RunError as error:
-            print(f"error: {error}", file=sys.stderr)
-            if debug or HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise  # the sweep does its other jobs and raises this again at the end
-            failures.append(error)
+        except Exception as error:
+            shown = RunError()
+            if isinstance(error, RunError | OmegaConfBaseException):
+                shown = error if isinstance(error, RunError) else ConfigError(sentence(error, config_name, job))
+                print(f"error: {shown}", file=sys.stderr)
+            if debug or not str(shown):
+                traceback.print_exc()
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise shown from None  # the sweep does its other jobs and raises this again at the end
+            failures.append(shown)
 
     try:
+        # the parser takes no flag among the options, as -m in KEY=VALUE -m KEY=VALUE
+        sys.argv[1:] = sorted(sys.argv[1:], key=lambda text: re.match("[^-].*=", text) is not None)
+        _refuse_flags(config_name, job)
+        sys.argv[1:] = _each_its_own(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(worded)()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (HydraException, OmegaConfBaseException) as error:
+    except RunError as shown:
+        failures.append(shown)
+    except Exception as error:  # of Hydra, which found no job in the options
+        if debug:
+            traceback.print_exc()
         print(f"error: {sentence(error, config_name, job)}", file=sys.stderr)
         failures.append(ConfigError())
-    except Exception as error:
-        if debug or not isinstance(error, RunError):
-            traceback.print_exc()
-        failures.append(error if isinstance(error, RunError) else RunError())
     sys.exit(failures[0].exit_code if failures else 0)
 
 
@@ -93,8 +106,45 @@ def to_dict(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
-def _refuse_added(cfg: DictConfig, config_name: str, job: type) -> None:
-    """Refuse what +KEY=VALUE added and no code reads: Hydra takes it, even where a dataclass has no such field."""
+def _refuse_flags(config_name: str, job: type) -> None:
+    """Leave with one sentence for a flag that Hydra does not have, instead of a list of its flags."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            get_args_parser().parse_args()
+    except SystemExit as end:
+        if not end.code:  # --version
+            raise
+        reason = said.getvalue().strip().rpartition("error: ")[2]
+        if unknown := re.search(r"unrecognized arguments: (-\S+)", reason):
+            flag, _, value = unknown[1].partition("=")
+            following = sys.argv[sys.argv.index(unknown[1]) + 1 :]
+            if not value and following and not re.search("^-|=", following[0]):
+                value = following[0]
+            reason = refused_flag(flag, value or "VALUE", config_name, job)
+        print(f"error: {reason}", file=sys.stderr)
+        sys.exit(ConfigError.exit_code)
+
+
+def _each_its_own(arguments: list[str]) -> list[str]:
+    """In a sweep over the choices of a group, let the group's options be read with each, and not with the default."""
+    if not {"-m", "--multirun"} & set(arguments):
+        return arguments
+    options = [text.partition("=") for text in arguments]
+    swept = {key for key, _, value in options if "," in value and choices_of(key)}
+    return [
+        f"{key}=choice({value})"
+        if key.rpartition(".")[0] in swept and re.fullmatch(r"[\w.+-]+", value)
+        else key + is_ + value
+        for key, is_, value in options
+    ]
+
+
+def _refuse_changed_schema(cfg: DictConfig, config_name: str, job: type) -> None:
+    """Refuse what +KEY=VALUE added and no code reads, and what ~GROUP.KEY took away: Hydra allows both."""
+    for removed in overrides():
+        if re.match(r"~\w+\.", removed):
+            raise ConfigError(f"{removed} takes away what is needed: write {removed[1:].partition('=')[0]}=VALUE")
     values, fields = to_dict(cfg, resolve=False), fields_of(job)
     added = [key for key in values if key not in fields]
     for group, keys in fields.items():

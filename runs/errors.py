@@ -31,6 +31,10 @@ class Stopped(RunError):
         super().__init__(message)
         self.exit_code = 128 + signum
 
+    def __reduce__(self) -> tuple[type, tuple[int, str]]:
+        """A job in a process of its own hands its errors over by pickle, which knows the message only."""
+        return type(self), (self.exit_code - 128, str(self))
+
 
 @contextmanager
 def writing() -> Iterator[None]:

@@ -1,5 +1,7 @@
 """The folder of a run: where it is, whose it is, how it stands."""
 
+import contextlib
+import itertools
 import json
 import os
 import socket
@@ -13,40 +15,66 @@ import yaml
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from formats.files import write_atomically
 from runs.errors import ConfigError, RunError
+
+SWEEPS = "sweeps"  # below output_root: the sweeps of train.py, each with a folder for every job
 
 # keys that say where and how to continue a run, not what it computes
 _NOT_IDENTITY = ("run_dir", "resume", "output_root", "logger")
 
 
 def of_job(run_dir: str | None, output_root: str, name: str) -> Path:
-    """run_dir if it is given, the job's own folder within a sweep, else a fresh one."""
+    """run_dir if it is given, the job's own folder within a sweep, else a new one. Raises ConfigError as `fresh`."""
     if run_dir is not None:
         return Path(run_dir).expanduser()
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return Path(HydraConfig.get().runtime.output_dir)
-    return fresh(output_root, name)
+    return of_sweep() or fresh(output_root, name)
+
+
+def of_sweep() -> Path | None:
+    """The folder of this job within its sweep; None if there is no sweep."""
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    return Path(HydraConfig.get().runtime.output_dir) if sweep else None
+
+
+def overrides() -> list[str]:
+    """The options on the command line, as they were typed."""
+    typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(typed, list)
+    return typed
 
 
 def fresh(output_root: str, name: str) -> Path:
-    """A folder <output_root>/<name>/<time> that no run has used; not made yet."""
-    parent = Path(output_root).expanduser() / name
-    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-    folder, number = parent / stamp, 1
-    while folder.exists():
-        folder, number = parent / f"{stamp}_{number}", number + 1
+    """Make a folder <output_root>/<name>/<time> that is the caller's alone. Raises ConfigError as `make_new`."""
+    return make_new(Path(output_root).expanduser() / name / time.strftime("%Y-%m-%d_%H-%M-%S"))
+
+
+def make_new(wanted: Path) -> Path:
+    """Make a folder of this name or, if it is there, of this name and a number, and return it.
+
+    However many processes ask at once, each has its own. Raises ConfigError if none can be made.
+    """
+    with _writing_to(wanted.parent):
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count():
+            folder = wanted.with_name(f"{wanted.name}_{number}") if number else wanted
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                break
     return folder
 
 
 def unfinished(output_root: str, name: str, config: dict[str, Any]) -> Path | None:
-    """The newest folder below <output_root>/<name> of the same configuration that is not done."""
+    """The newest run of the same configuration that is not done: of <output_root>/<name>, or a job of a sweep."""
+    root = Path(output_root).expanduser()
 
     def identity(config: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in config.items() if key not in _NOT_IDENTITY}
 
-    for folder in sorted((Path(output_root).expanduser() / name).glob("*/"), reverse=True):
+    folders = [*(root / name).glob("*/"), *(root / SWEEPS).glob("*/*/")]
+    for folder in sorted(folders, key=lambda folder: folder.relative_to(root).parts[1:], reverse=True):
         saved = read_config(folder)
         if saved and identity(saved) == identity(config) and read_status(folder).get("status") != "done":
             return folder
@@ -80,20 +108,21 @@ def differences(saved: dict[str, Any], config: dict[str, Any], groups: tuple[str
 def occupy(folder: Path, config: dict[str, Any], **facts: Any) -> Iterator[None]:
     """Own `folder` for the block: lock it, write config.yaml, and keep status.json true whatever happens.
 
-    facts: more fields of status.json. Raises ConfigError if the folder cannot be written or another process has it.
+    facts: more fields of status.json, beside the command and its overrides. Raises ConfigError if the folder cannot be
+    written, if another process has it, or if it holds anything but a run of this command.
     """
+    if HydraConfig.initialized():
+        facts = {"command": HydraConfig.get().job.config_name, "overrides": overrides(), **facts}
+    refuse_foreign(folder, facts.get("command"))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0).acquire()
+        with _writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / ".lock", timeout=0).acquire()
     except Timeout:
         owner = read_status(folder)
         raise ConfigError(
             f"{folder} is in use by process {owner.get('pid')} on {owner.get('host')} since {owner.get('started')}; "
             "wait for it, or start another run with run_dir=..."
-        ) from None
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write to {folder} ({error.strerror}); choose another run_dir=... or output_root=..."
         ) from None
     about = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.strftime("%Y-%m-%d %H:%M:%S"), **facts}
 
@@ -101,8 +130,8 @@ def occupy(folder: Path, config: dict[str, Any], **facts: Any) -> Iterator[None]
         write_atomically(folder / "status.json", json.dumps(status | about, indent=2) + "\n")
 
     with lock:
-        write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
         write_status(status="running")
+        write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
         try:
             yield
         except BaseException as error:
@@ -111,3 +140,30 @@ def occupy(folder: Path, config: dict[str, Any], **facts: Any) -> Iterator[None]
             write_status(status="stopped" if code > 128 else "failed", error=message, exit_code=code)
             raise
         write_status(status="done", exit_code=0)
+
+
+def refuse_foreign(folder: Path, command: str | None) -> None:
+    """Raise ConfigError if `folder` holds files and no run, as a published network's does, or one of another command.
+
+    command: the name of its configuration, as train.
+    """
+    if not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir()):
+        return
+    if not (folder / "status.json").is_file():
+        raise ConfigError(f"{folder} holds files and no run, which would be overwritten; choose another run_dir=...")
+    owner = read_status(folder).get("command", command)
+    if owner != command:
+        raise ConfigError(f"{folder} holds a run of the command {owner}; choose another run_dir=...")
+
+
+@contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    """Within this block a folder that cannot be made or written to is the configuration's fault."""
+    try:
+        yield
+    except Timeout:
+        raise
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to {folder} ({error.strerror}); choose another run_dir=... or output_root=..."
+        ) from None

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
+
+NAMES = ("none", "wandb")
+MODES = ("auto", "online", "offline")
 
 
 @dataclass
@@ -23,9 +27,15 @@ class LoggerConfig:
     mode: str = MISSING
     init_timeout: int = MISSING
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a name or a mode that is not allowed."""
+        for key, allowed in (("name", NAMES), ("mode", MODES)):
+            if getattr(self, key) not in (*allowed, MISSING):
+                raise ValueError(f"logger.{key} must be {' or '.join(allowed)}, got {getattr(self, key)!r}")
+
 
 class Log:
-    """A run's numbers and pictures, written within a `with`; without a folder, in all processes but one, none are."""
+    """A run's numbers and pictures, written within a `with`; without a folder they go to wandb's run alone."""
 
     def __init__(self, folder: Path | None, run: Any = None):
         self._file = (Path(os.devnull) if folder is None else folder / "metrics.jsonl").open("a")
@@ -54,8 +64,11 @@ class Log:
             self._run.finish(exit_code=0 if kind is None else 1)
 
 
-def open_log(cfg: LoggerConfig, folder: Path, job_type: str, config: dict[str, Any]) -> Log:
-    """The log of the run in `folder`. With wandb, the same folder continues the same wandb run."""
+def open_log(cfg: LoggerConfig, folder: Path | None, job_type: str, config: dict[str, Any]) -> Log:
+    """The log of the run in `folder`; without a folder, of a command that only prints, there is wandb's alone.
+
+    With wandb, the same folder continues the same wandb run.
+    """
     return Log(folder, None if cfg.name == "none" else _wandb_run(cfg, folder, job_type, config))
 
 
@@ -72,20 +85,33 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
 
 
-def _wandb_run(cfg: LoggerConfig, folder: Path, job_type: str, config: dict[str, Any]) -> Any:
+def _wandb_run(cfg: LoggerConfig, folder: Path | None, job_type: str, config: dict[str, Any]) -> Any:
+    """The run of wandb, of which the same folder is always the same one; None if wandb is switched off."""
+    if os.environ.get("WANDB_MODE") == "disabled":  # not even imported, which takes seconds
+        return None
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
+    configured = (
+        wandb.setup().settings.mode
+    )  # by the environment, or by the command `wandb disabled` or `wandb offline`
+    if configured == "disabled":
+        return None
     settings = {"init_timeout": cfg.init_timeout, "silent": True, "save_code": False, "console": "off"}
     about = {"project": cfg.project, "entity": cfg.entity, "group": cfg.group, "job_type": job_type, "config": config}
-    start: Any = partial(wandb.init, dir=str(folder), settings=settings, **about)  # type: ignore[arg-type]
-    if cfg.mode == "online" or (cfg.mode == "auto" and wandb.login(prompt=False, verify=False)):
+    if folder is not None:
         run_id = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+        about |= {"dir": str(folder), "id": run_id, "resume": "allow"}
+    start: Any = partial(wandb.init, settings=settings, **about)  # type: ignore[arg-type]
+    automatic = cfg.mode == "auto" and configured == "online" and wandb.login(prompt=False, verify=False)
+    if cfg.mode == "online" or automatic:
         try:
-            return start(mode="online", id=run_id, resume="allow")
+            return start(mode="online")
         except Exception as error:
             reason = str(error).splitlines()[0]
             print(f"warning: wandb cannot be reached ({reason}); this run is logged offline", file=sys.stderr)
+            wandb.teardown()  # it holds on to the run's id
     run = start(mode="offline")
-    print(f"wandb: offline; upload later with: wandb sync {run.dir.removesuffix('/files')}", file=sys.stderr)
+    parts = shlex.quote(str(Path(run.dir).parents[1]))
+    print(f"wandb: offline; upload later with: wandb sync {parts}/offline-run-*-{run.id}", file=sys.stderr)
     return run

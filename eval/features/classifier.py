@@ -106,7 +106,7 @@ def path_of(train: data.Split, test: data.Split, cfg: ExtractorConfig, dataset_n
     settings = f"{steps} {cfg.batch_size} {cfg.learning_rate} {cfg.features} {cfg.seed}"
     labels = (np.asarray(train.labels), np.asarray(test.labels))
     name = identity(f"{dataset_name}-classifier{RECIPE}", settings, train.images, labels[0], test.images, labels[1])
-    return Path(cfg.cache_dir) / f"{name}.npz"
+    return Path(cfg.cache_dir).expanduser() / f"{name}.npz"
 
 
 def _steps(cfg: ExtractorConfig, num_images: int) -> int:

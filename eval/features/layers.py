@@ -114,6 +114,6 @@ def network_extractor(
         distance=distance,
         dim=dim,
         batch_size=batch_size,
-        cache_dir=Path(cache_dir),
+        cache_dir=Path(cache_dir).expanduser(),
         embed=lambda images: compiled(replicated, jax.device_put(images, rows)),
     )

@@ -23,7 +23,7 @@ def pixels_extractor(image_shape: tuple[int, ...], cfg: ExtractorConfig) -> Extr
         distance="FD",
         dim=math.prod(image_shape),
         batch_size=256,
-        cache_dir=Path(cfg.cache_dir),
+        cache_dir=Path(cfg.cache_dir).expanduser(),
         embed=lambda images: (images.reshape(len(images), -1).astype(np.float32) / 255.0, None),
         image_shape=image_shape,
     )

@@ -30,9 +30,10 @@ def find(folder: str | None, step: int | None, output_root: str) -> Source:
     step: which of a run's checkpoints to take; None for the newest.
     Raises FileNotFoundError if there is none, ValueError if its configuration cannot be used.
     """
+    root = Path(output_root).expanduser()
     if folder is not None:
         path = Path(folder).expanduser()
-    elif runs := list(Path(output_root).glob("*/*/checkpoints")):
+    elif runs := [*root.glob("*/*/checkpoints"), *root.glob("sweeps/*/*/checkpoints")]:
         path = max(runs, key=lambda run: run.stat().st_mtime)
         log.info("Taking the newest run, %s; another is checkpoint=FOLDER", path.parent)
     else:

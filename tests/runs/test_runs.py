@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,10 +75,30 @@ def test_the_newest_unfinished_run_of_the_same_configuration(tmp_path: Path) -> 
     assert folder.unfinished(str(tmp_path), "a", CONFIG) == newest
 
 
-def test_fresh_folders_do_not_collide(tmp_path: Path) -> None:
-    first = folder.fresh(str(tmp_path), "a")
-    first.mkdir(parents=True)
-    assert folder.fresh(str(tmp_path), "a") != first
+@pytest.mark.parametrize("held", ["model.safetensors", "config.yaml", "metrics.jsonl", "photos/a.png"])
+def test_a_folder_that_holds_no_run_is_left_alone(held: str, tmp_path: Path) -> None:
+    file = tmp_path / "run" / held
+    file.parent.mkdir(parents=True)
+    file.write_text("somebody's")
+    with pytest.raises(ConfigError, match="holds files and no run"), folder.occupy(tmp_path / "run", CONFIG):
+        pass
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
+    assert file.read_text() == "somebody's"
+
+
+def test_a_run_of_another_command_is_left_alone(tmp_path: Path) -> None:
+    with folder.occupy(tmp_path, CONFIG, command="train"):
+        pass
+    with pytest.raises(ConfigError, match="holds a run of the command train"):
+        folder.refuse_foreign(tmp_path, "sample")
+    folder.refuse_foreign(tmp_path, "train")
+
+
+def test_what_is_hidden_and_a_folder_that_a_kill_left_empty_are_no_hindrance(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text("")
+    (tmp_path / ".DS_Store").write_text("")
+    with folder.occupy(tmp_path, CONFIG):
+        assert status(tmp_path)["status"] == "running"
 
 
 def test_differences_name_the_option() -> None:
@@ -107,3 +129,33 @@ def test_a_first_signal_is_noted_and_a_second_acts() -> None:
 
 def _no_logger():
     return LoggerConfig(name="none")
+
+
+def wandb_folders(path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What wandb leaves of a run that was started twice in the same folder."""
+    monkeypatch.setenv("WANDB_MODE", mode)
+    config = LoggerConfig("wandb", "deis", entity=None, group=None, mode="auto", init_timeout=1)
+    for step in (1, 2):
+        with open_log(config, path, "train", {}) as log:
+            log.metrics(step, {"loss": 1.0})
+        time.sleep(1.1)  # wandb names its folders by the second
+    return sorted(folder.name for folder in path.glob("wandb/*run-*"))
+
+
+@pytest.mark.slow
+def test_a_resumed_run_keeps_its_id_in_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = wandb_folders(tmp_path, "offline", monkeypatch)
+    assert first.rpartition("-")[2] == second.rpartition("-")[2]
+    assert first != second
+
+
+def test_wandb_that_is_disabled_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wandb_folders(tmp_path, "disabled", monkeypatch) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+@pytest.mark.parametrize(("key", "value"), [("mode", "sometimes"), ("name", "tensorboard")])
+def test_a_logger_that_is_not_there_is_refused(key: str, value: str) -> None:
+    config = LoggerConfig("wandb", "deis", entity=None, group=None, mode="auto", init_timeout=1)
+    with pytest.raises(ValueError, match=f"logger.{key} must be .*, got '{value}'"):
+        replace(config, **{key: value})  # type: ignore[arg-type]

@@ -1,0 +1,102 @@
+"""Sweeps with -m: folders that no other run has, combinations that cannot be, jobs in processes of their own."""
+
+import importlib.util
+import json
+import pickle
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from commands import TINY, run, run_here
+
+from models.sampling.source import find
+from runs import folder
+from runs.errors import ConfigError, NonFiniteError, RunError, Stopped
+
+SWEEP = ["-m", *TINY, "optimizer.learning_rate=1e-3,2e-3"]
+
+
+def test_folders_that_are_made_at_once_are_all_different(tmp_path: Path) -> None:
+    """Eight ask at the same time, all for the same name; to make a folder is one step for the system."""
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: folder.fresh(str(tmp_path), "a"), range(80)))
+    assert len(set(made)) == 80
+    assert all(path.is_dir() for path in made)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for root, name in ((tmp_path / "file", "a"), (tmp_path, "file")):
+        with pytest.raises(ConfigError, match=r"cannot write to .*; choose another"):
+            folder.fresh(str(root), name)
+
+
+@pytest.mark.parametrize("error", [Stopped(signal.SIGTERM, "stopped"), NonFiniteError("nan"), ConfigError("no")])
+def test_errors_reach_another_process(error: RunError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.exit_code) == (type(error), str(error), error.exit_code)
+
+
+@pytest.mark.slow
+def test_the_runs_of_a_training_sweep_lie_below_its_folder(tmp_path: Path) -> None:
+    """And they are found: by sample.py as the newest runs, and by the same command where they are not done."""
+    done = run_here("train.py", *SWEEP, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (sweep,) = (tmp_path / "outputs" / "sweeps").glob("*/")
+    for job, rate in enumerate(("0.001", "0.002")):
+        status = folder.read_status(sweep / str(job))
+        assert status["status"] == "done"
+        assert (sweep / str(job) / "checkpoints").is_dir()
+        assert [text for text in status["overrides"] if "rate" in text] == [f"optimizer.learning_rate={rate}"]
+    assert find(None, None, str(tmp_path / "outputs")).path == sweep / "1" / "checkpoints"
+    config = folder.read_config(sweep / "0")
+    assert config is not None
+    assert folder.unfinished(str(tmp_path / "outputs"), "digits", config) is None
+    (sweep / "0" / "status.json").write_text(json.dumps({"status": "stopped"}))
+    assert folder.unfinished(str(tmp_path / "outputs"), "digits", config) == sweep / "0"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is None, reason="an optional plugin"
+)
+def test_jobs_of_a_sweep_at_the_same_time(tmp_path: Path) -> None:
+    done = run("train.py", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *SWEEP, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = [folder.read_status(path.parent) for path in tmp_path.glob("outputs/sweeps/*/*/status.json")]
+    assert [status["status"] for status in found] == ["done", "done"]
+    assert len({status["pid"] for status in found}) == 2
+
+
+def test_valid_combinations_run_and_the_others_are_listed(tmp_path: Path) -> None:
+    """Those that run end at once, as there is no such checkpoint."""
+    options = ["sampler=ddim,t_ab", "sampler.order=2,3", "checkpoint=gone", "logger=none"]
+    tried = run_here("sample.py", "-m", *options, cwd=tmp_path)
+    left_out = [line for line in tried.stderr.splitlines() if line.startswith("left out: ")]
+    rest = "checkpoint=gone logger=none, as ddim has no order"
+    assert left_out == [f"left out: sampler=ddim sampler.order={order} {rest}" for order in (2, 3)]
+    assert tried.stderr.count("error: no checkpoint in gone") == 2
+    (sweep,) = (tmp_path / "outputs" / "samples").glob("*/")
+    assert {path.name for path in sweep.glob("*/")} == {"0", "1"}
+
+
+def test_an_option_of_one_choice_needs_not_be_the_default_s(tmp_path: Path) -> None:
+    """lam is t_ab_sde's alone; the default, t_ab, is not in the sweep."""
+    tried = run_here("sample.py", "-m", "sampler=t_ab_sde,ddim", "sampler.lam=1", "checkpoint=gone", cwd=tmp_path)
+    assert "left out: sampler=ddim sampler.lam=1 checkpoint=gone, as ddim has no lam" in tried.stderr
+    assert tried.stderr.count("error: no checkpoint in gone") == 1
+
+
+@pytest.mark.parametrize(
+    ("swept", "said"),
+    [
+        ("sampler=ddim,t_ba sampler.order=2,3", "unknown sampler 't_ba'; did you mean t_ab?"),
+        ("sampler=ddim,t_ab sampler.ordr=2,3", "unknown option 'sampler.ordr'; did you mean sampler.order?"),
+        ("sampler=ddim,t_ab num_samples=2,two", "num_samples=two is refused"),
+    ],
+)
+def test_other_mistakes_end_a_sweep_before_it_starts(swept: str, said: str, tmp_path: Path) -> None:
+    tried = run_here("sample.py", "-m", *swept.split(), "logger=none", cwd=tmp_path)
+    assert tried.returncode == 2
+    assert said in tried.stderr
+    assert not list(tmp_path.iterdir())
