@@ -12,7 +12,8 @@ import numpy as np
 
 import deis
 from formats.files import read_json, read_safetensors
-from models.config import UNetConfig
+from formats.short import shown
+from models.config import UNetConfig, validate
 from models.layout import Stage, stages
 from models.published import allowed
 from models.published.allowed import Options, Table, checked, errors_naming, refuse_unknown
@@ -58,7 +59,7 @@ SCHEDULER: Table = {
     "beta_schedule": (None, allowed.one_of(*_SCHEDULES)),
     "beta_start": (None, allowed.FRACTION),
     "beta_end": (None, allowed.FRACTION),
-    "num_train_timesteps": (None, allowed.COUNT),
+    "num_train_timesteps": (None, allowed.count_up_to(100_000)),
     "trained_betas": (None, allowed.one_of(None)),
     "rescale_betas_zero_snr": (False, allowed.one_of(False)),
     "prediction_type": ("epsilon", allowed.one_of(*_OUTPUTS)),
@@ -100,6 +101,8 @@ def read_diffusers(folder: Path, time: str = "t") -> PublishedNetwork:
         options = _unet(config)
     sde, output = _scheduler(scheduler / "scheduler_config.json")
     model = _model(options, time, output)
+    with errors_naming(unet / "config.json"):
+        validate(model)
     path = unet / "diffusion_pytorch_model.safetensors"
     if not path.is_file() and path.with_suffix(".bin").is_file():
         raise FileNotFoundError(
@@ -136,7 +139,7 @@ def _scheduler(path: Path) -> tuple[Options, str]:
 def _unet(config: Options) -> Options:
     """Return all options of a UNet2DModel, defaults included; sample_size is one side. Raises ValueError."""
     if config.get("_class_name") != "UNet2DModel":
-        raise ValueError(f"it must be of the class UNet2DModel, got _class_name={config.get('_class_name')!r}")
+        raise ValueError(f"it must be of the class UNet2DModel, got _class_name={shown(config.get('_class_name'))}")
     refuse_unknown({name: value for name, value in config.items() if not name.startswith("_")}, UNET)
     match config.get("sample_size"):
         case [height, width] if height == width:
@@ -158,7 +161,7 @@ def _unet(config: Options) -> Options:
         ("sample_size", options["sample_size"] % factor == 0, f"a multiple of {factor}"),
     ):
         if not holds:
-            raise ValueError(f"{name} must be {wanted}, got {options[name]!r}")
+            raise ValueError(f"{name} must be {wanted}, got {shown(options[name])}")
     return options
 
 
