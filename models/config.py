@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_type_hints
 
-from formats.short import shown
+from formats.short import short, shown
 
 
 @dataclass
@@ -79,7 +79,7 @@ def model_of(options: Any) -> UNetConfig:
     hints = get_type_hints(UNetConfig) | {"image_size": int, "image_channels": int}
     for name, value in ({"image_size": None, "image_channels": None} | options).items():
         if name not in hints:
-            raise ValueError(f"model has no option {shown(name)}; it has {', '.join(hints)}")
+            raise ValueError(f"model.{short(name)} is not an option of a network; conf/model/unet.yaml has them all")
         if not _is_of(hints[name], value):
             kind = getattr(hints[name], "__name__", hints[name])
             raise ValueError(f"model.{name} must be of type {kind}, got {shown(value)}")

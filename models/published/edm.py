@@ -141,7 +141,7 @@ def _tensors(network: Any) -> Tensors:
             elif name in modules and path.count(".") < 8:
                 waiting.append((f"{path}.", part))
             else:
-                raise ValueError(f"{path} is not a layer or tensor as EDM saves it, but a {type(part).__name__}")
+                raise ValueError(f"{path} is not a layer or tensor as EDM saves it")
     return found
 
 

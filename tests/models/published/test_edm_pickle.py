@@ -145,8 +145,10 @@ def test_absent_arguments_are_songunets_own(path: Path) -> None:
         ({"state": {"sigma_data": -1}}, "EDMPrecond: sigma_data must be a number from 1e-06 to 1e+06, got -1"),
         ({"state": {"sigma_min": 2, "sigma_max": 1}}, "EDMPrecond: sigma_min must be below sigma_max, got 2 and 1"),
         ({"form": "VPPrecond", "state": {"M": 4000}}, "VPPrecond: M must be 1000, got 4000"),
-        ({"num_blocks": 10**9}, "the network's arguments ask for more than its 149 tensors"),
-        ({"model_channels": 10**30}, "the network's arguments ask for more than its 149 tensors"),
+        ({"num_blocks": 64}, "the network's options ask for 262 blocks, more than its 149 tensors can make"),
+        ({"num_blocks": 10**9}, "model.num_blocks must be from 1 to 64, got 1000000000"),
+        ({"model_channels": 10**30}, f"model.channels must be from 1 to 4096, got {10**30}"),
+        ({"channel_mult": [1] * 1000}, "model.multipliers must be at most 10 numbers up to 64, got [1, 1, 1 and 997 more]"),
     ],
 )
 def test_what_cannot_be_expressed_is_named(changes: dict[str, Any], said: str, path: Path) -> None:
@@ -247,7 +249,7 @@ def test_a_network_that_contains_itself_is_refused(path: Path) -> None:
     inner = torch_files.persistent("SongUNet", {"_init_kwargs": ARGUMENTS, "_modules": {"loop": loop}})
     outer = torch_files.persistent("EDMPrecond", {"_modules": {"model": inner}} | STATE["EDMPrecond"])
     path.write_bytes(torch_files.pickled({"ema": outer}))
-    assert refused(path).endswith("is not a layer as EDM saves it")
+    assert refused(path).endswith("is not a layer or tensor as EDM saves it")
 
 
 def test_a_truncated_file_is_refused(path: Path) -> None:
