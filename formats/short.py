@@ -15,7 +15,7 @@ def short(text: object, most: int = 120) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in said)
 
 
-def shown(value: Any, depth: int = 3) -> str:
+def shown(value: Any, depth: int = 2) -> str:
     """The value as Python writes it, for a list of many items the first three and their number."""
     match value:
         case str() | bytes():

@@ -1,4 +1,4 @@
-"""Damaged forms of a file, as a seeded generator makes them: bytes changed, cut, doubled, exchanged, numbers made extreme."""
+"""Damaged forms of a file by a seeded generator: bytes changed, cut, doubled or exchanged, numbers made extreme."""
 
 import re
 from collections.abc import Callable

@@ -206,6 +206,9 @@ def test_a_configuration_that_lies(options: dict, said: str, folder: Path) -> No
         ({"conv_out.extra": np.zeros(1, np.float32)}, "tensor conv_out.extra has no place in this network"),
         ({"conv_out.bias": np.zeros(2, np.float32)}, "tensor conv_out.bias [2] makes conv_out.bias [2], but"),
         ({"conv_out.bias": np.full(1, np.inf, np.float32)}, "tensor conv_out.bias [1] holds NaN or infinite values"),
+        ({"conv_out.bias": np.ones(1, np.int32)}, "tensor conv_out.bias is of type I32, and must be of floating-point"),
+        ({"conv_out.bias": np.full(1, 1e300)}, "tensor conv_out.bias [1] holds NaN or infinite values"),
+        ({"a\nb": np.zeros(1, np.float32)}, r"tensor a\nb has no place in this network"),
     ],
 )
 def test_a_tensor_that_does_not_fit_is_named(change: dict, said: str, folder: Path) -> None:
