@@ -199,6 +199,16 @@ def test_a_configuration_that_lies(options: dict, said: str, folder: Path) -> No
     assert said in refused(folder)
 
 
+@pytest.mark.parametrize("sde", [None, [], {}, {"name": ["ve"]}, {"name": "ve", "sigma_min": [0.1] * 1000}, {"a b": 1}])
+def test_an_sde_that_is_none(sde: Any, folder: Path) -> None:
+    reconfigure(folder, sde=sde)
+    assert refused(folder).endswith(
+        "config.json: sde must be the name and the options of the SDE that the network was trained under"
+    )
+    reconfigure(folder, sde={"name": "ve"}, dataset=3)
+    assert refused(folder).endswith("config.json: dataset must be the options of a data set, or null")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
