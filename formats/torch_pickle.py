@@ -85,6 +85,14 @@ def read_torch(path: Path) -> Any:
         raise ValueError(f"{path} {error}") from None
 
 
+def is_saved_by_torch(path: Path) -> bool:
+    """Whether a file begins as those of torch.save do; others of pickle do not."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_LEGACY)).startswith((_LEGACY, b"PK"))
+
+
 def load(data: bytes) -> Any:
     """Read the bytes of such a file as `read_torch` does. Raises Refused."""
     return _load(data, _Allowance(len(data)))

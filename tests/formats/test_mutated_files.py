@@ -99,10 +99,11 @@ def msgpack(folder: Path) -> Format:
 def torch_zip(folder: Path) -> Format:
     numbers = torch_files.Storage(np.arange(12.0))
     content = {"model": torch_files.view(numbers, (3, 4), (4, 1)), "step": 3}
+    few = {"all_modules.0.W": np.ones(4, np.float32), "all_modules.1.bias": np.ones(3, np.float32)}
     return Format(
         "net.pt",
-        [torch_files.zipped(content, numbers)],
-        [read_torch],
+        [torch_files.zipped(content, numbers), torch_files.zipped(*score_sde_files.torch_content(few))],
+        [read_torch, lambda path: read_score_sde(path, score_sde_files.NCSNPP)],
         [torch_files.pickled(content, 2)],
         lambda content: zipped("archive/data.pkl", content),
     )

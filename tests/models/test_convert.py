@@ -10,6 +10,8 @@ import jax
 import numpy as np
 import published_network
 import pytest
+import score_sde_files
+import torch_files
 from commands import TINY, run, run_here
 from safetensors.numpy import load_file, save_file
 
@@ -82,6 +84,16 @@ def test_a_run_of_ours_is_published_bit_for_bit(tmp_path: Path, convert: Convert
     assert "not the steps of a run" in run("sample.py", "checkpoint=net", "step=4", *FEW, cwd=tmp_path).stderr
 
 
+def test_a_checkpoint_of_score_sde_s_pytorch_code_is_converted(tmp_path: Path, convert: Convert) -> None:
+    state = score_sde_files.torch_state("ncsnpp", score_sde_files.make_tensors("ncsnpp"))
+    (tmp_path / "checkpoint_8.pth").write_bytes(torch_files.zipped(*score_sde_files.torch_content(state)))
+    (tmp_path / "checkpoint_8.json").write_text(json.dumps(score_sde_files.NCSNPP))
+    code, out, error = convert("checkpoint_8.pth", "net")
+    assert (code, error) == (0, "")
+    assert f"parameters  {sum(tensor.size for tensor in state.values()):,}, 8x8x3 images, no classes" in out
+    assert read_published(tmp_path / "net").family == "score_sde"
+
+
 class Foreign:
     def __reduce__(self) -> tuple:
         return os.system, ("touch it_was_run",)
@@ -101,7 +113,8 @@ def test_refusals_are_one_sentence_and_write_nothing(tmp_path: Path, convert: Co
     for source, arguments, said in (
         ("evil.pkl", [], "system"),
         ("empty", [], "empty"),
-        ("torch.pt", [], "torch.save"),
+        ("torch.pt", [], "is taken for a checkpoint of score_sde, which does not hold its configuration"),
+        ("torch.pt", ["--config", "vp/cifar10_ddpmpp_continuous"], "torch.pt is cut short, damaged"),
         ("noise", [], "does not hold its configuration"),
         ("noise", ["--config", "vp/cifar10_ddpmpp_continuous"], "noise"),
         ("lies", [], "but the configuration needs"),
