@@ -42,10 +42,13 @@ def discrete_vp(
         "scaled_linear", linear in sqrt(beta) (latent diffusion); or "cosine" (Nichol & Dhariwal, arXiv 2102.09672,
         eq. 17), which takes no note of beta_start and beta_end: its alpha_bar falls as a squared cosine, by at most
         the factor 1000 from one index to the next.
-    Raises ValueError for another schedule, fewer than 2 times, or a beta that is not between 0 and 1.
+    Raises ValueError for another schedule, fewer than 2 or more than 100,000 times, or a beta that is not between 0
+    and 1.
     """
     if num_times < 2:
         raise ValueError(f"num_times must be at least 2, got {num_times}")
+    if num_times > 100_000:
+        raise ValueError(f"num_times must be at most 100,000, got {num_times:,}")
     if not (0 < beta_start < 1 and 0 < beta_end < 1):
         raise ValueError(f"beta_start and beta_end must lie between 0 and 1, got {beta_start:g} and {beta_end:g}")
     if schedule == "linear":

@@ -6,21 +6,30 @@ import json
 import os
 import shutil
 import zipfile
-import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from formats.npz import read_entry
+from formats.short import short
+
+_MOST_JSON = 10_000_000  # bytes; in memory they may become twenty-five times as many
+_LARGE, _DENSEST = 100_000_000, 200  # bytes from which on arrays must not have been compressed 200-fold
+
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises FileNotFoundError, or ValueError if the file is anything else."""
+    """Read a JSON object. Raises FileNotFoundError, or ValueError if the file is anything else or above 10 MB."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
+    if (size := path.stat().st_size) > _MOST_JSON:
+        raise ValueError(
+            f"{path} is too large for a configuration: {size:,} bytes, and at most {_MOST_JSON:,} are read"
+        )
     try:
         found = json.loads(path.read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError(f"{path} is not JSON") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path} must hold a JSON object, got a {type(found).__name__}")
@@ -30,31 +39,63 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """Read all tensors of a file as NumPy arrays. Raises FileNotFoundError, or ValueError if it is damaged."""
     import ml_dtypes  # noqa: F401  gives NumPy the type bfloat16
-    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    with _errors_of_safetensors(path):
+        return load_file(path)
+
+
+def read_safetensors_header(path: Path) -> dict[str, str]:
+    """Read the type of every tensor, as safetensors names it ("F32"). Raises as `read_safetensors` does."""
+    from safetensors import safe_open
+
+    with _errors_of_safetensors(path), safe_open(path, framework="numpy") as file:
+        return {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  it is no mapping
+
+
+@contextlib.contextmanager
+def _errors_of_safetensors(path: Path) -> Iterator[None]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from None
+        yield
+    except Exception as error:  # an unknown type of numbers is a KeyError or an AttributeError
+        raise ValueError(f"{path} is damaged or not a safetensors file: {short(error, 200)}") from None
 
 
 def read_npz(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """Read the arrays of an .npz file, without pickle; the checksums in a zip archive reveal damaged bytes.
 
-    names: read these alone, as far as they are there; None for all.
-
-    Raises FileNotFoundError, or ValueError if the file is damaged, is no .npz, or holds pickled objects.
+    names: those to read, where they are there; others take no time and no memory. None reads all.
+    Raises FileNotFoundError, or ValueError if the file is damaged, is no .npz, holds pickled objects, or an array that
+    a small file unpacks into much memory.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files if names is None or name in names}
-    except (ValueError, EOFError, OSError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read as .npz ({error}); delete it to have it made anew") from error
+        with zipfile.ZipFile(path) as archive:
+            entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+            if sum(entry.compress_size for entry in archive.infolist()) > path.stat().st_size:
+                raise ValueError("its entries overlap")
+            wanted = {name: entry for name, entry in entries.items() if names is None or name in names}
+            size = sum(entry.file_size for entry in wanted.values())
+            if size > max(_LARGE, _DENSEST * path.stat().st_size):
+                raise ValueError(f"it would unpack from {path.stat().st_size:,} to {size:,} bytes")
+            return {name: read_entry(archive, entry) for name, entry in wanted.items()}
+    except Exception as error:  # damaged bytes can fail in any way
+        said = short(error, 200) or type(error).__name__
+        raise ValueError(f"{path} cannot be read as .npz ({said}); delete it to have it made anew") from error
+
+
+def npz_names(path: Path) -> list[str]:
+    """The names of the arrays in an .npz file. Raises as `read_npz` does."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as .npz ({short(error, 200)})") from error
 
 
 def sha256(path: Path) -> str:

@@ -1,6 +1,9 @@
-"""The options of the score network, and their checks. Nothing else is imported."""
+"""The options of the score network, and their checks. Neither JAX nor Flax is imported."""
 
 from dataclasses import dataclass, field
+from typing import Any, get_args, get_type_hints
+
+from formats.short import short, shown
 
 
 @dataclass
@@ -53,6 +56,45 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
 }
 
 
+MOST = {
+    "channels": 4096,
+    "num_blocks": 64,
+    "patch_size": 64,
+    "image_size": 4096,
+    "image_channels": 256,
+    "num_classes": 1_000_000,
+}
+"""Upper bounds, far above any network that was published: a larger number is a mistake, which takes hours to build."""
+
+_MOST_LEVELS, _MOST_MULTIPLIER = 10, 64
+
+
+def model_of(options: Any) -> UNetConfig:
+    """The network that a file's options describe; those that are absent have their defaults.
+
+    Raises ValueError, naming the option and what is allowed, for one that is unknown, of another type, or not allowed.
+    """
+    if not isinstance(options, dict):
+        raise ValueError(f"model must be the options of a network, got {shown(options)}")
+    hints = get_type_hints(UNetConfig) | {"image_size": int, "image_channels": int}
+    for name, value in ({"image_size": None, "image_channels": None} | options).items():
+        if name not in hints:
+            raise ValueError(f"model.{short(name)} is not an option of a network; conf/model/unet.yaml has them all")
+        if not _is_of(hints[name], value):
+            kind = getattr(hints[name], "__name__", hints[name])
+            raise ValueError(f"model.{name} must be of type {kind}, got {shown(value)}")
+    validate(cfg := UNetConfig(**options))
+    return cfg
+
+
+def _is_of(hint: Any, value: Any) -> bool:
+    if hint is float:
+        return type(value) in (int, float) and abs(value) < 1e9
+    if hint == list[int]:
+        return type(value) is list and all(type(item) is int for item in value)
+    return type(value) in (get_args(hint) or (hint,))
+
+
 def validate(cfg: UNetConfig) -> None:
     """Raise ValueError, naming the option and what is allowed, for a network that cannot be built.
 
@@ -60,18 +102,29 @@ def validate(cfg: UNetConfig) -> None:
     """
     for name, allowed in CHOICES.items():
         if getattr(cfg, name) not in allowed:
-            raise ValueError(f"model.{name} must be one of {', '.join(map(str, allowed))}, got {getattr(cfg, name)!r}")
+            raise ValueError(
+                f"model.{name} must be one of {', '.join(map(str, allowed))}, got {shown(getattr(cfg, name))}"
+            )
     if cfg.channels < 4 or cfg.channels % 2 or min(cfg.multipliers, default=0) < 1 or cfg.num_blocks < 1:
         raise ValueError(
             "model.channels must be even and at least 4, and model.num_blocks and every multiplier at least 1, "
-            f"got {cfg.channels}, {cfg.num_blocks} and {cfg.multipliers}"
+            f"got {shown(cfg.channels)}, {shown(cfg.num_blocks)} and {shown(cfg.multipliers)}"
         )
+    if len(cfg.multipliers) > _MOST_LEVELS or max(cfg.multipliers) > _MOST_MULTIPLIER:
+        raise ValueError(
+            f"model.multipliers must be at most {_MOST_LEVELS} numbers up to {_MOST_MULTIPLIER}, got "
+            f"{shown(cfg.multipliers)}"
+        )
+    for name, most in MOST.items():
+        least = 0 if name == "num_classes" else 1
+        if not least <= getattr(cfg, name) <= most:
+            raise ValueError(f"model.{name} must be from {least} to {most}, got {shown(getattr(cfg, name))}")
     _validate_sizes(cfg)
     widths = [cfg.channels * multiplier for multiplier in (1, *cfg.multipliers)]
     if cfg.head_channels is not None and (cfg.head_channels < 1 or any(w % cfg.head_channels for w in widths)):
         raise ValueError(
             f"model.head_channels must divide the width of every level, {widths}, or be null for one head, "
-            f"got {cfg.head_channels}"
+            f"got {shown(cfg.head_channels)}"
         )
     if cfg.num_groups < 1 or cfg.min_group_channels < 1 or cfg.norm_eps <= 0 or cfg.sigma_data <= 0:
         raise ValueError(
@@ -83,8 +136,6 @@ def validate(cfg: UNetConfig) -> None:
         raise ValueError("model.fir and model.input_pyramid are for model.resample=block only")
     if cfg.input_pyramid and not cfg.fir:
         raise ValueError("model.input_pyramid halves the image by the FIR filter: it needs model.fir=true")
-    if cfg.num_classes < 0:
-        raise ValueError(f"model.num_classes must be 0 for no classes, or their number, got {cfg.num_classes}")
     if cfg.null_class and not cfg.num_classes:
         raise ValueError("model.null_class adds a label to those of the classes: it needs model.num_classes above 0")
     if not 0 <= cfg.dropout < 1:
@@ -93,8 +144,6 @@ def validate(cfg: UNetConfig) -> None:
 
 def _validate_sizes(cfg: UNetConfig) -> None:
     assert cfg.image_size is not None
-    if cfg.patch_size < 1:
-        raise ValueError(f"model.patch_size must be at least 1, got {cfg.patch_size}")
     factor = cfg.patch_size * 2 ** (len(cfg.multipliers) - 1)
     if cfg.image_size % factor:
         below = cfg.image_size // factor * factor
@@ -106,4 +155,4 @@ def _validate_sizes(cfg: UNetConfig) -> None:
         )
     sizes = [cfg.image_size // (cfg.patch_size * 2**level) for level in range(len(cfg.multipliers))]
     if absent := set(cfg.attention_resolutions) - set(sizes):
-        raise ValueError(f"model.attention_resolutions has {min(absent)}, but the levels' sizes are {sizes}")
+        raise ValueError(f"model.attention_resolutions has {shown(min(absent))}, but the levels' sizes are {sizes}")

@@ -3,8 +3,9 @@
     python -m models.convert SOURCE DEST
 
 SOURCE is one of
-  - a folder of diffusers: config.json of a UNet2DModel with diffusion_pytorch_model.safetensors, or a pipeline's
-  - a checkpoint file of score_sde's JAX code; its configuration is a JSON file beside it, or --config
+  - a folder of diffusers: config.json of a UNet2DModel with diffusion_pytorch_model.safetensors, a pipeline's, or one
+    of its training script, with unet_ema/
+  - a checkpoint file of score_sde's JAX or PyTorch code; its configuration is a JSON file beside it, or --config
   - a pickle of EDM; no code in it is run
   - the folder of a training run; its newest checkpoint's EMA parameters
 """
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from formats.files import read_json
+from formats.torch_pickle import is_saved_by_torch
 from models.checkpoints import checkpoint
 from models.published.diffusers import read_diffusers
 from models.published.edm import read_edm
@@ -61,18 +63,16 @@ def read_network(source: Path, config: str | None, time: str) -> PublishedNetwor
             raise ValueError(f"{source} is in the published form already")
         return read_diffusers(source, time=time)
     with source.open("rb") as file:
-        start = file.read(2)
-    if start == b"PK":
-        raise ValueError(f"{source} is a file of torch.save, and none of the forms that can be converted is")
-    if start[:1] == b"\x80":  # a pickle
+        start = file.read(1)
+    if start == b"\x80" and not is_saved_by_torch(source):  # a pickle
         return read_edm(source)
     if config in PUBLISHED:
         return read_score_sde(source, str(config))
     path = source.with_suffix(".json") if config is None else Path(config).expanduser()
     if config is None and not path.is_file():
         raise FileNotFoundError(
-            f"{source} does not hold its configuration, and there is no {path.name} beside it; give --config with a "
-            f"JSON file or one of {', '.join(PUBLISHED)}"
+            f"{source} is taken for a checkpoint of score_sde, which does not hold its configuration, and there is no "
+            f"{path.name} beside it; give --config with a JSON file or one of {', '.join(PUBLISHED)}"
         )
     return read_score_sde(source, read_json(path))
 

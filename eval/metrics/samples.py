@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from formats.files import read_npz
+from formats.files import npz_names, read_npz
+from formats.short import named
 from models.sampling.single_files import FOLDER
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
@@ -61,11 +62,11 @@ def open_samples(path: Path, num_samples: int | None = None) -> Samples:
 
 def _read_npz(path: Path) -> tuple[UInt8[np.ndarray, "n h w c"], str | None]:
     try:
-        arrays = read_npz(path)
+        arrays = read_npz(path, ("images", "rounding"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged, or not an .npz file of plain arrays") from error
     if "images" not in arrays:
-        raise ValueError(f"{path} has no array `images`; it has: {', '.join(arrays) or 'nothing'}")
+        raise ValueError(f"{path} has no array `images`; it has: {named(npz_names(path)) or 'nothing'}")
     images = arrays["images"]
     if images.dtype != np.uint8:
         raise ValueError(f"`images` in {path} must be uint8 from 0 to 255, but {_described(images)}")

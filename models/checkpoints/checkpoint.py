@@ -47,7 +47,11 @@ def scores(folder: Path) -> dict[int, float | None]:
 
 def read_config(folder: Path, step: int) -> dict[str, Any]:
     """The configuration of a checkpoint. Raises FileNotFoundError if there is none, ValueError if it is damaged."""
-    return read_json(_require(folder, step) / "config.json")
+    path = _require(folder, step)
+    config = read_json(path / "config.json")
+    if _read_manifest(path)["files"].get("config.json") != sha256(path / "config.json"):
+        raise ValueError(f"checkpoint {path} is damaged: config.json does not match its checksum; delete it")
+    return config
 
 
 def restore(folder: Path, step: int, like: State) -> State:
@@ -174,8 +178,9 @@ def _require(folder: Path, step: int) -> Path:
 def _read_manifest(path: Path) -> dict[str, Any]:
     """The checkpoint's manifest. Raises FileNotFoundError, or ValueError if it is damaged itself."""
     content = read_json(path / MANIFEST)
-    if content.pop("sha256", None) != _digest(content):
-        raise ValueError(f"{MANIFEST} does not match its checksum")
+    digest, files = content.pop("sha256", None), content.get("files")
+    if digest != _digest(content) or not isinstance(files, dict) or "score" not in content:
+        raise ValueError(f"{path / MANIFEST} does not match its checksum")
     return content
 
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from formats.short import short, shown
+
 Options = dict[str, Any]
 Allowed = tuple[Callable[[Any], bool], str]  # whether an option may have a value, and words for the values it may have
 Table = dict[str, tuple[Any, Allowed]]  # the default of every option, and the values allowed
@@ -18,6 +20,11 @@ def one_of(*values: Any) -> Allowed:
 def list_of(*values: str) -> Allowed:
     """Allow a list of any number of these values."""
     return lambda value: isinstance(value, list) and all(v in values for v in value), f"a list of {', '.join(values)}"
+
+
+def count_up_to(most: int) -> Allowed:
+    """Allow whole numbers in [1, most]."""
+    return lambda value: is_count(value) and value <= most, f"a whole number from 1 to {most}"
 
 
 def number(least: float, most: float) -> Allowed:
@@ -64,7 +71,7 @@ def checked(config: Options, table: Table) -> Options:
         if options[name] is REQUIRED:
             raise ValueError(f"{name} is missing; it must be {words}")
         if not is_allowed(options[name]):
-            raise ValueError(f"{name} must be {words}, got {options[name]!r}")
+            raise ValueError(f"{name} must be {words}, got {shown(options[name])}")
     return options
 
 
@@ -75,8 +82,8 @@ def require(options: Options, values: Options) -> None:
 
 def refuse_unknown(config: Options, known: Iterable[str]) -> None:
     """Raise ValueError for an option that is not `known`."""
-    if unknown := sorted(config.keys() - set(known), key=str):
-        raise ValueError(f"{unknown[0]}={config[unknown[0]]!r} is an option that is not known here")
+    if unknown := sorted(config.keys() - set(known), key=shown):
+        raise ValueError(f"{short(unknown[0])}={shown(config[unknown[0]])} is an option that is not known here")
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Import of a `UNet2DModel` that diffusers saved with its scheduler, the format of many DDPM and DDIM checkpoints.
 
     config.json, diffusion_pytorch_model.safetensors, scheduler_config.json    in one folder, as on the hub, or
-    unet/ with the first two, scheduler/ with the third                        as a pipeline saves itself
+    unet/ with the first two, scheduler/ with the third                        as a pipeline saves itself, or
+    unet_ema/ with the first two, scheduler/ in the folder above               as its training script does
 
 Neither diffusers nor torch is needed to read them. Names and defaults of options are those of diffusers 0.42.
 """
@@ -12,7 +13,8 @@ import numpy as np
 
 import deis
 from formats.files import read_json, read_safetensors
-from models.config import UNetConfig
+from formats.short import shown
+from models.config import UNetConfig, validate
 from models.layout import Stage, stages
 from models.published import allowed
 from models.published.allowed import Options, Table, checked, errors_naming, refuse_unknown
@@ -54,11 +56,14 @@ UNET: Table = {
     "num_train_timesteps": (None, allowed.COUNT_OR_NONE),  # read for learned time embeddings only
 }
 
+_EMA = ("decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power")
+"""What EMAModel writes into config.json beside the network's options, of how the average was taken."""
+
 SCHEDULER: Table = {
     "beta_schedule": (None, allowed.one_of(*_SCHEDULES)),
     "beta_start": (None, allowed.FRACTION),
     "beta_end": (None, allowed.FRACTION),
-    "num_train_timesteps": (None, allowed.COUNT),
+    "num_train_timesteps": (None, allowed.count_up_to(100_000)),
     "trained_betas": (None, allowed.one_of(None)),
     "rescale_betas_zero_snr": (False, allowed.one_of(False)),
     "prediction_type": ("epsilon", allowed.one_of(*_OUTPUTS)),
@@ -88,18 +93,22 @@ _ATTENTION, _OLD_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0"), ("query", "ke
 def read_diffusers(folder: Path, time: str = "t") -> PublishedNetwork:
     """Read the network in a folder that diffusers saved, whose time is the index t of its discrete diffusion.
 
+    Of a folder with unet_ema/ and unet/ the former is read, the average of the weights.
+
     time: the noise conditioning, "t", or "t_plus_1", which DDIM's CelebA network was trained with.
     Raises FileNotFoundError for a missing file; ValueError, naming the option or tensor, for a network that cannot be
     expressed here, and for tensors that are damaged or do not fit.
     """
     if time not in ("t", "t_plus_1"):
         raise ValueError(f"time must be t or t_plus_1 for a network of diffusers, got {time!r}")
-    unet, scheduler = (folder / "unet", folder / "scheduler") if (folder / "unet").is_dir() else (folder, folder)
+    unet = next((folder / name for name in ("unet_ema", "unet") if (folder / name).is_dir()), folder)
     config = read_json(unet / "config.json")
     with errors_naming(unet / "config.json"):
         options = _unet(config)
-    sde, output = _scheduler(scheduler / "scheduler_config.json")
+    sde, output = _scheduler(_scheduler_file(folder))
     model = _model(options, time, output)
+    with errors_naming(unet / "config.json"):
+        validate(model)
     path = unet / "diffusion_pytorch_model.safetensors"
     if not path.is_file() and path.with_suffix(".bin").is_file():
         raise FileNotFoundError(
@@ -110,6 +119,14 @@ def read_diffusers(folder: Path, time: str = "t") -> PublishedNetwork:
     with errors_naming(path):
         params = translate(_rules(model, tensors, options["flip_sin_to_cos"]), tensors, model)
     return PublishedNetwork("diffusers", str(path), model, sde, params)
+
+
+def _scheduler_file(folder: Path) -> Path:
+    """Return where the scheduler's options are: in the folder, its scheduler/, or that of a folder one or two above."""
+    above = folder.absolute().parents[:2]
+    places = [folder, *(where / "scheduler" for where in (folder, *above))]
+    files = [place / "scheduler_config.json" for place in places]
+    return next((file for file in files if file.is_file()), files[0])
 
 
 def _scheduler(path: Path) -> tuple[Options, str]:
@@ -136,8 +153,8 @@ def _scheduler(path: Path) -> tuple[Options, str]:
 def _unet(config: Options) -> Options:
     """Return all options of a UNet2DModel, defaults included; sample_size is one side. Raises ValueError."""
     if config.get("_class_name") != "UNet2DModel":
-        raise ValueError(f"it must be of the class UNet2DModel, got _class_name={config.get('_class_name')!r}")
-    refuse_unknown({name: value for name, value in config.items() if not name.startswith("_")}, UNET)
+        raise ValueError(f"it must be of the class UNet2DModel, got _class_name={shown(config.get('_class_name'))}")
+    refuse_unknown({name: value for name, value in config.items() if not name.startswith("_")}, {*UNET, *_EMA})
     match config.get("sample_size"):
         case [height, width] if height == width:
             config = config | {"sample_size": width}
@@ -151,14 +168,18 @@ def _unet(config: Options) -> Options:
         ("block_out_channels", all(w % widths[0] == 0 for w in widths), "multiples of the first of them"),
         ("down_block_types", len(up_types) == len(widths), f"{len(widths)}, as many as block_out_channels"),
         ("up_block_types", options["up_block_types"] == up_types, "down_block_types from last to first"),
-        ("norm_num_groups", all(w % groups == 0 for w in widths), f"a divisor of each of {widths}"),
+        ("norm_num_groups", all(w % groups == 0 for w in widths), f"a divisor of each of {shown(widths)}"),
         ("attn_norm_num_groups", options["attn_norm_num_groups"] in (None, groups), f"None or {groups}"),
-        ("attention_head_dim", all(w % (head or 1) == 0 for w in widths), f"None or a divisor of each of {widths}"),
+        (
+            "attention_head_dim",
+            all(w % (head or 1) == 0 for w in widths),
+            f"None or a divisor of each of {shown(widths)}",
+        ),
         ("time_embedding_dim", options["time_embedding_dim"] in (None, 4 * widths[0]), f"None or {4 * widths[0]}"),
         ("sample_size", options["sample_size"] % factor == 0, f"a multiple of {factor}"),
     ):
         if not holds:
-            raise ValueError(f"{name} must be {wanted}, got {options[name]!r}")
+            raise ValueError(f"{name} must be {wanted}, got {shown(options[name])}")
     return options
 
 

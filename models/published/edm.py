@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from formats.short import short, shown
 from formats.torch_pickle import Record, read_torch
 from models.config import UNetConfig, validate
 from models.layout import stages
@@ -57,6 +58,8 @@ SONG_UNET: Table = {
     "resample_filter": ([1, 1], allowed.one_of([1, 1], [1, 3, 3, 1])),
 }
 
+_MOST_PARTS = 20_000  # EDM's largest network has 1,400
+
 _STAGE = {  # SongUNet's name of each module of a stage
     "norm_1": "norm0",
     "conv_1": "conv0",
@@ -88,7 +91,6 @@ def read_edm(path: Path) -> PublishedNetwork:
         tensors = _tensors(network)
         with errors_naming("SongUNet"):
             options = _options(_attributes(unet, "_init_kwargs"))
-        _refuse_larger(options, tensors)
         with errors_naming(form):
             state = checked(_attributes(network), PRECONDITIONERS[form])
             sde = _sde(form, state)
@@ -115,23 +117,31 @@ def _class(found: Any, known: list[str]) -> str:
     """Return the class name of an object. Raises ValueError if it is not among those `known`."""
     name = found.get("class_name") if isinstance(found, Record) else type(found).__name__
     if name not in known:
-        raise ValueError(f"its network has the class {name}, and must have {' or '.join(known)}")
+        said = short(name) if isinstance(name, str) else shown(name)
+        raise ValueError(f"its network has the class {said}, and must have {' or '.join(known)}")
     return name
 
 
-def _tensors(module: Any, prefix: str = "") -> Tensors:
-    """Return all parameters and buffers of a module, by path: model.enc.32x32_conv.weight."""
-    if prefix.count(".") > 8:
-        raise ValueError(f"{prefix.removesuffix('.')} is not a layer as EDM saves it")
+def _tensors(network: Any) -> Tensors:
+    """Return all parameters and buffers of a network, by path: model.enc.32x32_conv.weight."""
     found: Tensors = {}
-    for name, tensor in (_attributes(module, "_parameters") | _attributes(module, "_buffers")).items():
-        if isinstance(tensor, np.ndarray):
-            found[f"{prefix}{name}"] = tensor
-        elif tensor is not None:
-            raise ValueError(f"{prefix}{name} must be a tensor, got a {type(tensor).__name__}")
-    for name, child in _attributes(module, "_modules").items():
-        if child is not None:
-            found |= _tensors(child, f"{prefix}{name}.")
+    waiting, count = [("", network)], 0
+    while waiting:
+        prefix, module = waiting.pop()
+        parameters, buffers, modules = (_attributes(module, f"_{n}") for n in ("parameters", "buffers", "modules"))
+        count += 1 + len(parameters) + len(buffers) + len(modules)
+        if count > _MOST_PARTS:  # a pickle may hold one module in any number of places, itself included
+            raise ValueError(f"its network has more than {_MOST_PARTS:,} layers and tensors, or one of them many times")
+        for name, part in (*parameters.items(), *buffers.items(), *modules.items()):
+            path = f"{prefix}{short(name)}"
+            if part is None:
+                continue
+            if isinstance(part, np.ndarray) and name not in modules:
+                found[path] = part
+            elif name in modules and path.count(".") < 8:
+                waiting.append((f"{path}.", part))
+            else:
+                raise ValueError(f"{path} is not a layer or tensor as EDM saves it")
     return found
 
 
@@ -145,14 +155,6 @@ def _options(given: dict[str, Any]) -> Options:
     if options["encoder_type"] == "residual":
         require(options, {"resample_filter": [1, 3, 3, 1]})
     return options
-
-
-def _refuse_larger(options: dict[str, Any], tensors: Tensors) -> None:
-    """Raise ValueError for arguments that these tensors cannot fit, before memory is allocated for them."""
-    width = options["model_channels"] * max(options["channel_mult"], default=1)
-    widest = max(width, options["in_channels"], options["label_dim"])
-    if options["num_blocks"] > len(tensors) or widest > max((t.size for t in tensors.values()), default=0):
-        raise ValueError(f"the network's arguments ask for more than its {len(tensors)} tensors")
 
 
 def _model(options: Options, form: str, state: Options) -> UNetConfig:

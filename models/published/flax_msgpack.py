@@ -1,16 +1,17 @@
 """Reader of flax's msgpack checkpoints that trusts no file; flax.serialization reads any dtype and raises anything."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import msgpack
 import numpy as np
 
-from models.published.translate import Tensors, flat
+from formats.short import short, shown
+from models.published.translate import FLOATS, Tensors
 
-_DTYPES = {np.dtype(kind).name: np.dtype(kind) for kind in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)}
 _MOST_DIMENSIONS = 32
+_LONGEST = 200  # characters of a name, and of the names of the modules that it lies in
 
 
 def read_tensors(path: Path, entry: str) -> Tensors:
@@ -27,24 +28,40 @@ def read_tensors(path: Path, entry: str) -> Tensors:
         with path.open("rb") as file:
             # only shapes are lists here: no memory is set aside for what claims to be a long one
             unpacker = msgpack.Unpacker(
-                file, ext_hook=_array, object_hook=_whole, max_buffer_size=size, max_array_len=_MOST_DIMENSIONS
+                file,
+                ext_hook=_array,
+                object_hook=_whole,
+                max_buffer_size=size,
+                max_array_len=_MOST_DIMENSIONS,
+                max_str_len=_LONGEST,
             )
             for _ in range(unpacker.read_map_header()):
                 if unpacker.unpack() == entry:
-                    tensors = flat(unpacker.unpack())
+                    tensors = dict(_leaves(unpacker.unpack()))
                 else:
                     unpacker.skip()
             if unpacker.tell() != size:
                 raise ValueError("more follows after its end")
     except Exception as error:  # damaged bytes can fail in any way
-        said = str(error).rstrip(".") or type(error).__name__
+        said = short(error, 200).rstrip(".") or type(error).__name__
         raise ValueError(f"{path} is damaged or not a checkpoint of flax: {said}") from None
     if tensors is None:
         raise ValueError(f"{path} has no entry {entry}, which is where the weights should be")
     for name, tensor in tensors.items():
-        if not isinstance(tensor, np.ndarray) or tensor.dtype not in _DTYPES.values():
-            raise ValueError(f"{path}: {entry}.{name} must be a tensor of floating-point numbers")
+        if not isinstance(tensor, np.ndarray) or tensor.dtype not in FLOATS.values():
+            raise ValueError(f"{path}: {entry}.{short(name)} must be a tensor of floating-point numbers")
     return tensors
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what lies in a tree of maps, by path. Raises ValueError for a path that is too long for a tensor."""
+    if len(prefix) > _LONGEST:
+        raise ValueError(f"{short(prefix)} lies in too many maps")
+    for name, inside in tree.items():
+        if isinstance(inside, dict):
+            yield from _leaves(inside, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", inside
 
 
 def _array(code: int, data: bytes) -> np.ndarray:
@@ -52,9 +69,9 @@ def _array(code: int, data: bytes) -> np.ndarray:
     if code != 1:
         raise ValueError(f"extension {code} is not a tensor")
     shape, dtype, content = msgpack.unpackb(data, max_array_len=_MOST_DIMENSIONS)
-    if dtype not in _DTYPES:
-        raise ValueError(f"a tensor has the dtype {dtype!r}, which is not one of {', '.join(_DTYPES)}")
-    return np.frombuffer(content, _DTYPES[dtype]).reshape(shape)
+    if dtype not in FLOATS:
+        raise ValueError(f"a tensor has the dtype {shown(dtype)}, which is not one of {', '.join(FLOATS)}")
+    return np.frombuffer(content, FLOATS[dtype]).reshape(shape)
 
 
 def _whole(found: dict[str, Any]) -> dict[str, Any] | np.ndarray:

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from formats.files import atomic_path, read_json, read_safetensors, sha256
+from formats.files import atomic_path, read_json, read_safetensors, read_safetensors_header, sha256
+from formats.short import short
 from models.checkpoints import checkpoint
-from models.config import UNetConfig, validate
+from models.config import UNetConfig, model_of
 from models.published.allowed import errors_naming
-from models.published.translate import Rule, expected_shapes, flat, translate
+from models.published.translate import Rule, expected_shapes, flat, refuse_larger, translate
 
 
 class PublishedNetwork(NamedTuple):
@@ -60,7 +61,7 @@ def read_published(folder: Path) -> PublishedNetwork:
     Raises FileNotFoundError if a file is missing, ValueError if one is damaged or they do not fit each other.
     """
     config = read_published_config(folder)
-    model, path = UNetConfig(**config["model"]), folder / "model.safetensors"
+    model, path = model_of(config["model"]), folder / "model.safetensors"
     tensors = read_safetensors(path)
     if sha256(path) != config["sha256"]:
         raise ValueError(f"{path} is damaged: its SHA-256 is not the one in config.json; fetch or convert it again")
@@ -74,20 +75,46 @@ def read_checkpoint(folder: Path, step: int) -> PublishedNetwork:
     from models.unet import shapes
 
     config = checkpoint.read_config(folder, step)
-    model = UNetConfig(**config["model"])
+    with errors_naming(f"config.json of step {step} in {folder}"):
+        model = model_of(config.get("model"))
     params = checkpoint.restore(folder, step, {"ema": shapes(model)})["ema"]
     source = f"{folder.absolute().parent.name}, step {step}"
     return PublishedNetwork("deis", source, model, config["sde"], params, config["dataset"])
 
 
 def read_published_config(folder: Path) -> dict[str, Any]:
-    """Read config.json of a published network. Raises FileNotFoundError, or ValueError if it is not such a file."""
-    path = folder / "config.json"
+    """Read config.json of a published network, and see in the head of model.safetensors that it may hold its weights.
+
+    Raises FileNotFoundError, or ValueError if a file is damaged, is none of such a network, or cannot fit the other.
+    """
+    path, weights = folder / "config.json", folder / "model.safetensors"
     config = read_json(path)
-    try:
-        with errors_naming(path):
-            validate(UNetConfig(**config["model"]))
-        return {name: config[name] for name in ("family", "source", "model", "sde", "dataset", "sha256")}
-    except (KeyError, TypeError):  # for an option that is missing, unknown or of another type
-        said = f"{path} does not describe a network of this project; convert it: python -m models.convert"
-        raise ValueError(said) from None
+    found: dict[str, Any] = {
+        name: config.get(name) for name in ("family", "source", "model", "sde", "dataset", "sha256")
+    }
+    texts = (found["family"], found["source"], found["sha256"])
+    if not (all(isinstance(text, str) for text in texts) and isinstance(found["model"], dict)):
+        raise ValueError(f"{path} does not describe a network of this project; convert it: python -m models.convert")
+    with errors_naming(path):
+        model = model_of(found["model"])
+        if not (_are_plain(found["sde"]) and isinstance(found["sde"].get("name"), str)):
+            raise ValueError("sde must be the name and the options of the SDE that the network was trained under")
+        if not (found["dataset"] is None or _are_plain(found["dataset"])):
+            raise ValueError("dataset must be the options of a data set, or null")
+    types = read_safetensors_header(weights)
+    with errors_naming(weights):
+        refuse_larger(model, len(types))
+        for name, kind in types.items():
+            if kind not in ("F16", "BF16", "F32", "F64"):
+                raise ValueError(
+                    f"tensor {short(name)} is of type {short(kind)}, and must be of floating-point numbers"
+                )
+    return found
+
+
+def _are_plain(options: Any) -> bool:
+    """Whether they are named as Python's are, and each is a text, a number, true, false or null, none without end."""
+    return isinstance(options, dict) and all(
+        name.isidentifier() and len(name) < 100 and (value is None or isinstance(value, str | int | float))
+        for name, value in options.items()
+    )

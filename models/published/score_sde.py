@@ -1,8 +1,9 @@
-"""Import of checkpoints of score_sde's JAX code (Song et al., arXiv 2011.13456), for continuous times.
+"""Import of checkpoints of score_sde (Song et al., arXiv 2011.13456), its JAX or PyTorch code, for continuous times.
 
-A checkpoint is one msgpack map as flax writes it: step, optimizer, ..., and the weights to use, params_ema, as
+A checkpoint of JAX is one msgpack map as flax writes it: step, optimizer, ..., and the weights to use, params_ema, as
 {"ResnetBlockDDPM_0": {"Conv_0": {"kernel": array, "bias": array}, ...}, ...}. Modules are numbered per class in the
-order in which they run. The configuration is not in the file.
+order in which they run. One of PyTorch has the same modules, numbered all together: see
+`models.published.score_sde_torch`. The configuration is in neither.
 """
 
 import math
@@ -13,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from formats.torch_pickle import is_saved_by_torch
 from models.config import UNetConfig, validate
 from models.layout import stages
 from models.published import allowed
 from models.published.allowed import REQUIRED, Options, checked, errors_naming, refuse_unknown, require
 from models.published.flax_msgpack import read_tensors
 from models.published.network import PublishedNetwork
-from models.published.translate import TORCH, Modules, Rules, rules_for, translate
+from models.published.score_sde_torch import read_averages
+from models.published.translate import TORCH, Modules, Rules, rules_for, torch_layout, translate
 
 _DDPM: Options = {
     "training.sde": "vpsde",
@@ -98,14 +101,6 @@ _VE = {"model.name": "ncsnpp", "model.scale_by_sigma": True, "model.embedding_ty
 # options of training or of sampling in discrete steps, or set for a network that does not read them
 _WITHOUT_EFFECT = {"model.ema_rate", "model.init_scale", "model.num_scales", "model.embedding_type"}
 
-_MODULES: Modules = {
-    "embed_in": "Dense_0",
-    "embed_out": "Dense_1",
-    "fourier": "GaussianFourierProjection_0",
-    "conv_in": "Conv_0",
-    "norm_out": "GroupNorm_0",
-    "conv_out": "Conv_1",
-}
 _BLOCK = {"norm_1": "GroupNorm_0", "conv_1": "Conv_0", "embed": "Dense_0", "norm_2": "GroupNorm_1", "conv_2": "Conv_1"}
 
 
@@ -117,12 +112,13 @@ def read_score_sde(path: Path, config: dict[str, Any] | str) -> PublishedNetwork
     Raises FileNotFoundError without the file; ValueError, naming the option or tensor, for a network that cannot be
     expressed here, or a file that is damaged or does not fit the configuration.
     """
-    tensors = read_tensors(path, "params_ema")
+    is_torch = is_saved_by_torch(path)
+    tensors = read_averages(path) if is_torch else read_tensors(path, "params_ema")
     with errors_naming(path):
         options = _options(config)
         model, sde = _model(options), _sde(options)
         validate(model)
-        params = translate(_rules(model), tensors, model)
+        params = translate(_rules(model, is_torch), tensors, model)
     return PublishedNetwork("score_sde", str(path), model, sde, params)
 
 
@@ -187,16 +183,19 @@ def _sde(options: Options) -> dict[str, Any]:
     return {"name": name, "beta_0": low, "beta_1": high, "t_0": 1e-3, "T": 1.0}
 
 
-def _rules(model: UNetConfig) -> Rules:
+def _rules(model: UNetConfig, is_torch: bool) -> Rules:
     numbers: defaultdict[str, count] = defaultdict(count)
 
     def module(name: str) -> str:
-        """Return the name of the next module of a class."""
-        return f"{name}_{next(numbers[name])}"
+        """Return the name of the next module, which is of this class."""
+        return f"all_modules.{next(numbers[''])}" if is_torch else f"{name}_{next(numbers[name])}"
 
     is_ncsnpp = model.resample == "block"
     block_class, attention = ("ResnetBlockBigGANpp", "AttnBlockpp") if is_ncsnpp else ("ResnetBlockDDPM", "AttnBlock")
-    modules, nin, conv2d = dict(_MODULES), Modules(), Modules()
+    modules, nin, conv2d = Modules(), Modules(), Modules()
+    if model.embedding == "fourier":
+        modules["fourier"] = module("GaussianFourierProjection")
+    modules |= {"embed_in": module("Dense"), "embed_out": module("Dense"), "conv_in": module("Conv")}
     for stage in stages(model):
         ours = f"stages.{stage.name}"
         if stage.kind == "block":
@@ -215,9 +214,11 @@ def _rules(model: UNetConfig) -> Rules:
             nin[f"{ours}.attention.out"] = f"{theirs}.NIN_3"
         if stage.pyramid:
             conv2d[f"pyramid.{stage.name}.conv"] = f"{module('Downsample')}.Conv2d_0"
-    flax = {"kernel": "kernel", "bias": "bias", "scale": "scale", "frequency": "W"}
-    rules = rules_for(modules, flax, _layout) | rules_for(nin, {"kernel": "W", "bias": "b"}, _layout)
-    return rules | rules_for(conv2d, TORCH, _layout)
+    modules |= {"norm_out": module("GroupNorm"), "conv_out": module("Conv")}
+    names = TORCH if is_torch else {"kernel": "kernel", "bias": "bias", "scale": "scale"}
+    layout = torch_layout if is_torch else _layout
+    rules = rules_for(modules, names | {"frequency": "W"}, layout) | rules_for(conv2d, TORCH, layout)
+    return rules | rules_for(nin, {"kernel": "W", "bias": "b"}, _layout)
 
 
 def _layout(tensor: np.ndarray) -> np.ndarray:

@@ -8,11 +8,15 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
+from formats.short import named, short, shown
 from models.config import UNetConfig
+from models.layout import stages
 
 Tensors = dict[str, np.ndarray]
+FLOATS = {np.dtype(kind).name: np.dtype(kind) for kind in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)}
 
 
 class Rule(NamedTuple):
@@ -31,35 +35,47 @@ def translate(rules: Rules, tensors: Tensors, model: UNetConfig, unused: Collect
 
     rules: those for parameters that `model` does not have are ignored.
     unused: tensors that are known to have no part in sampling.
-    Raises ValueError, naming the tensor, for one that is missing, left over, of another shape, or that holds NaN.
+    Raises ValueError, naming the tensor, for one that is missing, left over, of another shape, not of floating-point
+    numbers, or that holds NaN.
     """
     from flax.traverse_util import unflatten_dict
 
+    refuse_larger(model, len(tensors))
     expected = expected_shapes(model)
     if undescribed := sorted(expected.keys() - rules.keys()):
-        raise AssertionError(f"there are no rules for {_few(undescribed)}")
+        raise AssertionError(f"there are no rules for {named(undescribed)}")
     rules = {ours: rule for ours, rule in rules.items() if ours in expected}
-    named = {name for rule in rules.values() for name in rule.theirs}
-    if missing := sorted(named - tensors.keys()):
-        raise ValueError(f"tensor {_few(missing)} is missing")
-    if extra := sorted(tensors.keys() - named - set(unused)):
-        raise ValueError(f"tensor {_few(extra)} has no place in this network")
+    used = {name for rule in rules.values() for name in rule.theirs}
+    if missing := sorted(used - tensors.keys()):
+        raise ValueError(f"tensor {named(missing)} is missing")
+    if extra := sorted(tensors.keys() - used - set(unused)):
+        raise ValueError(f"tensor {named(extra)} has no place in this network")
     params = {}
     for ours, rule in rules.items():
         inputs, shape = [tensors[name] for name in rule.theirs], expected[ours]
-        said = " and ".join(f"{name} {list(t.shape)}" for name, t in zip(rule.theirs, inputs, strict=True))
+        said = " and ".join(f"{name} {shown(list(t.shape))}" for name, t in zip(rule.theirs, inputs, strict=True))
+        if not all(tensor.dtype in FLOATS.values() for tensor in inputs):
+            kinds = ", ".join(short(tensor.dtype) for tensor in inputs)
+            raise ValueError(f"tensor {said} holds {kinds}, and must hold one of {', '.join(FLOATS)}")
         try:
-            output = np.ascontiguousarray(rule.convert(*inputs), np.float32)
+            with np.errstate(over="ignore"):  # becomes infinite, and is refused below
+                output = np.ascontiguousarray(rule.convert(*inputs), np.float32)
         except (ValueError, IndexError):
             raise ValueError(f"tensor {said} cannot make {ours} {list(shape)}") from None
         if output.shape != shape:
             raise ValueError(
-                f"tensor {said} makes {ours} {list(output.shape)}, but the configuration needs {list(shape)}"
+                f"tensor {said} makes {ours} {shown(list(output.shape))}, but the configuration needs {list(shape)}"
             )
         if not np.all(np.isfinite(output)):
             raise ValueError(f"tensor {said} holds NaN or infinite values")
         params[ours] = output
     return unflatten_dict(params, sep=".")
+
+
+def refuse_larger(model: UNetConfig, count: int) -> None:
+    """Raise ValueError for a network of more blocks than `count` tensors can make, before it is built."""
+    if (blocks := len(stages(model))) > count:
+        raise ValueError(f"the network's options ask for {blocks} blocks, more than its {count} tensors can make")
 
 
 def expected_shapes(model: UNetConfig) -> dict[str, tuple[int, ...]]:
@@ -105,7 +121,3 @@ def torch_layout(tensor: np.ndarray) -> np.ndarray:
     A tensor with one axis, a bias or a scale, remains as it is.
     """
     return tensor.transpose(2, 3, 1, 0) if tensor.shape[2:] not in ((), (1, 1)) else tensor.reshape(tensor.shape[:2]).T
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

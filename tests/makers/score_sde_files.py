@@ -1,11 +1,13 @@
 """Small checkpoints as score_sde wrote them, of two levels with one block each, and their configurations."""
 
 import copy
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import flax.serialization
 import numpy as np
+import torch_files
 
 Config = dict[str, dict[str, Any]]
 
@@ -157,3 +159,54 @@ def _tree(tensors: dict[str, Any]) -> dict[str, Any]:
             inside = inside.setdefault(module, {})
         inside[leaf] = tensor
     return tree
+
+
+_ORDER = {
+    "ddpm": "Dense_0 Dense_1 Conv_0 R0 Downsample_0 R1 A0 R2 A1 R3 R4 R5 A2 Upsample_0 R6 R7 GroupNorm_0 Conv_1",
+    "ddpmpp": "Dense_0 Dense_1 Conv_0 R0 R1 R2 A0 R3 A1 R4 R5 R6 A2 R7 R8 R9 GroupNorm_0 Conv_1",
+    "ncsnpp": "GaussianFourierProjection_0 Dense_0 Dense_1 Conv_0 R0 R1 Downsample_0 R2 A0 R3 A1 R4 R5 R6 A2 R7 R8 R9"
+    " GroupNorm_0 Conv_1",
+}
+"""The modules in the order in which the PyTorch code makes them; R and A are residual blocks and attention."""
+
+
+def torch_state(kind: str, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors as PyTorch's state_dict has them, with its names and axes."""
+    block, attention = (
+        ("ResnetBlockDDPM_", "AttnBlock_") if kind == "ddpm" else ("ResnetBlockBigGANpp_", "AttnBlockpp_")
+    )
+    state = {}
+    for number, short in enumerate(_ORDER[kind].split()):
+        name = {"R": block, "A": attention}[short[0]] + short[1:] if short[0] in "RA" else short
+        for path in (path for path in tensors if path.startswith(f"{name}/")):
+            *inside, leaf = path.split("/")[1:]
+            tensor = tensors[path]
+            if leaf in ("kernel", "weight"):
+                tensor = tensor.T if tensor.ndim == 2 else tensor.transpose(3, 2, 0, 1)
+            if leaf in ("scale", "bias"):
+                tensor = tensor.ravel()
+            leaf = {"kernel": "weight", "scale": "weight"}.get(leaf, leaf)
+            state[".".join(["all_modules", str(number), *inside, leaf])] = tensor
+    return state
+
+
+def torch_content(state: dict[str, np.ndarray], **changes: Any) -> tuple[Any, ...]:
+    """A checkpoint of the PyTorch code with these averages, and its storages; the weights themselves are not them."""
+    storages: list[torch_files.Storage] = []
+
+    def saved(tensor: np.ndarray) -> torch_files.Call:
+        storages.append(torch_files.Storage(np.ascontiguousarray(tensor), str(len(storages))))
+        strides = np.ascontiguousarray(tensor).strides
+        return torch_files.view(storages[-1], tensor.shape, tuple(step // tensor.itemsize for step in strides))
+
+    fixed = "all_modules.0.W"
+    model = {"module.sigmas": saved(np.geomspace(50, 0.01, 10))}
+    model |= {f"module.{name}": saved(tensor if name == fixed else 0 * tensor) for name, tensor in state.items()}
+    averages = [saved(tensor) for name, tensor in state.items() if name != fixed]
+    content = {
+        "optimizer": {"state": {0: {"step": 3, "exp_avg": averages[0]}}, "param_groups": [{"betas": (0.9, 0.999)}]},
+        "model": OrderedDict(model),
+        "ema": {"decay": 0.9999, "num_updates": 3, "shadow_params": averages},
+        "step": 3,
+    }
+    return content | changes, *storages

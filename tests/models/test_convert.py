@@ -8,9 +8,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import published_network
 import pytest
-from commands import TINY, run
+import score_sde_files
+import torch_files
+from commands import TINY, run, run_here
+from safetensors.numpy import load_file, save_file
 
+from formats.files import sha256
 from models.convert import main
 from models.published.network import read_published, write_published
 from models.published.score_sde import read_score_sde
@@ -79,6 +84,16 @@ def test_a_run_of_ours_is_published_bit_for_bit(tmp_path: Path, convert: Convert
     assert "not the steps of a run" in run("sample.py", "checkpoint=net", "step=4", *FEW, cwd=tmp_path).stderr
 
 
+def test_a_checkpoint_of_score_sde_s_pytorch_code_is_converted(tmp_path: Path, convert: Convert) -> None:
+    state = score_sde_files.torch_state("ncsnpp", score_sde_files.make_tensors("ncsnpp"))
+    (tmp_path / "checkpoint_8.pth").write_bytes(torch_files.zipped(*score_sde_files.torch_content(state)))
+    (tmp_path / "checkpoint_8.json").write_text(json.dumps(score_sde_files.NCSNPP))
+    code, out, error = convert("checkpoint_8.pth", "net")
+    assert (code, error) == (0, "")
+    assert f"parameters  {sum(tensor.size for tensor in state.values()):,}, 8x8x3 images, no classes" in out
+    assert read_published(tmp_path / "net").family == "score_sde"
+
+
 class Foreign:
     def __reduce__(self) -> tuple:
         return os.system, ("touch it_was_run",)
@@ -98,7 +113,8 @@ def test_refusals_are_one_sentence_and_write_nothing(tmp_path: Path, convert: Co
     for source, arguments, said in (
         ("evil.pkl", [], "system"),
         ("empty", [], "empty"),
-        ("torch.pt", [], "torch.save"),
+        ("torch.pt", [], "is taken for a checkpoint of score_sde, which does not hold its configuration"),
+        ("torch.pt", ["--config", "vp/cifar10_ddpmpp_continuous"], "torch.pt is cut short, damaged"),
         ("noise", [], "does not hold its configuration"),
         ("noise", ["--config", "vp/cifar10_ddpmpp_continuous"], "noise"),
         ("lies", [], "but the configuration needs"),
@@ -110,6 +126,28 @@ def test_refusals_are_one_sentence_and_write_nothing(tmp_path: Path, convert: Co
         assert said in error
         assert not (tmp_path / "net").exists()
     assert not (tmp_path / "it_was_run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_blocks": 1_000_000_000}, "model.num_blocks must be from 1 to 64, got 1000000000"),
+        ({"num_blocks": 64}, "ask for 262 blocks, more than its"),
+        ({}, "tensor conv_out.bias is of type I32, and must be of floating-point numbers"),
+    ],
+)
+def test_sampling_refuses_a_hostile_network_before_it_makes_a_folder(change: dict, said: str, tmp_path: Path) -> None:
+    net = published_network.write(tmp_path / "net")
+    config = json.loads((net / "config.json").read_text())
+    if not change:
+        tensors = load_file(net / "model.safetensors")
+        save_file(tensors | {"conv_out.bias": np.ones(1, np.int32)}, net / "model.safetensors")
+        config["sha256"] = sha256(net / "model.safetensors")
+    (net / "config.json").write_text(json.dumps(config | {"model": config["model"] | change}))
+    done = run_here("sample.py", "checkpoint=net", *FEW, "run_dir=drawn", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert said in done.stderr
+    assert not (tmp_path / "drawn").exists()
 
 
 def test_a_folder_that_holds_something_is_not_written_to(tmp_path: Path, convert: Convert) -> None:

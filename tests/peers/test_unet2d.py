@@ -187,3 +187,22 @@ def test_tab3_draws_the_same_in_jax_and_in_torch(pipeline):
     with torch.no_grad():
         theirs = deis.torch.sample(table, in_torch, x_T)
     agree(deis.sample(table, eps, jnp.asarray(to_nhwc(x_T))), theirs, 1e-3)
+
+
+def test_the_average_that_diffusers_saves(tmp_path: Path) -> None:
+    from diffusers.training_utils import EMAModel
+
+    unet = unet_of(levels(16, [32, 64], [8]))
+    ema = EMAModel(unet.parameters(), model_cls=diffusers.UNet2DModel, model_config=unet.config)
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            parameter += torch.randn_like(parameter)
+    ema.step(unet.parameters())
+    diffusers.DDPMScheduler(**BETAS).save_pretrained(tmp_path / "scheduler")
+    ema.save_pretrained(tmp_path / "unet_ema")
+    found = read_diffusers(tmp_path)
+    assert "optimization_step" in json.loads((tmp_path / "unet_ema" / "config.json").read_text())
+    ema.copy_to(unet.parameters())
+    unet.save_pretrained(tmp_path / "plain")
+    expected = read_diffusers(tmp_path / "plain")
+    assert jax.tree.all(jax.tree.map(np.array_equal, found.params, expected.params))

@@ -165,7 +165,8 @@ def test_a_missing_scheduler_may_be_written(folder: Path) -> None:
         ("rescale_betas_zero_snr", True, "must be False, got True"),
         ("prediction_type", "flow_prediction", "must be 'epsilon' or 'sample' or 'v_prediction', got 'flow_pred"),
         ("predict_epsilon", False, "must be True, got False"),
-        ("num_train_timesteps", "many", "must be a whole number of at least 1, got 'many'"),
+        ("num_train_timesteps", "many", "must be a whole number from 1 to 100000, got 'many'"),
+        ("num_train_timesteps", 10**12, "must be a whole number from 1 to 100000, got 1000000000000"),
     ],
 )
 def test_a_diffusion_that_is_not_known_is_refused(folder: Path, option: str, value: Any, message: str) -> None:

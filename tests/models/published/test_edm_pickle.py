@@ -1,6 +1,7 @@
 """EDM's pickles, without EDM and torch: a small network's weights in our layout, and what cannot be imported."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,8 +146,13 @@ def test_absent_arguments_are_songunets_own(path: Path) -> None:
         ({"state": {"sigma_data": -1}}, "EDMPrecond: sigma_data must be a number from 1e-06 to 1e+06, got -1"),
         ({"state": {"sigma_min": 2, "sigma_max": 1}}, "EDMPrecond: sigma_min must be below sigma_max, got 2 and 1"),
         ({"form": "VPPrecond", "state": {"M": 4000}}, "VPPrecond: M must be 1000, got 4000"),
-        ({"num_blocks": 10**9}, "the network's arguments ask for more than its 149 tensors"),
-        ({"model_channels": 10**30}, "the network's arguments ask for more than its 149 tensors"),
+        ({"num_blocks": 64}, "the network's options ask for 262 blocks, more than its 149 tensors can make"),
+        ({"num_blocks": 10**9}, "model.num_blocks must be from 1 to 64, got 1000000000"),
+        ({"model_channels": 10**30}, f"model.channels must be from 1 to 4096, got {10**30}"),
+        (
+            {"channel_mult": [1] * 1000},
+            "model.multipliers must be at most 10 numbers up to 64, got [1, 1, 1 and 997 more]",
+        ),
     ],
 )
 def test_what_cannot_be_expressed_is_named(changes: dict[str, Any], said: str, path: Path) -> None:
@@ -247,7 +253,20 @@ def test_a_network_that_contains_itself_is_refused(path: Path) -> None:
     inner = torch_files.persistent("SongUNet", {"_init_kwargs": ARGUMENTS, "_modules": {"loop": loop}})
     outer = torch_files.persistent("EDMPrecond", {"_modules": {"model": inner}} | STATE["EDMPrecond"])
     path.write_bytes(torch_files.pickled({"ema": outer}))
-    assert refused(path).endswith("is not a layer as EDM saves it")
+    assert refused(path).endswith("is not a layer or tensor as EDM saves it")
+
+
+def test_modules_in_many_places_are_refused_at_once(path: Path) -> None:
+    """Each of seven levels holds the next one a hundred times: few bytes, and 10^14 paths."""
+    inside: Any = torch_files.ModuleDict({"_parameters": {"weight": torch_files.tensor(np.ones(1, np.float32))}})
+    for _ in range(6):
+        inside = torch_files.ModuleDict({"_modules": {f"block{i}": inside for i in range(100)}})
+    inner = torch_files.persistent("SongUNet", {"_init_kwargs": ARGUMENTS, "_modules": {"enc": inside}})
+    outer = torch_files.persistent("EDMPrecond", {"_modules": {"model": inner}} | STATE["EDMPrecond"])
+    path.write_bytes(torch_files.pickled({"ema": outer}))
+    start = time.perf_counter()
+    assert refused(path) == "its network has more than 20,000 layers and tensors, or one of them many times"
+    assert time.perf_counter() - start < 5
 
 
 def test_a_truncated_file_is_refused(path: Path) -> None:

@@ -182,14 +182,31 @@ def test_another_config_json(content: str, said: str, folder: Path) -> None:
         ({"num_blocks": 2}, "tensor stages.down_"),
         ({"attention_resolutions": []}, "has no place in this network"),
         ({"dtype": "int8"}, "config.json: model.dtype must be one of float32, bfloat16, got 'int8'"),
-        ({"width": 8}, "config.json does not describe a network of this project"),
-        ({"channels": "8"}, "config.json does not describe a network of this project"),
-        ({"channels": None}, "config.json does not describe a network of this project"),
+        ({"width": 8}, "config.json: model.width is not an option of a network"),
+        ({"channels": "8"}, "config.json: model.channels must be of type int, got '8'"),
+        ({"channels": None}, "config.json: model.channels must be of type int, got None"),
+        ({"channels": 8.0}, "config.json: model.channels must be of type int, got 8.0"),
+        ({"norm_eps": float("nan")}, "config.json: model.norm_eps must be of type float, got nan"),
+        ({"image_size": None}, "config.json: model.image_size must be of type int, got None"),
+        ({"image_size": 0}, "config.json: model.image_size must be from 1 to 4096, got 0"),
+        ({"head_channels": [1] * 1000}, "model.head_channels must be of type int | None, got [1, 1, 1 and 997 more]"),
+        ({"num_blocks": 1_000_000_000}, "config.json: model.num_blocks must be from 1 to 64, got 1000000000"),
+        ({"num_blocks": 64}, "the network's options ask for 262 blocks, more than its 128 tensors can make"),
     ],
 )
 def test_a_configuration_that_lies(options: dict, said: str, folder: Path) -> None:
     reconfigure(folder, model=dataclasses.asdict(MODEL) | options)
     assert said in refused(folder)
+
+
+@pytest.mark.parametrize("sde", [None, [], {}, {"name": ["ve"]}, {"name": "ve", "sigma_min": [0.1] * 1000}, {"a b": 1}])
+def test_an_sde_that_is_none(sde: Any, folder: Path) -> None:
+    reconfigure(folder, sde=sde)
+    assert refused(folder).endswith(
+        "config.json: sde must be the name and the options of the SDE that the network was trained under"
+    )
+    reconfigure(folder, sde={"name": "ve"}, dataset=3)
+    assert refused(folder).endswith("config.json: dataset must be the options of a data set, or null")
 
 
 @pytest.mark.parametrize(
@@ -199,6 +216,9 @@ def test_a_configuration_that_lies(options: dict, said: str, folder: Path) -> No
         ({"conv_out.extra": np.zeros(1, np.float32)}, "tensor conv_out.extra has no place in this network"),
         ({"conv_out.bias": np.zeros(2, np.float32)}, "tensor conv_out.bias [2] makes conv_out.bias [2], but"),
         ({"conv_out.bias": np.full(1, np.inf, np.float32)}, "tensor conv_out.bias [1] holds NaN or infinite values"),
+        ({"conv_out.bias": np.ones(1, np.int32)}, "tensor conv_out.bias is of type I32, and must be of floating-point"),
+        ({"conv_out.bias": np.full(1, 1e300)}, "tensor conv_out.bias [1] holds NaN or infinite values"),
+        ({"a\nb": np.zeros(1, np.float32)}, r"tensor a\nb has no place in this network"),
     ],
 )
 def test_a_tensor_that_does_not_fit_is_named(change: dict, said: str, folder: Path) -> None:
