@@ -13,12 +13,14 @@ class DatasetConfig:
 
     name: str = "???"  # short name for output folders and logs
     tfds_name: str | None = None  # builder of tensorflow-datasets, "name" or "name/config"; null: own images
-    path: str | None = None  # own images: a folder of image files, or an .npz holding `images` (and `labels`)
+    path: str | None = None  # own images: a folder or .zip of image files, or an .npz holding `images` (and `labels`)
     data_dir: str = "~/tensorflow_datasets"  # folder of prepared tensorflow-datasets data
     download: bool = True  # fetch a data set that is not prepared yet
     train_split: str = "train"  # TFDS split string for training, such as "train" or "train[:90%]"
     test_split: str = "test"  # TFDS split string held out for evaluation
     test_fraction: float = 0.1  # own images: share held out for evaluation, in (0, 1)
+    background: str = "white"  # own images: colour that transparent ones are composed on, a name or #rrggbb
+    skip_damaged: bool = False  # own images: leave out, and count, files that cannot be read; false: stop at the first
     center_crop: int | None = None  # side in pixels of a centre square to cut out first; null: none
     image_size: int | None = None  # side in pixels to resize to (non-square: centre square first); null: as stored
     flip: bool = False  # mirror training images left to right at random

@@ -34,7 +34,8 @@ from tqdm import tqdm
 
 import data.digits  # noqa: F401  registers the builder `digits`
 from data.config import DatasetConfig
-from data.files import Loaded, crop_resize
+from data.files import Loaded
+from data.pictures import crop_resize
 from formats.files import atomic_path
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ _RETRIES = 2  # TFDS tries ten times, which takes minutes on a dead network
 
 
 def load_prepared(cfg: DatasetConfig, split: str) -> Loaded:
-    """Map the "train" or "test" split of the TFDS data set `cfg.tfds_name` into memory.
+    """Map the "train" or "test" split of the TFDS data set `cfg.tfds_name`, or "all" of both, into memory.
 
     The first call downloads, prepares and decodes. Where several processes call at once, one of them does the work.
 
@@ -52,7 +53,8 @@ def load_prepared(cfg: DatasetConfig, split: str) -> Loaded:
     ValueError for an unknown data set or split, a folder that cannot be written, or data without usable images.
     """
     data_dir = Path(cfg.data_dir).expanduser()
-    tfds_split = cfg.train_split if split == "train" else cfg.test_split
+    splits = {"train": cfg.train_split, "test": cfg.test_split, "all": f"{cfg.train_split}+{cfg.test_split}"}
+    tfds_split = splits[split]
     with _quiet():
         builder = _builder(cfg, data_dir)
         stem = f"{quote(tfds_split, safe='')}-crop{cfg.center_crop or 0}-size{cfg.image_size or 0}"
@@ -132,7 +134,8 @@ def _decode(builder: Any, tfds_split: str, cfg: DatasetConfig, images_file: Path
     mode = "L" if builder.info.features["image"].shape[-1] == 1 else "RGB"
 
     def pixels(example: dict[str, Any]) -> np.ndarray:
-        return crop_resize(Image.open(io.BytesIO(example["image"])), mode, cfg.center_crop, cfg.image_size)
+        image = Image.open(io.BytesIO(example["image"])).convert(mode)
+        return crop_resize(image, cfg.center_crop, cfg.image_size)
 
     shape, labels = pixels(examples[0]).shape, np.zeros(len(examples), np.int32)
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(examples), *shape)}

@@ -50,11 +50,12 @@ def main(cfg: DictConfig) -> None:
     with checking():
         job: FidJob = cli.to_object(cfg)
         check(job)
-        samples = None if job.samples is None else open_samples(Path(job.samples).expanduser(), job.num_samples)
+        assert job.dataset is not None
+        reading = (job.num_samples, job.dataset.background, job.dataset.skip_damaged)
+        samples = None if job.samples is None else open_samples(Path(job.samples).expanduser(), *reading)
         metrics = MetricConfig(job.metrics, job.kid_subsets, job.kid_subset_size)
         validate_metrics(metrics, None if samples is None else samples.n)
     print(jax_setup.configure_jax(SHARED_BATCH), file=sys.stderr)
-    assert job.dataset is not None
     extractor = load_extractor(job.extractor, job.dataset)
     path = None if job.reference is None else Path(job.reference).expanduser()
     reference = load_reference(extractor, job.dataset, metrics.need("features"), job.split, path)
