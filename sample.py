@@ -53,7 +53,7 @@ def main(cfg: DictConfig) -> None:
         job: SampleJob = cli.to_object(cfg)
         seeds, metrics = check(job)
         source = find(job.checkpoint, job.step, job.output_root)
-        dataset = job.dataset
+        dataset = job.dataset if job.dataset.name else None
         if metrics is not None or source.config["dataset"]:
             dataset = dataset_of(source, job.dataset, otherwise=", or extractor=none")
         classes = source.config["model"].get("num_classes", 0)
@@ -69,7 +69,7 @@ def main(cfg: DictConfig) -> None:
         print(jax_setup.configure_jax(job.batch_size), file=sys.stderr)
         measurement = None
         if metrics is not None and dataset is not None:
-            published = source.path if source.step is None and job.dataset is None else None
+            published = source.path if source.step is None and not job.dataset.name else None
             measurement = open_measurement(job.extractor, dataset, metrics, published)
         result = draw_images(job, source, table, seeds, run_dir, measurement)
         result |= {"dataset": dataset.name if dataset else None, "overrides": list(HydraConfig.get().overrides.task)}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,9 +109,9 @@ def choose_folder(job: TrainJob, config: dict[str, Any]) -> Path:
     return run_dir
 
 
-def initial_network(job: TrainJob, run_dir: Path) -> Source | None:
+def initial_network(job: TrainJob, run_dir: Path | None) -> Source | None:
     """The network that a run starts from, if it does not go on from a checkpoint of its own."""
-    if job.init is None or checkpoint.latest_step(run_dir / "checkpoints") is not None:
+    if job.init is None or (run_dir and checkpoint.latest_step(run_dir / "checkpoints") is not None):
         return None
     return find_initial(job.init, build_sde(job.sde))
 
@@ -190,26 +191,30 @@ def fit(
         resumed = f"resumed at step {start}; " if start else ""
         size = f"{unet.num_params(shapes.params):,} parameters, {len(train_set.images):,} images"
         print(f"{resumed}{size}, {mesh.size} x {jax.devices()[0].device_kind}", file=sys.stderr)
+        print("the first step compiles the network, or finds the code of an earlier start", file=sys.stderr)
         truncate_metrics(run_dir, start)
     log = open_log(job.logger, run_dir, "train", config) if main else Log(None)
     interval = 0.5 if sys.stderr.isatty() else 10
     bar = tqdm(total=train.steps, initial=start, unit="step", mininterval=interval, disable=not main)
 
-    def due(every: int) -> bool:
-        return every > 0 and (step % every == 0 or step == train.steps)
+    def due(*every: int) -> bool:
+        return any(each > 0 and (step % each == 0 or step == train.steps) for each in every)
 
     # Train
     with log, bar, saver, stop_requests() as stop_signal:
         for step in range(start + 1, train.steps + 1):
-            state, metrics = train_step(state, *next(batches))
+            batch, clock = next(batches), time.perf_counter()
+            state, metrics = train_step(state, *batch)
+            if step == start + 1 and main:
+                bar.write(f"compiled in {time.perf_counter() - clock:.1f} s", file=sys.stderr)
             progress.add(metrics)
             bar.update()
             if step == start + 1:
                 progress.start_clock()
             # several processes stop at the same step, which they agree upon now and then
             stopped = stop_signal() if alone else devices.agree(stop_signal()) if due(train.log_every) else 0
-            if due(train.checkpoint_every) or stopped:
-                progress.flush()
+            if due(train.log_every, train.checkpoint_every) or stopped:
+                progress.flush()  # so that a line is of the same steps whenever the run was saved or resumed
             if progress.skipped_in_a_row >= train.max_skipped:
                 raise NonFiniteError(
                     f"step {step}: loss or gradient was not finite {progress.skipped_in_a_row} times in a row, "
@@ -220,6 +225,8 @@ def fit(
                 values = progress.summary()
                 log.metrics(step, values)
                 bar.set_postfix_str(", ".join(f"{key} {values[key]:.4g}" for key in SHOWN if key in values))
+            if not due(train.eval_every, train.sample_every, train.fid_every, train.checkpoint_every) and not stopped:
+                continue
             with progress.aside():
                 score = None
                 if due(train.eval_every):

@@ -9,7 +9,7 @@ See: python -m eval.fid --help
 import json
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from omegaconf import MISSING, DictConfig
@@ -34,7 +34,7 @@ class FidJob:
 
     action: str | None = MISSING
     samples: str | None = MISSING
-    dataset: DatasetConfig | None = None
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
     split: str = MISSING
     reference: str | None = MISSING
     extractor: ExtractorConfig = MISSING
@@ -50,7 +50,6 @@ def main(cfg: DictConfig) -> None:
     with checking():
         job: FidJob = cli.to_object(cfg)
         check(job)
-        assert job.dataset is not None
         reading = (job.num_samples, job.dataset.background, job.dataset.skip_damaged)
         samples = None if job.samples is None else open_samples(Path(job.samples).expanduser(), *reading)
         metrics = MetricConfig(job.metrics, job.kid_subsets, job.kid_subset_size)
@@ -84,7 +83,7 @@ def check(job: FidJob) -> None:
         raise ValueError(
             "say what to do first: python -m eval.fid ref dataset=NAME, or python -m eval.fid calc SAMPLES dataset=NAME"
         )
-    if job.dataset is None:
+    if not job.dataset.name:
         raise ValueError("give dataset=NAME, the images to measure against; python -m eval.fid --help lists them")
     if job.extractor.name == "none":
         raise ValueError("extractor=none has no features to measure with; leave it out, or choose another")

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from runs.errors import checking
 class LikelihoodJob(NetworkJob):
     """The options of this command; conf/likelihood.yaml explains them."""
 
-    dataset: DatasetConfig | None = None
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
     methods: list[str] = MISSING
     sampler: Any = MISSING
     nfe: list[int] | None = MISSING

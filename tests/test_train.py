@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -169,6 +170,7 @@ def test_own_jpegs_with_ve_and_classes(tmp_path: Path) -> None:
         cwd=tmp_path,
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
+    assert re.search(r"the first step compiles .*\n[\s\S]*compiled in \d+\.\d s\n", trained.stderr)
     arguments = [
         "logger=none",
         "sampler=rho2heun",

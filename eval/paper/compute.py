@@ -105,7 +105,7 @@ def set_up(source: Source, dataset: DatasetConfig, job: MeasuringJob, folder: Pa
     costs = Costs()
     with checking():
         net = costs.counting(load_trained(source.path, source.step))
-        published = source.path if source.step is None and job.dataset is None else None
+        published = source.path if source.step is None and not job.dataset.name else None
         found = open_measurement(job.extractor, dataset, MetricConfig(), published)
     sde, reference = source.config["sde"], found.reference.statistics
     return Setup(

@@ -1,6 +1,7 @@
 """What a run reports of its steps."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ from models.training.progress import Progress
 MODEL = UNetConfig(image_size=8, image_channels=1)
 
 
-def metrics(step: int, finite: bool = True) -> dict[str, np.ndarray]:
+def metrics(step: int, finite: bool = True) -> dict[str, Any]:
     rng = np.random.default_rng(step)
     names = {"loss": (), "grad_norm": (), "param_norm": (), "level_loss": (10,), "level_count": (10,)}
-    found = {name: rng.random(shape).astype(np.float32) for name, shape in names.items()}
+    found: dict[str, Any] = {name: rng.random(shape).astype(np.float32) for name, shape in names.items()}
     return found | {"finite": np.bool_(finite), "loss": found["loss"] if finite else np.float32(np.nan)}
 
 
