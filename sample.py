@@ -74,7 +74,7 @@ def main(cfg: DictConfig) -> None:
         job: SampleJob = cli.to_object(cfg)
         seeds, metrics = check(job)
         source = find(job.checkpoint, job.step, job.output_root)
-        dataset = job.dataset
+        dataset = job.dataset if job.dataset.name else None
         if source.config["dataset"] or (metrics is not None and job.fid_is_asked):
             dataset = dataset_of(source, job.dataset, otherwise=", or extractor=none")
         classes = source.config["model"].get("num_classes", 0)

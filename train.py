@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,12 @@ from omegaconf import MISSING, DictConfig
 import data
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig, validate_extractor
+from models.checkpoints import checkpoint
 from models.config import UNetConfig, validate
 from models.sampling.build import build_sde, build_table
+from models.sampling.source import Source
 from models.training.config import DistributedConfig, ObjectiveConfig, OptimizerConfig, TrainConfig, validate_training
+from models.training.initial import find_initial, initial_params
 from runs import cli, folder, jax_setup
 from runs.errors import ConfigError, NonFiniteError, Stopped, checking, stop_requests, writing
 from runs.hints import option_of
@@ -31,6 +35,7 @@ class TrainJob:
     seed: int = MISSING
     output_root: str = MISSING
     run_dir: str | None = MISSING
+    init: str | None = MISSING
     resume: bool = MISSING
     allow_changes: bool = MISSING
     dataset: DatasetConfig = MISSING
@@ -52,6 +57,7 @@ def main(cfg: DictConfig) -> None:
         check(job)
         config = cli.to_dict(cfg)
         chosen = choose_folder(job, config)
+        source = initial_network(job, chosen)
     alone = job.distributed.mode == "none"
     using = jax_setup.configure_jax(job.train.batch_size // job.train.accumulate if alone else None)
     import jax
@@ -63,6 +69,7 @@ def main(cfg: DictConfig) -> None:
         devices.check_batch_size(job.train.batch_size, devices.mesh(), job.train.accumulate)
         train_set, test_set = data.load(job.dataset, "train"), data.load(job.dataset, "test")
         model = network_for(job, train_set)
+        params = initial_params(source, model) if source else None
     if model.num_classes == 0:
         train_set, test_set = (dataclasses.replace(split, labels=None) for split in (train_set, test_set))
     run_dir = chosen or folder.fresh(job.output_root, job.name)
@@ -70,7 +77,7 @@ def main(cfg: DictConfig) -> None:
         if jax.process_index() == 0:  # it writes the logs and pictures
             owned.enter_context(folder.occupy(run_dir, config, name=job.name))
             print(f"{using}\noutput: {run_dir}", file=sys.stderr)
-        fit(job, config | {"model": dataclasses.asdict(model)}, run_dir, model, train_set, test_set)
+        fit(job, config | {"model": dataclasses.asdict(model)}, run_dir, model, params, train_set, test_set)
 
 
 def check(job: TrainJob) -> None:
@@ -101,12 +108,21 @@ def choose_folder(job: TrainJob, config: dict[str, Any]) -> Path | None:
     if saved is not None and not job.resume:
         raise ConfigError(f"{run_dir} already holds a run; choose another run_dir, or go on with resume=true")
     changed = folder.differences(saved, config, ("dataset", "model", "sde", "objective", "optimizer")) if saved else []
+    if saved is not None and saved.get("init") != job.init:
+        changed.append(f"init: {saved.get('init')} -> {job.init}")
     if changed and not job.allow_changes:
         raise ConfigError(
             f"{run_dir} holds a run of another configuration: {'; '.join(changed)}; choose another run_dir, or "
             "go on all the same with allow_changes=true"
         )
     return run_dir
+
+
+def initial_network(job: TrainJob, run_dir: Path | None) -> Source | None:
+    """The network that a run starts from, if it does not go on from a checkpoint of its own."""
+    if job.init is None or (run_dir and checkpoint.latest_step(run_dir / "checkpoints") is not None):
+        return None
+    return find_initial(job.init, build_sde(job.sde))
 
 
 def network_for(job: TrainJob, split: "data.Split") -> UNetConfig:
@@ -128,12 +144,14 @@ def fit(
     config: dict[str, Any],
     run_dir: Path,
     model: UNetConfig,
+    params: Any,
     train_set: "data.Split",
     test_set: "data.Split",
 ) -> None:
     """Train from the newest checkpoint in `run_dir`, or from the start, and report, evaluate, draw and save on the way.
 
     config: the options as they are saved with every checkpoint and given to the logger.
+    params: where the start is, or None for one drawn by the seed.
     """
     # these start JAX or take seconds to import: not before the options are checked, and never for --help
     import jax
@@ -142,7 +160,6 @@ def fit(
     from eval.evaluator import Evaluator
     from eval.figures import loss_curve_plot
     from models import unet
-    from models.checkpoints import checkpoint
     from models.checkpoints.saver import Saver
     from models.training import devices
     from models.training.feeding import feed
@@ -162,10 +179,11 @@ def fit(
     shardings = devices.shardings(shapes, mesh, train.fsdp)
     with checking():
         found = checkpoint.restore_latest(run_dir / "checkpoints", like=shapes)
+    unlogged = checkpoint.read_unlogged(run_dir / "checkpoints", found[0]) if found else []
     if found:
         start, state = found[0], devices.shard_tree(found[1], shardings)
     else:
-        params = jax.device_get(unet.init(model, init_key))
+        params = jax.device_get(unet.init(model, init_key)) if params is None else params
         start, state = 0, jax.jit(first_state, out_shardings=shardings)(params)
 
     # Training step, data, evaluation
@@ -174,7 +192,7 @@ def fit(
     batches = feed(train_set, train.placement, train.batch_size, job.seed, start, train.steps, mesh)
     table = build_table(job.sampler, sde)
     evaluator = Evaluator(model, sde, job.objective, table, job.extractor, job.dataset, test_set, mesh, job.seed)
-    progress = Progress(model, train.batch_size)
+    progress = Progress(model, train.batch_size, int(state.skipped_in_a_row), unlogged)
     saver = Saver(run_dir / "checkpoints", train.keep_checkpoints, train.keep_best)
 
     # Logs
@@ -182,26 +200,30 @@ def fit(
         resumed = f"resumed at step {start}; " if start else ""
         size = f"{unet.num_params(shapes.params):,} parameters, {len(train_set.images):,} images"
         print(f"{resumed}{size}, {mesh.size} x {jax.devices()[0].device_kind}", file=sys.stderr)
+        print("the first step compiles the network, or finds the code of an earlier start", file=sys.stderr)
         truncate_metrics(run_dir, start)
     log = open_log(job.logger, run_dir, "train", config) if main else Log(None)
     interval = 0.5 if sys.stderr.isatty() else 10
     bar = tqdm(total=train.steps, initial=start, unit="step", mininterval=interval, disable=not main)
 
-    def due(every: int) -> bool:
-        return every > 0 and (step % every == 0 or step == train.steps)
+    def due(*every: int) -> bool:
+        return any(each > 0 and (step % each == 0 or step == train.steps) for each in every)
 
     # Train
     with log, bar, saver, stop_requests() as stop_signal:
         for step in range(start + 1, train.steps + 1):
-            state, metrics = train_step(state, *next(batches))
+            batch, clock = next(batches), time.perf_counter()
+            state, metrics = train_step(state, *batch)
+            if step == start + 1 and main:
+                bar.write(f"compiled in {time.perf_counter() - clock:.1f} s", file=sys.stderr)
             progress.add(metrics)
             bar.update()
             if step == start + 1:
                 progress.start_clock()
             # several processes stop at the same step, which they agree upon now and then
             stopped = stop_signal() if alone else devices.agree(stop_signal()) if due(train.log_every) else 0
-            if due(train.checkpoint_every) or stopped:
-                progress.flush()
+            if due(train.log_every, train.checkpoint_every) or stopped:
+                progress.flush()  # so that a line is of the same steps whenever the run was saved or resumed
             if progress.skipped_in_a_row >= train.max_skipped:
                 raise NonFiniteError(
                     f"step {step}: loss or gradient was not finite {progress.skipped_in_a_row} times in a row, "
@@ -212,6 +234,8 @@ def fit(
                 values = progress.summary()
                 log.metrics(step, values)
                 bar.set_postfix_str(", ".join(f"{key} {values[key]:.4g}" for key in SHOWN if key in values))
+            if not due(train.eval_every, train.sample_every, train.fid_every, train.checkpoint_every) and not stopped:
+                continue
             with progress.aside():
                 score = None
                 if due(train.eval_every):
@@ -225,7 +249,7 @@ def fit(
                     score = min(fid.values())
                     log.metrics(step, fid)
                 if due(train.checkpoint_every) or stopped:
-                    saver.save(step, state, config, score)
+                    saver.save(step, state, config, score, progress.unlogged())
             if stopped:
                 saver.wait()
                 raise Stopped(stopped, f"stopped at step {step} and saved; the same command goes on from there")

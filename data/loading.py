@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int32, UInt8
+from PIL import ImageColor
 
 from data.config import DatasetConfig
 from data.files import load_files
@@ -19,7 +20,7 @@ class Split:
 
 
 def load(cfg: DatasetConfig, split: str) -> Split:
-    """Return the "train" or the "test" split of a data set, prepared first where that is still to be done.
+    """Return the "train" or the "test" split of a data set, or "all" of both, prepared first where that is to be done.
 
     Raises ValueError for an option out of range or images that do not fit together, and FileNotFoundError if there are
     no images in the place named and none to be had.
@@ -41,15 +42,23 @@ def load(cfg: DatasetConfig, split: str) -> Split:
 
 
 def _check(cfg: DatasetConfig, split: str) -> None:
-    if split not in ("train", "test"):
-        raise ValueError(f'split={split!r} is not one of "train", "test"')
+    if split not in ("train", "test", "all"):
+        raise ValueError(f'split={split!r} is not one of "train", "test", "all"')
     for option in ("center_crop", "image_size"):
         value = getattr(cfg, option)
         if value is not None and value < 1:
             raise ValueError(f"dataset.{option}={value} must be at least 1, or null to leave the images as they are")
+    try:
+        ImageColor.getrgb(cfg.background)
+    except ValueError:
+        raise ValueError(
+            f"dataset.background={cfg.background} must be a colour: a name, or 'hsl(...)' or #rrggbb"
+        ) from None
     if not 0 < cfg.test_fraction < 1:
         raise ValueError(f"dataset.test_fraction={cfg.test_fraction} must lie between 0 and 1, ends excluded")
     if cfg.tfds_name is None and cfg.path is None:
-        raise ValueError("dataset.path is not set; give a folder of images or an .npz file, as in dataset.path=photos")
+        raise ValueError(
+            "dataset.path is not set; give a folder or .zip of images or an .npz file, as in dataset.path=photos"
+        )
     if cfg.tfds_name is not None and cfg.path is not None:
         raise ValueError(f"dataset.path belongs to dataset=images, not to dataset={cfg.name}; leave one of them out")

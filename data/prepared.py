@@ -13,6 +13,7 @@ import io
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -26,16 +27,18 @@ import tensorflow_datasets as tfds
 from filelock import AcquireReturnProxy, FileLock
 from PIL import Image
 from tensorflow_datasets.core.download import downloader, extractor
-from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+from tensorflow_datasets.core.download.download_manager import DownloadManager, NonMatchingChecksumError
 from tensorflow_datasets.core.download.extractor import ExtractError
 from tensorflow_datasets.core.download.util import DownloadError
 from tensorflow_datasets.core.features import image_feature
 from tqdm import tqdm
 
 import data.digits  # noqa: F401  registers the builder `digits`
-from data.config import DatasetConfig
-from data.files import Loaded, crop_resize
-from formats.files import atomic_path
+from data.cifar10 import OTHER_FORMS, other_form, write_batches
+from data.config import DatasetConfig, data_dir_of
+from data.files import Loaded
+from data.pictures import crop_resize
+from formats.files import atomic_path, sha256
 
 log = logging.getLogger(__name__)
 
@@ -44,15 +47,16 @@ _RETRIES = 2  # TFDS tries ten times, which takes minutes on a dead network
 
 
 def load_prepared(cfg: DatasetConfig, split: str) -> Loaded:
-    """Map the "train" or "test" split of the TFDS data set `cfg.tfds_name` into memory.
+    """Map the "train" or "test" split of the TFDS data set `cfg.tfds_name`, or "all" of both, into memory.
 
     The first call downloads, prepares and decodes. Where several processes call at once, one of them does the work.
 
     Raises FileNotFoundError if the data set is not prepared, and that is not allowed (`download`) or not possible;
     ValueError for an unknown data set or split, a folder that cannot be written, or data without usable images.
     """
-    data_dir = Path(cfg.data_dir).expanduser()
-    tfds_split = cfg.train_split if split == "train" else cfg.test_split
+    data_dir = data_dir_of(cfg)
+    splits = {"train": cfg.train_split, "test": cfg.test_split, "all": f"{cfg.train_split}+{cfg.test_split}"}
+    tfds_split = splits[split]
     with _quiet():
         builder = _builder(cfg, data_dir)
         stem = f"{quote(tfds_split, safe='')}-crop{cfg.center_crop or 0}-size{cfg.image_size or 0}"
@@ -65,9 +69,13 @@ def load_prepared(cfg: DatasetConfig, split: str) -> Loaded:
                     _prepare(builder, cfg, data_dir)
                 if not images.exists():
                     _decode(builder, tfds_split, cfg, images, labels)
-    if "label" not in builder.info.features:
-        return np.load(images, mmap_mode="r"), None, 0
-    return np.load(images, mmap_mode="r"), np.load(labels), builder.info.features["label"].num_classes
+    try:
+        pixels = np.load(images, mmap_mode="r")
+        if "label" not in builder.info.features:
+            return pixels, None, 0
+        return pixels, np.load(labels), builder.info.features["label"].num_classes
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{images.parent} is damaged ({error}); delete it to have it made anew") from None
 
 
 def _builder(cfg: DatasetConfig, data_dir: Path) -> Any:
@@ -100,7 +108,7 @@ def _prepare(builder: Any, cfg: DatasetConfig, data_dir: Path) -> None:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     try:
-        with _without_tensorflow(builder):
+        with _without_tensorflow(builder), _other_forms(builder, data_dir):
             builder.download_and_prepare(file_format="array_record")
     except ImportError as error:
         reason = str(error).splitlines()[0]
@@ -108,12 +116,21 @@ def _prepare(builder: Any, cfg: DatasetConfig, data_dir: Path) -> None:
             f"data set {cfg.tfds_name} cannot be prepared: {reason}; install that package with pip and run again"
         ) from None
     except (OSError, DownloadError, ExtractError, NonMatchingChecksumError) as error:
+        manual = data_dir / "downloads" / "manual"
+        for info in urls.values() if isinstance(error, NonMatchingChecksumError) else ():
+            file = manual / str(info.filename)
+            if file.is_file() and (found := sha256(file)) != info.checksum:
+                raise ValueError(
+                    f"{file} is not the file of that name that data set {cfg.tfds_name} is made from: it has "
+                    f"{file.stat().st_size:,} bytes and SHA-256 {found}, not {info.size:,} bytes and {info.checksum}; "
+                    "replace or delete it, and run again"
+                ) from None
         request = getattr(error, "request", None)  # set by network errors, whose own text is a page long
         cause = f"{type(error).__name__} at {request.url}" if request else str(error).splitlines()[0].rstrip(".:")
-        files = ", ".join(info.filename for info in urls.values())
+        files = " or ".join([", ".join(info.filename for info in urls.values()), *_forms_of(builder)])
         raise FileNotFoundError(
             f"data set {cfg.tfds_name} is not in {data_dir} and could not be prepared ({cause}); check the network, "
-            f"or put {files} into {data_dir / 'downloads' / 'manual'}, and run again"
+            f"or put {files} into {manual}, and run again"
         ) from None
 
 
@@ -132,7 +149,8 @@ def _decode(builder: Any, tfds_split: str, cfg: DatasetConfig, images_file: Path
     mode = "L" if builder.info.features["image"].shape[-1] == 1 else "RGB"
 
     def pixels(example: dict[str, Any]) -> np.ndarray:
-        return crop_resize(Image.open(io.BytesIO(example["image"])), mode, cfg.center_crop, cfg.image_size)
+        image = Image.open(io.BytesIO(example["image"])).convert(mode)
+        return crop_resize(image, cfg.center_crop, cfg.image_size)
 
     shape, labels = pixels(examples[0]).shape, np.zeros(len(examples), np.int32)
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(examples), *shape)}
@@ -183,6 +201,23 @@ def _without_tensorflow(builder: Any) -> Iterator[None]:
         for owner, name, value in patches:
             stack.enter_context(mock.patch.object(owner, name, value))
         yield
+
+
+def _forms_of(builder: Any) -> tuple[str, ...]:
+    return OTHER_FORMS if builder.name == "cifar10" else ()
+
+
+@contextlib.contextmanager
+def _other_forms(builder: Any, data_dir: Path) -> Iterator[None]:
+    """Hand the builder what it would download and unpack, where that is there in another form."""
+    source = other_form(data_dir / "downloads" / "manual") if _forms_of(builder) else None
+    if source is None:
+        yield
+        return
+    with tempfile.TemporaryDirectory(dir=data_dir) as folder:
+        write_batches(source, Path(folder))
+        with mock.patch.object(DownloadManager, "download_and_extract", return_value=folder):
+            yield
 
 
 class _Absent(SimpleNamespace):

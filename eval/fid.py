@@ -12,7 +12,7 @@ if not __package__:  # python eval/fid.py, which finds no other package of the r
 import json
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from omegaconf import MISSING, DictConfig
@@ -39,7 +39,7 @@ class FidJob:
 
     action: str | None = MISSING
     samples: str | None = MISSING
-    dataset: DatasetConfig | None = None
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
     split: str = MISSING
     reference: str | None = MISSING
     extractor: ExtractorConfig = MISSING
@@ -56,11 +56,11 @@ def main(cfg: DictConfig) -> None:
     with checking():
         job: FidJob = cli.to_object(cfg)
         check(job)
-        samples = None if job.samples is None else open_samples(Path(job.samples).expanduser(), job.num_samples)
+        reading = (job.num_samples, job.dataset.background, job.dataset.skip_damaged)
+        samples = None if job.samples is None else open_samples(Path(job.samples).expanduser(), *reading)
         metrics = MetricConfig(job.metrics, job.kid_subsets, job.kid_subset_size)
         validate_metrics(metrics, None if samples is None else samples.n)
     print(jax_setup.configure_jax(SHARED_BATCH), file=sys.stderr)
-    assert job.dataset is not None
     extractor = load_extractor(job.extractor, job.dataset)
     path = None if job.reference is None else Path(job.reference).expanduser()
     reference = load_reference(extractor, job.dataset, metrics.need("features"), job.split, path)
@@ -91,7 +91,7 @@ def check(job: FidJob) -> None:
         raise ValueError(
             "say what to do first: python -m eval.fid ref dataset=NAME, or python -m eval.fid calc SAMPLES dataset=NAME"
         )
-    if job.dataset is None:
+    if not job.dataset.name:
         raise ValueError("give dataset=NAME, the images to measure against; python -m eval.fid --help lists them")
     if job.split not in ("train", "test", "all"):
         raise ValueError(f"split must be train, test or all, got {job.split!r}")

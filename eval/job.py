@@ -1,11 +1,11 @@
 """The options and checks that the commands with a trained network share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
-from data.config import DatasetConfig
+from data.config import DatasetConfig, as_trained
 from eval.features.config import ExtractorConfig, validate_extractor
 from models.sampling.source import Source
 from runs.log import LoggerConfig
@@ -27,7 +27,7 @@ class NetworkJob:
 class MeasuringJob(NetworkJob):
     """The options of the commands that draw samples and measure them."""
 
-    dataset: DatasetConfig | None = None
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
     num_samples: int = MISSING
     batch_size: int = MISSING
     rounding: str = MISSING
@@ -50,17 +50,17 @@ def check_measuring(job: MeasuringJob) -> None:
         raise ValueError(f"rounding must be floor or round, got {job.rounding!r}")
 
 
-def dataset_of(source: Source, asked: DatasetConfig | None, otherwise: str = "") -> DatasetConfig:
-    """The data set asked for, else the one the network was trained on, to measure against.
+def dataset_of(source: Source, asked: DatasetConfig, otherwise: str = "") -> DatasetConfig:
+    """The data set asked for, else the one the network was trained on, with the options asked for, to measure against.
 
     otherwise: what else to do, as the end of the sentence of the ValueError that is raised if nobody knows it.
     """
-    if asked is None and not source.config["dataset"]:
+    if not asked.name and not source.config["dataset"]:
         raise ValueError(
             f"{source.path} does not say what images the network was trained on; give dataset=NAME to measure "
             f"against{otherwise}"
         )
-    return asked or DatasetConfig(**source.config["dataset"])
+    return asked if asked.name else as_trained(source.config["dataset"], asked)
 
 
 def origin(source: Source) -> dict[str, Any]:

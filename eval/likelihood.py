@@ -5,7 +5,7 @@ if not __package__:  # python eval/likelihood.py, which finds no other package o
 
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from runs.log import open_log
 class LikelihoodJob(NetworkJob):
     """The options of this command; conf/likelihood.yaml explains them."""
 
-    dataset: DatasetConfig | None = None
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
     methods: list[str] = MISSING
     sampler: Any = MISSING
     nfe: list[int] | None = MISSING

@@ -13,7 +13,7 @@ import numpy as np
 
 import deis
 from data import to_uint8
-from data.config import DatasetConfig
+from data.config import as_trained
 from eval.features.config import ExtractorConfig
 from eval.figures import denoising_gif
 from eval.metrics.measurement import MetricConfig, open_measurement
@@ -60,7 +60,7 @@ def main() -> None:
 
 def fid(x_0: np.ndarray | jax.Array) -> float:
     """FID of images in [-1, 1] against the training images."""
-    dataset = DatasetConfig(**find(str(SHIPPED), None, "outputs").config["dataset"])
+    dataset = as_trained(find(str(SHIPPED), None, "outputs").config["dataset"])
     measurement = open_measurement(ExtractorConfig(), dataset, MetricConfig())
     measurement.add(to_uint8(np.asarray(x_0), "floor"))
     return measurement.result()["fid"]

@@ -2,6 +2,7 @@
 
 <folder>/<step>/state/           the arrays, written by Orbax
 <folder>/<step>/config.json      the resolved configuration
+<folder>/<step>/unlogged.json    the metrics of single steps that the next line of the log will sum up
 <folder>/<step>/manifest.json    {"score", "files": {name: SHA-256 digest}, "sha256": digest of the rest}
 <folder>/<step>.damaged/         a checkpoint that `restore_latest` passed over
 
@@ -13,6 +14,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,6 +23,8 @@ from typing import Any
 from formats.files import read_json, sha256
 
 MANIFEST = "manifest.json"
+UNLOGGED = "unlogged.json"
+Records = Sequence[dict[str, Any]]
 State = Any  # a dict or NamedTuple of pytrees of arrays
 
 log = logging.getLogger(__name__)
@@ -52,6 +56,12 @@ def read_config(folder: Path, step: int) -> dict[str, Any]:
     if _read_manifest(path)["files"].get("config.json") != sha256(path / "config.json"):
         raise ValueError(f"checkpoint {path} is damaged: config.json does not match its checksum; delete it")
     return config
+
+
+def read_unlogged(folder: Path, step: int) -> Records:
+    """The `unlogged` metrics that a checkpoint was saved with; none if it is older than that file."""
+    path = path_of(folder, step) / UNLOGGED
+    return json.loads(path.read_text()) if path.is_file() else []
 
 
 def restore(folder: Path, step: int, like: State) -> State:
@@ -103,11 +113,16 @@ def path_of(folder: Path, step: int) -> Path:
     return folder / f"{step:08d}"
 
 
-def seal(path: Path, config: dict[str, Any], score: float | None) -> None:
-    """Complete a checkpoint whose arrays are in `path`/state with its configuration and its manifest."""
+def seal(path: Path, config: dict[str, Any], score: float | None, unlogged: Records = ()) -> None:
+    """Complete a checkpoint whose arrays are in `path`/state with its configuration, metrics and manifest."""
     # Orbax's own notes beside state/ change later and are never read
     (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    files = [path / "config.json", *sorted(file for file in (path / "state").rglob("*") if file.is_file())]
+    (path / UNLOGGED).write_text(json.dumps(list(unlogged)))
+    files = [
+        path / "config.json",
+        path / UNLOGGED,
+        *sorted(file for file in (path / "state").rglob("*") if file.is_file()),
+    ]
     content = {"score": score, "files": {str(file.relative_to(path)): sha256(file) for file in files}}
     (path / MANIFEST).write_text(json.dumps(content | {"sha256": _digest(content)}, indent=1) + "\n")
 

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from models.checkpoints import checkpoint
-from models.checkpoints.checkpoint import State
+from models.checkpoints.checkpoint import Records, State
 
 _SMALL_FILES = 200_000  # bytes of a checkpoint beside its arrays, and to spare
 _UNNAMED = ocp.utils.TMP_DIR_SUFFIX  # a step has it in its name while Orbax writes it
@@ -24,22 +24,24 @@ _UNNAMED = ocp.utils.TMP_DIR_SUFFIX  # a step has it in its name while Orbax wri
 class Saver(AbstractContextManager["Saver"]):
     """Saves checkpoints in the background, one at a time; a context, at whose end the last one is written.
 
-    keep: how many of the newest to keep; keep_best: keep the one with the lowest score so far too.
+    keep: how many of the newest to keep, None for all; keep_best: keep the one with the lowest score so far too.
     Killed at any moment, it leaves the checkpoints of other steps as they were and no half one under a step's name.
     A write that failed raises its OSError at the next call, or at the end of the context; earlier checkpoints are kept.
     With several processes each makes these calls at the same steps, process 0 alone writes, and if it fails all raise.
     """
 
-    def __init__(self, folder: Path, keep: int, keep_best: bool = False):
+    def __init__(self, folder: Path, keep: int | None, keep_best: bool = False):
         self._folder, self._keep, self._keep_best = folder.absolute(), keep, keep_best
         self._writing: ocp.CheckpointManager | Exception | None = None
         self._what = ""
 
-    def save(self, step: int, state: State, config: dict[str, Any], score: float | None = None) -> None:
+    def save(
+        self, step: int, state: State, config: dict[str, Any], score: float | None = None, unlogged: Records = ()
+    ) -> None:
         """Copy the state to host memory and have it written, when the write before has ended.
 
         state: it may be sharded over several processes, and donated or changed as soon as this returns.
-        score: the lower, the better.
+        score: the lower, the better. unlogged: metrics of steps whose line in the log is still to come.
         """
         self.wait()
         state = jax.tree.map(_host_array, state)
@@ -50,7 +52,7 @@ class Saver(AbstractContextManager["Saver"]):
                 self._folder.mkdir(parents=True, exist_ok=True)
                 if shutil.disk_usage(self._folder).free < size + _SMALL_FILES:  # each thread of Orbax would complain
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                self._writing = self._begin(step, state, config, score)
+                self._writing = self._begin(step, state, config, score, unlogged)
             except (OSError, ValueError) as error:
                 self._writing = error
 
@@ -67,7 +69,9 @@ class Saver(AbstractContextManager["Saver"]):
         elif error := self._end():  # this process may be leaving alone
             raise error
 
-    def _begin(self, step: int, state: State, config: dict[str, Any], score: float | None) -> ocp.CheckpointManager:
+    def _begin(
+        self, step: int, state: State, config: dict[str, Any], score: float | None, unlogged: Records
+    ) -> ocp.CheckpointManager:
         """A manager that is writing the checkpoint of `step`, and then deletes those that are no longer kept."""
         scores = checkpoint.scores(self._folder) | {step: score}
         finite = {at: value for at, value in scores.items() if value is not None and math.isfinite(value)}
@@ -76,7 +80,7 @@ class Saver(AbstractContextManager["Saver"]):
         policies = [kept.LatestN(self._keep), kept.CustomSteps([best] if self._keep_best else [])]
 
         def seal() -> None:  # called when the arrays are written, before the step gets its name
-            checkpoint.seal(next(self._folder.glob(f"{step:08d}{_UNNAMED}*")), config, score)
+            checkpoint.seal(next(self._folder.glob(f"{step:08d}{_UNNAMED}*")), config, score, unlogged)
 
         handler, alone = checkpoint.array_handler()
         registry = ocp.handlers.DefaultCheckpointHandlerRegistry()

@@ -22,7 +22,7 @@ class TrainConfig:
     fid_every: int = MISSING
     fid_samples: int = MISSING
     checkpoint_every: int = MISSING
-    keep_checkpoints: int = MISSING
+    keep_checkpoints: int | None = MISSING
     keep_best: bool = MISSING
 
 
@@ -65,7 +65,7 @@ def validate_training(train: TrainConfig, optimizer: OptimizerConfig) -> None:
     """Raise ValueError, naming the option and what is allowed, for numbers that no training can have."""
     for key, value in asdict(train).items():
         least = 0 if key in MAY_BE_ZERO else 1
-        if not isinstance(value, str) and value < least:
+        if not isinstance(value, str | None) and value < least:
             raise ValueError(f"train.{key} must be at least {least}, got {value}")
     if train.ema_decay >= 1:
         raise ValueError(f"train.ema_decay must be below 1, got {train.ema_decay}")

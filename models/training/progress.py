@@ -5,11 +5,11 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import jax
 import numpy as np
 
+from models.checkpoints.checkpoint import Records
 from models.config import UNetConfig
 from models.summary import flops
 
@@ -28,15 +28,18 @@ PEAK_FLOPS = {
 
 
 class Progress:
-    """The metrics of all steps, read a little late so that the device always has work, and summed up for log lines."""
+    """The metrics of all steps, read a little late so that the device always has work, and summed up for log lines.
 
-    def __init__(self, model: UNetConfig, batch_size: int):
-        self.skipped_in_a_row, self.last_loss = 0, math.nan
+    skipped_in_a_row, unlogged: how the run stood at the checkpoint that it goes on from.
+    """
+
+    def __init__(self, model: UNetConfig, batch_size: int, skipped_in_a_row: int = 0, unlogged: Records = ()):
+        self.skipped_in_a_row, self.last_loss = skipped_in_a_row, math.nan
         self._batch_size = batch_size
         self._peak = PEAK_FLOPS.get(jax.local_devices()[0].device_kind)
         self._step_flops = 3.0 * batch_size * flops(model) if self._peak else 0.0  # three times a forward pass
         self._pending: deque[dict[str, jax.Array]] = deque()
-        self._read: list[dict[str, Any]] = []
+        self._read = [{name: np.asarray(value, np.float32) for name, value in record.items()} for record in unlogged]
         self.start_clock()
 
     def start_clock(self) -> None:
@@ -57,6 +60,10 @@ class Progress:
             self._timed += 1
             self.skipped_in_a_row = 0 if values["finite"] else self.skipped_in_a_row + 1
             self.last_loss = float(values["loss"]) if values["finite"] else self.last_loss
+
+    def unlogged(self) -> Records:
+        """The metrics of the steps read since the last `summary`, exactly, as numbers and lists for JSON."""
+        return [{name: np.asarray(value, np.float32).tolist() for name, value in step.items()} for step in self._read]
 
     @contextmanager
     def aside(self) -> Iterator[None]:

@@ -117,20 +117,31 @@ def test_npz_with_and_without_labels(tmp_path: Path) -> None:
     assert both(tmp_path / "grey.npz")[0].labels is None
 
 
+def test_npz_with_the_names_of_guided_diffusion(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (30, 6, 6, 3), np.uint8)
+    np.savez(tmp_path / "x.npz", images, np.arange(30) % 3)
+    split = load(DatasetConfig(name="images", path=str(tmp_path / "x.npz")), "all")
+    np.testing.assert_array_equal(split.images, images)
+    assert split.labels is not None
+    np.testing.assert_array_equal(split.labels, np.arange(30) % 3)
+
+
 def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"dataset.path=.*nowhere does not exist"):
         both(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(FileNotFoundError, match=r"no image files \(looked for .png, .jpg"):
+    with pytest.raises(FileNotFoundError, match=r"no image files in a format that Pillow reads; 1 .txt"):
         both(tmp_path)
-    with pytest.raises(ValueError, match=r"neither a folder of images nor an .npz"):
+    with pytest.raises(ValueError, match=r"neither a folder or .zip archive of images nor an .npz"):
         both(tmp_path / "notes.txt")
     write_images(tmp_path, 1)
     with pytest.raises(ValueError, match="at least 2"):
         both(tmp_path)
     write_images(tmp_path, 4)
     (tmp_path / "zzz.png").write_bytes((tmp_path / "000.png").read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"zzz.png cannot be read as an image"):
+    with pytest.raises(
+        ValueError, match=r"zzz.png cannot be read as an image \(.*\); dataset.skip_damaged=true leaves such"
+    ):
         both(tmp_path)
 
 
@@ -158,13 +169,13 @@ def test_images_of_unusable_shape_or_depth(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"pictures": np.zeros((4, 8, 8), np.uint8)}, "no array `images`; it has: pictures"),
-        ({"images": np.zeros((4, 8, 8), np.float32)}, r"uint8 \[n, h, w, c\].*it is float32 \[4, 8, 8\]"),
-        ({"images": np.zeros((4, 3, 8, 8), np.uint8)}, r"it is uint8 \[4, 3, 8, 8\]"),
+        ({"pictures": np.zeros((4, 8, 8), np.uint8)}, "no array `images` or `arr_0`; it has: pictures"),
+        ({"images": np.zeros((4, 8, 8), np.float32)}, "must be uint8 from 0 to 255, but they are float32 from 0 to 0"),
+        ({"images": np.zeros((4, 3, 8, 8), np.uint8)}, r"with c 1 or 3, .*; they are \[4, 3, 8, 8\]"),
         ({"images": np.zeros((1, 8, 8), np.uint8)}, "at least 2"),
         ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.zeros(3, int)}, "4 integers from 0 up"),
         ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.array([0, 1, -1, 0])}, "4 integers from 0 up"),
-        ({"images": np.array([{}, {}], object)}, "cannot be read as an .npz file of plain arrays"),
+        ({"images": np.array([{}, {}], object)}, "is damaged, or not an .npz file of plain arrays"),
     ],
 )
 def test_wrong_arrays(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
@@ -176,7 +187,7 @@ def test_wrong_arrays(tmp_path: Path, arrays: dict[str, np.ndarray], message: st
 def test_damaged_npz(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=np.zeros((4, 8, 8), np.uint8))
     (tmp_path / "x.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:300])
-    with pytest.raises(ValueError, match=r"x.npz cannot be read"):
+    with pytest.raises(ValueError, match=r"x.npz is damaged"):
         both(tmp_path / "x.npz")
 
 
@@ -188,10 +199,11 @@ def test_damaged_npz(tmp_path: Path) -> None:
         ({"path": "x", "test_fraction": 1.0}, "dataset.test_fraction=1.0 must lie between 0 and 1"),
         ({"path": "x", "image_size": 0}, "dataset.image_size=0 must be at least 1"),
         ({"path": "x", "center_crop": -1}, "dataset.center_crop=-1 must be at least 1"),
+        ({"path": "x", "background": "whit"}, "dataset.background=whit must be a colour"),
     ],
 )
 def test_options_out_of_range(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load(DatasetConfig(name="images", **options), "train")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match='"train", "test"'):
+    with pytest.raises(ValueError, match='"train", "test", "all"'):
         load(DatasetConfig(name="images", path="x"), "validation")

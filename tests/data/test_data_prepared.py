@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 from data_archives import (
     CELEBA_FILES,
-    Examples,
+    CONF,
     Site,
+    config,
+    examples,
+    pairs,
     serve_cifar10,
     serve_mnist,
     served,
     write_celeba,
     write_imagenet32,
 )
-from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from tensorflow_datasets.core.download.checksums import UrlInfo
 from tensorflow_datasets.datasets.celeb_a import celeb_a_dataset_builder as celeb_a
@@ -31,17 +33,7 @@ from tensorflow_datasets.image_classification import mnist
 from data import load, prepared
 from data.config import DatasetConfig
 
-CONF = Path(__file__).parents[2] / "conf" / "dataset"
 RNG = np.random.default_rng(0)
-
-
-def config(name: str, data_dir: Path, **options: object) -> DatasetConfig:
-    """The data set as conf/dataset/NAME.yaml has it, with types checked."""
-    recipe = OmegaConf.load(CONF / f"{name}.yaml")
-    assert isinstance(recipe, DictConfig)
-    recipe.pop("defaults", None)
-    options["data_dir"] = str(data_dir)
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DatasetConfig), recipe, options))  # type: ignore[return-value]
 
 
 @pytest.fixture
@@ -52,18 +44,6 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     folder.mkdir()
     with served(folder) as url:
         yield folder, url
-
-
-def examples(count: int, shape: tuple[int, ...]) -> Examples:
-    return RNG.integers(0, 256, (count, *shape), np.uint8), RNG.integers(0, 10, count)
-
-
-def pairs(images: np.ndarray, labels: np.ndarray | None) -> list[tuple[bytes, int]]:
-    """Images with their labels, in an order of their own: TFDS shuffles what it writes."""
-    assert labels is not None
-    return sorted(
-        (hashlib.sha1(image.tobytes()).digest(), int(label)) for image, label in zip(images, labels, strict=True)
-    )
 
 
 def test_digits_are_the_real_ones(tmp_path: Path) -> None:

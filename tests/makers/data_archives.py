@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import hashlib
 import io
 import tarfile
 import threading
@@ -13,9 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from tensorflow_datasets.datasets.celeb_a import celeb_a_dataset_builder as celeb_a
 from tensorflow_datasets.image_classification import cifar, mnist
+
+from data.config import DatasetConfig
 
 CELEBA_FILES = {  # constant of the builder that holds the address -> name under which the file is served
     "IMG_ALIGNED_DATA": "img_align_celeba.zip",
@@ -25,8 +29,32 @@ CELEBA_FILES = {  # constant of the builder that holds the address -> name under
     "IDENTITY_DATA": "identity.txt",
 }
 
+CONF = Path(__file__).parents[2] / "conf" / "dataset"
+RNG = np.random.default_rng(0)
+
 Examples = tuple[np.ndarray, np.ndarray]  # uint8 images and integer labels
 Site = tuple[Path, str]  # a folder and the address at which it is served
+
+
+def config(name: str, data_dir: Path, **options: object) -> DatasetConfig:
+    """The data set as conf/dataset/NAME.yaml has it, with types checked."""
+    recipe = OmegaConf.load(CONF / f"{name}.yaml")
+    assert isinstance(recipe, DictConfig)
+    recipe.pop("defaults", None)
+    options["data_dir"] = str(data_dir)
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DatasetConfig), recipe, options))  # type: ignore[return-value]
+
+
+def examples(count: int, shape: tuple[int, ...]) -> Examples:
+    return RNG.integers(0, 256, (count, *shape), np.uint8), RNG.integers(0, 10, count)
+
+
+def pairs(images: np.ndarray, labels: np.ndarray | None) -> list[tuple[bytes, int]]:
+    """Images with their labels, in an order of their own: TFDS shuffles what it writes."""
+    assert labels is not None
+    return sorted(
+        (hashlib.sha1(image.tobytes()).digest(), int(label)) for image, label in zip(images, labels, strict=True)
+    )
 
 
 class _SilentHandler(SimpleHTTPRequestHandler):

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from commands import AS_USERS_DO, ROOT, TINY, environment, run
 
-# checkpoints so often that a run is nearly always saving
-OFTEN = [*TINY, "train.steps=100", "train.checkpoint_every=5", "train.eval_every=50", "train.log_every=5"]
+from runs.log import read_metrics
+
+# checkpoints so often that a run is nearly always saving, most of them between two lines of the log
+OFTEN = [*TINY, "train.steps=100", "train.checkpoint_every=5", "train.eval_every=50", "train.log_every=7"]
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
@@ -32,6 +34,14 @@ def wait_until_step(folder: Path, step: int, process: subprocess.Popen[str], tim
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, f"no checkpoint of step {step} in {folder}"
         time.sleep(0.01)
+
+
+def logged(run_dir: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl without what depends on the machine's speed."""
+    return [
+        {name: value for name, value in record.items() if name != "images_per_s"}
+        for record in read_metrics(run_dir / "metrics.jsonl")
+    ]
 
 
 def arrays(run_dir: Path) -> dict[str, str]:

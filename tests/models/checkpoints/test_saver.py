@@ -58,16 +58,17 @@ def test_the_state_may_be_donated_at_once(tmp_path: Path, gate: threading.Event)
 
 
 def test_one_at_a_time(tmp_path: Path, gate: threading.Event) -> None:
-    with Saver(tmp_path, keep=3) as saver:
+    with Saver(tmp_path, keep=None) as saver:  # all are kept
         saver.save(1, state(1), {})
         threading.Timer(0.2, gate.set).start()
-        saver.save(2, state(2), {"two": 2}, 0.5)
+        saver.save(2, state(2), {"two": 2}, 0.5, [{"loss": 0.1}])
         assert 1 in checkpoint.steps(tmp_path)
         saver.wait()
         assert checkpoint.steps(tmp_path) == [1, 2]
         assert checkpoint.read_config(tmp_path, 2) == {"two": 2}
         saver.save(3, state(3), {})
     assert checkpoint.steps(tmp_path) == [1, 2, 3]
+    assert [checkpoint.read_unlogged(tmp_path, step) for step in (1, 2)] == [[], [{"loss": 0.1}]]
     assert checkpoint.scores(tmp_path) == {1: None, 2: 0.5, 3: None}
 
 
