@@ -25,6 +25,7 @@ from urllib.parse import quote
 import numpy as np
 import tensorflow_datasets as tfds
 from filelock import AcquireReturnProxy, FileLock
+from google.protobuf.json_format import ParseError
 from PIL import Image
 from tensorflow_datasets.core.download import downloader, extractor
 from tensorflow_datasets.core.download.download_manager import DownloadManager, NonMatchingChecksumError
@@ -68,21 +69,21 @@ def load_prepared(cfg: DatasetConfig, split: str) -> Loaded:
                 if not Path(builder.data_dir).exists():
                     _prepare(builder, cfg, data_dir)
                 if not images.exists():
-                    _decode(builder, tfds_split, cfg, images, labels)
-    try:
+                    with _damage_named(Path(builder.data_dir), RuntimeError):  # array_record's
+                        _decode(builder, tfds_split, cfg, images, labels)
+    with _damage_named(images.parent, ValueError, EOFError, OSError):
         pixels = np.load(images, mmap_mode="r")
         if "label" not in builder.info.features:
             return pixels, None, 0
         return pixels, np.load(labels), builder.info.features["label"].num_classes
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{images.parent} is damaged ({error}); delete it to have it made anew") from None
 
 
 def _builder(cfg: DatasetConfig, data_dir: Path) -> Any:
-    try:
-        builder = tfds.builder(cfg.tfds_name, data_dir=data_dir)
-    except (tfds.core.DatasetNotFoundError, ValueError):
-        raise ValueError(f"dataset.tfds_name={cfg.tfds_name} is unknown to tensorflow-datasets") from None
+    with _damage_named(data_dir / str(cfg.tfds_name), ParseError):
+        try:
+            builder = tfds.builder(cfg.tfds_name, data_dir=data_dir)
+        except (tfds.core.DatasetNotFoundError, ValueError):
+            raise ValueError(f"dataset.tfds_name={cfg.tfds_name} is unknown to tensorflow-datasets") from None
     if "image" not in builder.info.features:
         raise ValueError(f"dataset.tfds_name={cfg.tfds_name} is not a data set of images")
     return builder
@@ -149,7 +150,10 @@ def _decode(builder: Any, tfds_split: str, cfg: DatasetConfig, images_file: Path
     mode = "L" if builder.info.features["image"].shape[-1] == 1 else "RGB"
 
     def pixels(example: dict[str, Any]) -> np.ndarray:
-        image = Image.open(io.BytesIO(example["image"])).convert(mode)
+        try:
+            image = Image.open(io.BytesIO(example["image"])).convert(mode)
+        except OSError:  # which is not the disk's
+            raise RuntimeError("an image cannot be read") from None
         return crop_resize(image, cfg.center_crop, cfg.image_size)
 
     shape, labels = pixels(examples[0]).shape, np.zeros(len(examples), np.int32)
@@ -169,6 +173,16 @@ def _decode(builder: Any, tfds_split: str, cfg: DatasetConfig, images_file: Path
     except OSError as error:
         reason = error.strerror or error
         raise ValueError(f"the images of {cfg.tfds_name} cannot be decoded into {images_file} ({reason})") from None
+
+
+@contextlib.contextmanager
+def _damage_named(folder: Path, *errors: type[Exception]) -> Iterator[None]:
+    """Say what to delete when a file that was written by an earlier run cannot be read, which raises these errors."""
+    try:
+        yield
+    except errors as error:
+        said = str(error).splitlines()[0]
+        raise ValueError(f"{folder} is damaged ({said}); delete it to have it made anew") from None
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,14 @@ import numpy as np
 import pytest
 from commands import run_here
 from data_archives import Examples, config, examples, pairs, write_cifar10
+from jobs import job
 from tensorflow_datasets.core.download.checksums import UrlInfo
 from tensorflow_datasets.image_classification import cifar, mnist
 
 from data import cifar10, load
 from data.config import DatasetConfig, as_trained, data_dir_of
+from eval.job import dataset_of
+from models.sampling.source import Source
 
 TRAIN, TEST = examples(35, (32, 32, 3)), examples(7, (32, 32, 3))
 
@@ -123,12 +127,15 @@ def test_a_file_of_the_right_name_and_wrong_content_says_so(
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_copy_of_decoded_images_says_so(tmp_path: Path) -> None:
+def test_what_an_earlier_run_wrote_and_is_damaged_now_says_so(tmp_path: Path) -> None:
     load(config("digits", tmp_path), "test")
-    [file] = tmp_path.rglob("test*.images.npy")
-    os.truncate(file, 1000)
-    with pytest.raises(ValueError, match=r"decoded is damaged .*; delete it to have it made anew"):
-        load(config("digits", tmp_path), "test")
+    for pattern, what in (("test*.images.npy", "decoded"), ("*test.array_record*", "1.0.0"), ("*_info.json", "digits")):
+        [file] = tmp_path.rglob(pattern)
+        os.truncate(file, 1000)
+        with pytest.raises(ValueError, match=rf"{what} is damaged \(.*\); delete it to have it made anew") as caught:
+            load(config("digits", tmp_path), "test")
+        assert "\n" not in str(caught.value)
+        shutil.rmtree(tmp_path / "digits" / "1.0.0" / "decoded", ignore_errors=True)
 
 
 def test_no_network_names_every_form(manual: Path, tmp_path: Path) -> None:
@@ -151,6 +158,15 @@ def test_which_folder_of_prepared_data(tmp_path: Path, monkeypatch: pytest.Monke
     assert data_dir_of(DatasetConfig()) == Path("from_environment")
     found = as_trained(saved, asked)
     assert (found.name, found.tfds_name, found.image_size, found.download) == ("digits", "digits", 8, False)
+
+
+def test_a_command_takes_options_of_the_data_set_that_its_network_remembers() -> None:
+    source = Source(Path("network"), None, {"dataset": {"name": "digits", "tfds_name": "digits", "image_size": 8}})
+    asked = job("sample", "dataset.data_dir=/elsewhere", "dataset.download=false").dataset
+    assert dataset_of(source, asked) == DatasetConfig("digits", "digits", None, "/elsewhere", False, image_size=8)
+    assert dataset_of(source, job("sample", "dataset=mnist").dataset).name == "mnist"
+    with pytest.raises(ValueError, match="give dataset=NAME"):
+        dataset_of(source._replace(config={"dataset": None}), asked)
 
 
 @pytest.mark.parametrize("command", ["sample.py", "eval.likelihood", "eval.table", "eval.fid", "eval.model_summary"])
