@@ -1,4 +1,4 @@
-"""Import of what diffusers' training script leaves: checkpoint-500/unet and unet_ema, and scheduler/ beside them all."""
+"""Import of what diffusers' training script leaves: checkpoint-500/unet and unet_ema, and scheduler/ beside that."""
 
 import json
 import shutil
