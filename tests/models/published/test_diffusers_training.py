@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """What diffusers' training script leaves is imported: checkpoint-500/unet and unet_ema, with scheduler/ beside them."""
-=======
-"""Import of what diffusers' training script leaves: checkpoint-500/unet and unet_ema, and scheduler/ beside that."""
->>>>>>> foreign
 
 import json
 import shutil
