@@ -62,7 +62,7 @@ def extractor(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
         found = read_classifier(Path(cfg.weights).expanduser())
     else:
         found = classifier_extractor(data.load(dataset, "train"), data.load(dataset, "test"), cfg, dataset.name)
-    log.info("Extractor %s has accuracy %s on the test images", found.name, found.accuracy)
+    log.info("Extractor %s has accuracy %.4f on the test images", found.name, found.accuracy)
     return found
 
 
