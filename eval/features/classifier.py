@@ -112,7 +112,7 @@ def read_classifier(path: Path) -> Extractor:
         if f"-classifier{RECIPE}@" not in (name := str(arrays["name"])):
             raise ValueError(
                 f"{path} holds classifier {name}, but only those whose name has -classifier{RECIPE}@ can be read; "
-                "have it trained again with extractor.weights=null"
+                "delete it, or leave extractor.weights out, to have one trained anew"
             )
         shape, (classes,) = tuple(map(int, arrays["image_shape"])), arrays["head.bias"].shape
         graphdef, template = nnx.split(
