@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig
 
+import deis
 from eval.figures import samples_picture
 from eval.job import MeasuringJob, check_measuring, dataset_of, origin, require_positive
 from eval.metrics.measurement import MetricConfig, lines, open_measurement
@@ -46,6 +47,7 @@ def main(cfg: DictConfig) -> None:
         dataset = None if job.extractor is None else dataset_of(source, job.dataset)
         sde = build_sde(source.config["sde"])
         base = None if job.sampler is None else build_table({**job.sampler, "nfe": job.nfe}, sde)
+        deis.learn.check(sde, base, job.learn, job.loss)
         config, given = cli.to_dict(cfg), job.run_dir
         run_dir = None if given else folder.unfinished(job.output_root, job.name, config)
         run_dir = run_dir or folder.of_job(given, job.output_root, job.name)

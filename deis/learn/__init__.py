@@ -6,7 +6,7 @@ table = deis.learn.fit(sde, eps_fn, table, x_T, x_0)                 better
 """
 
 from deis.learn.choosing import Choice, choose, untrained
-from deis.learn.fitting import LOSSES, Progress, fit
+from deis.learn.fitting import LOSSES, Progress, check, fit
 from deis.learn.rows import PARTS
 
-__all__ = ["LOSSES", "PARTS", "Choice", "Progress", "choose", "fit", "untrained"]
+__all__ = ["LOSSES", "PARTS", "Choice", "Progress", "check", "choose", "fit", "untrained"]

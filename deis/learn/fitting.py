@@ -93,14 +93,7 @@ def fit(
     start: a `Progress` of an earlier call with the same arguments, to go on from.
     Raises ValueError for a base that cannot be learned from, unknown parts or losses, and too few trajectories.
     """
-    if learn is None:
-        learn = ("coefficients",) if sde.is_discrete else moving.PARTS
-    if not learn or not set(learn) <= set(moving.PARTS):
-        raise ValueError(f"learn must name some of {', '.join(moving.PARTS)}, got {', '.join(learn) or 'nothing'}")
-    if sde.is_discrete and set(learn) != {"coefficients"}:
-        raise ValueError("the times of a discrete SDE are whole and cannot be learned; use learn=('coefficients',)")
-    if loss not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
+    learn = check(sde, base, learn, loss)
     all_batches = batches(eps_fn, x_T, x_0, condition, batch_size)
     if len(all_batches) < 2:
         raise ValueError(f"one batch of {batch_size} trajectories is too few; two at least are needed")
@@ -138,6 +131,21 @@ def fit(
         "trajectories": str(len(all_batches) * batch_size),
     }
     return moving.table_of(form, at.best_params, f"learned {base.name}", about)
+
+
+def check(sde: SDE, base: Table | None, learn: Collection[str] | None, loss: str) -> Collection[str]:
+    """The parts that may move, as `fit` takes them; ValueError for anything that it refuses."""
+    if learn is None:
+        learn = ("coefficients",) if sde.is_discrete else moving.PARTS
+    if not learn or not set(learn) <= set(moving.PARTS):
+        raise ValueError(f"learn must name some of {', '.join(moving.PARTS)}, got {', '.join(learn) or 'nothing'}")
+    if sde.is_discrete and set(learn) != {"coefficients"}:
+        raise ValueError("the times of a discrete SDE are whole and cannot be learned; use learn=('coefficients',)")
+    if loss not in LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
+    if base is not None:
+        moving.base_of(base, sde)
+    return learn
 
 
 def _step(

@@ -1,0 +1,107 @@
+"""eval.choose, eval.learn and sampler=learned: on a small network with classes, from files to images."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import published_network
+import pytest
+from commands import run_here
+from jobs import job
+
+import deis
+from eval.choose import row_of
+from models.sampling.build import build_table
+
+pytestmark = pytest.mark.slow
+
+QUICK = ["reference_nfe=12", "nfe=3", "micro_batch=4", "trajectories=16", "batch_size=8", "num_samples=8", "steps=3"]
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    return published_network.write(folder, "model.num_classes=10", "model.null_class=true")
+
+
+def command(name: str, network: Path, *options: str, cwd: Path):
+    return run_here(name, f"checkpoint={network}", *options, cwd=cwd)
+
+
+def test_every_number_of_calls_has_its_ranking_and_its_table(network: Path, tmp_path: Path) -> None:
+    few = ["nfe=[2,3]", "reference_nfe=12", "num_samples=8", "batch_size=4"]
+    done = command("eval.choose", network, *few, "run_dir=chosen", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "chosen" / "choices.csv").read_text().splitlines()
+    assert lines[0] == "nfe,rank,rms,sampler,method,num_samples,options"
+    best = {line.split(",")[0]: line.split(",") for line in lines[1:] if line.split(",")[1] == "1"}
+    for nfe in ("2", "3"):
+        table = deis.Table.load(tmp_path / "chosen" / f"nfe_00{nfe}.safetensors", deis.vp_linear())
+        assert (table.nfe, table.name) == (int(nfe), best[nfe][3])
+    assert (tmp_path / "chosen" / "choices.png").stat().st_size > 1000
+    assert "| 3 | 1 |" in done.stdout
+    options = best["3"][-1].split()
+    files = "sampler=learned", "sampler.table=chosen/nfe_003.safetensors"
+    images = []
+    for n, how in enumerate((options, files)):
+        drawn = command("sample.py", network, *how, "logger=none", "num_samples=4", f"run_dir={n}", cwd=tmp_path)
+        assert drawn.returncode == 0, drawn.stderr
+        assert json.loads((tmp_path / str(n) / "result.json").read_text())["nfe"] == 3
+        images.append(np.load(tmp_path / str(n) / "samples.npz")["images"])
+    np.testing.assert_array_equal(*images)
+
+
+def test_a_learned_table_is_nearer_and_a_second_call_changes_nothing(network: Path, tmp_path: Path) -> None:
+    options = [*QUICK, "guidance=1.5", "sampler=ddim", "run_dir=learned"]
+    done = command("eval.learn", network, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "learned"
+    base, learned, fine = json.loads((folder / "result.json").read_text())["solvers"]
+    assert [base["table"], learned["table"], fine["nfe"]] == ["DDIM", "learned DDIM", 12]
+    assert learned["rms"] < base["rms"]
+    assert fine["rms"] == 0
+    assert len((folder / "curve.csv").read_text().splitlines()) == 1 + 1 + 3
+    assert (folder / "samples.png").is_file()
+    before = (folder / "learned.safetensors").read_bytes()
+    again = command("eval.learn", network, *options, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert (folder / "learned.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("eval.choose", ["nfe=[5,70]"], "reference_nfe must be above every nfe, got 64 and 70"),
+        ("eval.choose", ["num_samples=30"], "num_samples must be a multiple of batch_size=8, got 30"),
+        ("eval.choose", ["label=11"], "label must be 0 to 9"),
+        ("eval.learn", ["trajectories=20"], "trajectories must be at least two micro_batch of 16, got 20"),
+        ("eval.learn", ["loss=psnr"], "loss must be one of mse, log_mse, l1, huber, got 'psnr'"),
+        ("eval.learn", ["learn=[nodes]"], "learn must name some of grid, time, coefficients, got nodes"),
+        ("eval.learn", ["sampler=ddpm"], "DDPM adds noise"),
+        ("sample.py", ["sampler=learned"], "sampler=learned needs sampler.table=FILE"),
+        ("sample.py", ["sampler=learned", "sampler.table=none.safetensors"], "there is no table none.safetensors"),
+        ("sample.py", ["sampler=learned", "sampler.table=a", "+sampler.nfe=5"], "learned has no sampler.nfe"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_drawn(
+    network: Path, tmp_path: Path, name: str, options: list[str], message: str
+) -> None:
+    done = command(name, network, *options, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_candidate_can_be_typed() -> None:
+    """The options that a ranking names build the same table: every solver on one grid, and every grid."""
+    sde, seen = deis.vp_linear(), set()
+    for table in deis.learn.untrained(sde, 6):
+        about = dict(table.about)
+        grid, solver = (about.pop("ts_phase"), about.pop("ts_order")), tuple(about.items())
+        if {grid, solver} <= seen:
+            continue
+        seen |= {grid, solver}
+        words = row_of(6, 1, deis.learn.Choice(0.0, table, 8))["options"].split()
+        built = build_table(job("sample", *words).sampler, sde)
+        for column in table.shapes():
+            np.testing.assert_array_equal(getattr(built, column), getattr(table, column), err_msg=" ".join(words))
