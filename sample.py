@@ -22,7 +22,7 @@ from eval.metrics.reference import missing_features
 from formats.files import write_atomically
 from models.sampling import single_files
 from models.sampling.build import EpsOptions, build_sde, build_table, parse_seeds
-from models.sampling.source import SHIPPED, Source, find
+from models.sampling.source import SHIPPED, Source, check_classes, find
 from runs import cli, folder, jax_setup
 from runs.errors import NonFiniteError, Stopped, checking, stop_requests
 from runs.log import open_log
@@ -77,12 +77,7 @@ def main(cfg: DictConfig) -> None:
         dataset = job.dataset if job.dataset.name else None
         if source.config["dataset"] or (metrics is not None and job.fid_is_asked):
             dataset = dataset_of(source, job.dataset, otherwise=", or extractor=none")
-        classes = source.config["model"].get("num_classes", 0)
-        if job.label is not None and not 0 <= job.label < classes:
-            allowed = f"0 to {classes - 1}" if classes else "null: this network was trained without classes"
-            raise ValueError(f"label must be {allowed} (model.num_classes={classes}), got {job.label}")
-        if job.guidance is not None and not source.config["model"].get("null_class"):
-            raise ValueError(f"guidance={job.guidance:g} needs a network trained with model.null_class=true")
+        check_classes(source, job.label, job.guidance)
         table = build_table(job.sampler, build_sde(source.config["sde"]))
         job.batch_size = min(job.batch_size, len(seeds))  # no more is computed than what is asked for
         config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
@@ -154,8 +149,8 @@ def origin_of_images(job: SampleJob, source: Source) -> dict[str, Any]:
 
 
 def nfe_asked(job: SampleJob, table: deis.Table) -> int:
-    """The network calls that were asked for; nodes of one's own ask for those that they make."""
-    return job.sampler["nfe"] if job.sampler["ts"] is None else table.nfe
+    """The network calls that were asked for; own nodes, and a table in a file, ask for those that they make."""
+    return table.nfe if job.sampler.get("ts") or "nfe" not in job.sampler else job.sampler["nfe"]
 
 
 def draw_images(

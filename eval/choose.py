@@ -20,6 +20,7 @@ from models.sampling.build import EpsOptions, build_sde
 from models.sampling.source import check_classes, find
 from runs import cli, folder, jax_setup
 from runs.errors import checking
+from runs.log import open_log
 
 SHOWN = 5  # solvers of every number of calls in choices.md
 
@@ -45,7 +46,7 @@ def main(cfg: DictConfig) -> None:
         check_classes(source, job.label, job.guidance)
         sde = build_sde(source.config["sde"])
     config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
-    with folder.occupy(run_dir, config, nfe=list(job.nfe)) as run_dir:
+    with folder.occupy(run_dir, config, nfe=list(job.nfe)):
         print(jax_setup.configure_jax(job.batch_size), file=sys.stderr)
         from eval.few_calls.trajectories import solve  # imports JAX, which is configured by now
         from models.sampling.draw import load_trained
@@ -60,6 +61,10 @@ def main(cfg: DictConfig) -> None:
             rows += [row_of(nfe, rank, choice) for rank, choice in enumerate(ranked, 1)]
             ranked[0].table.save(run_dir / f"nfe_{nfe:03}.safetensors")
         write(run_dir, rows)
+        with open_log(job.logger, run_dir, "choose", config) as log:
+            for row in (row for row in rows if row["rank"] == 1):
+                log.metrics(row["nfe"], {"nfe": row["nfe"], "rms": row["rms"]})
+            log.image(0, "choices", run_dir / "choices.png")
     print(f"{(run_dir / 'choices.md').read_text()}\n{run_dir}")
 
 

@@ -20,6 +20,7 @@ from models.sampling.build import EpsOptions, build_sde, build_table
 from models.sampling.source import check_classes, find
 from runs import cli, folder, jax_setup
 from runs.errors import Stopped, checking
+from runs.log import open_log
 
 
 @dataclass
@@ -44,14 +45,13 @@ def main(cfg: DictConfig) -> None:
         job: LearnJob = cli.to_object(cfg)
         check(job)
         source = find(job.checkpoint, job.step, job.output_root)
-        check_classes(source.config["model"], job.label, job.guidance)
+        check_classes(source, job.label, job.guidance)
         dataset = None if job.extractor is None else dataset_of(source, job.dataset)
         sde = build_sde(source.config["sde"])
         base = None if job.sampler is None else build_table({**job.sampler, "nfe": job.nfe}, sde)
-        config, run_dir = cli.to_dict(cfg), job.run_dir
-        if run_dir is None and (unfinished := folder.unfinished(job.output_root, job.name, config)):
-            run_dir = str(unfinished)
-        run_dir = folder.of_job(run_dir, job.output_root, job.name)
+        config, given = cli.to_dict(cfg), job.run_dir
+        run_dir = None if given else folder.unfinished(job.output_root, job.name, config)
+        run_dir = run_dir or folder.of_job(given, job.output_root, job.name)
     with folder.occupy(run_dir, config, nfe=job.nfe):
         print(jax_setup.configure_jax(job.batch_size), file=sys.stderr)
         from eval.few_calls import learning, trajectories  # import JAX, which is configured by now
@@ -82,9 +82,13 @@ def main(cfg: DictConfig) -> None:
         result = origin(source) | {"about": dict(learned.about), "solvers": rows}
         write_atomically(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
         write_atomically(run_dir / "learned.md", markdown(rows) + "\n")
-    print(
-        f"{markdown(rows)}\n{run_dir}\nNext: python sample.py sampler=learned sampler.table={run_dir}/learned.safetensors"
-    )
+        with open_log(job.logger, run_dir, "learn", config) as log:
+            for row in rows:
+                values = {key: row[key] for key in ("nfe", "rms", "fid") if key in row}
+                log.metrics(0, {f"{row['solver']}/{key}": value for key, value in values.items()})
+            log.image(0, "samples", run_dir / "samples.png")
+    print(f"{markdown(rows)}\n{run_dir}")
+    print(f"Next: python sample.py sampler=learned sampler.table={run_dir}/learned.safetensors", file=sys.stderr)
 
 
 def check(job: LearnJob) -> None:

@@ -63,7 +63,7 @@ def extractor(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
         found = replace(read_classifier(Path(cfg.weights).expanduser()), cache_dir=Path(cfg.cache_dir))
     else:
         found = classifier_extractor(data.load(dataset, "train"), data.load(dataset, "test"), cfg, dataset.name)
-    log.info("Extractor %s has accuracy %s on the test images", found.name, found.accuracy)
+    log.info("Extractor %s has accuracy %.4f on the test images", found.name, found.accuracy)
     return found
 
 
@@ -123,7 +123,7 @@ def read_classifier(path: Path) -> Extractor:
         if f"-classifier{RECIPE}@" not in (name := str(arrays["name"])):
             raise ValueError(
                 f"{path} holds classifier {name}, but only those whose name has -classifier{RECIPE}@ can be read; "
-                "have it trained again with extractor.weights=null"
+                "delete it, or leave extractor.weights out, to have one trained anew"
             )
         shape, (classes,) = tuple(map(int, arrays["image_shape"])), arrays["head.bias"].shape
         graphdef, template = nnx.split(

@@ -1,6 +1,5 @@
 """Learning a table for a trained network, so that a killed process goes on, and comparing it with what it came from."""
 
-import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ def chosen(sde: deis.SDE, fine: Trajectories, nfe: int, batch_size: int) -> deis
 
 def learned(
     sde: deis.SDE, fine: Trajectories, base: deis.Table, folder: Path, batch_size: int, **options: Any
-) -> tuple[deis.Table, signal.Signals | None]:
+) -> tuple[deis.Table, int | None]:
     """`deis.learn.fit` with its options, and the signal that stopped it early, if one did.
 
     Every step is written into the folder: progress.npz, from which a later call goes on, and curve.csv.
@@ -74,7 +73,7 @@ def learned(
 
 
 def _progress(saved: dict[str, np.ndarray]) -> Progress:
-    values = {name: saved[name] for name in Progress._fields}
+    values: Any = {name: saved[name] for name in Progress._fields}
     return Progress(**{name: value if value.ndim else value.item() for name, value in values.items()})
 
 
@@ -100,7 +99,8 @@ def compare(
     solver's images, before they are rounded. measurement: what opens a new measurement of samples; None for no FID.
     """
     seeds, target = list(range(num_samples)), []
-    rows, shown = [], {}
+    rows: list[dict[str, Any]] = []
+    shown: dict[tuple[str, str], np.ndarray] = {}
     for name, table in reversed(solvers.items()):
         measure = None if measurement is None else measurement()
         square = 0.0

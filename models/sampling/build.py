@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import field, make_dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints, is_typeddict
 
 import numpy as np
@@ -63,16 +64,33 @@ def check_sampler(options: Mapping[str, Any]) -> Options:
     Raises ValueError for an unknown method or option, for a value of another type and for an nfe below 1.
     """
     method = options["method"]
+    if method == "learned":
+        return _of_file(options)
     if method not in tables.METHODS:
-        raise ValueError(f"sampler.method must be one of {', '.join(tables.METHODS)}, got {method!r}")
+        raise ValueError(f"sampler.method must be one of {', '.join(tables.METHODS)} or learned, got {method!r}")
     found = _checked("sampler", tables.METHODS[method], options, **SHARED)
     if found["nfe"] < 1:
         raise ValueError(f"sampler.nfe must be at least 1, got {found['nfe']}")
     return found
 
 
+def _of_file(options: Mapping[str, Any]) -> Options:
+    """The options of a table in a file, which has its calls and nodes of its own."""
+    if unknown := sorted(options.keys() - {"method", "table"}):
+        raise ValueError(f"learned has no sampler.{unknown[0]}: calls and times are those of the file sampler.table")
+    if not options.get("table"):
+        raise ValueError("sampler=learned needs sampler.table=FILE, as eval.learn and eval.choose write them")
+    none = dict.fromkeys(("nfe", "ts", "t_0"))
+    return {"method": "learned", "table": str(options["table"]), **none}
+
+
 def solver_of(options: Options) -> Callable[..., deis.Table]:
-    """The solver that the options of `check_sampler` name, with its own options filled in: a function of (sde, ts)."""
+    """The solver that the options of `check_sampler` name, with its own options filled in: a function of (sde, ts).
+
+    Raises ValueError for a table in a file, which goes with its own nodes only.
+    """
+    if options["method"] == "learned":
+        raise ValueError("sampler=learned has times of its own and cannot be put on others; choose another sampler")
     own = {key: value for key, value in options.items() if key not in SHARED}
     return partial(tables.METHODS[options["method"]], **own)
 
@@ -104,6 +122,8 @@ def build_table(sampler: Mapping[str, Any], sde: deis.SDE) -> deis.Table:
     unless round_nfe allows the next one that does.
     """
     options = check_sampler(sampler)
+    if options["method"] == "learned":
+        return deis.Table.load(Path(options["table"]).expanduser(), sde)
     solver, sde, nfe = solver_of(options), end_sde(options, sde), options["nfe"]
 
     def table(num_step: int) -> deis.Table:

@@ -51,3 +51,13 @@ def find(folder: str | None, step: int | None, output_root: str) -> Source:
             "python -m models.convert wrote: checkpoint=FOLDER"
         )
     return Source(checkpoints, step, checkpoint.read_config(checkpoints, step))
+
+
+def check_classes(source: Source, label: int | None, guidance: float | None) -> None:
+    """Raise ValueError for a class that the network does not have, or guidance that it was not trained for."""
+    classes = source.config["model"].get("num_classes", 0)
+    if label is not None and not 0 <= label < classes:
+        allowed = f"0 to {classes - 1}" if classes else "null: this network was trained without classes"
+        raise ValueError(f"label must be {allowed} (model.num_classes={classes}), got {label}")
+    if guidance is not None and not source.config["model"].get("null_class"):
+        raise ValueError(f"guidance={guidance:g} needs a network trained with model.null_class=true")

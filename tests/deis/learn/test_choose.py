@@ -17,6 +17,11 @@ X_T = SDE.prior_sample(jax.random.key(0), (64, 2))
 X_0 = deis.sample(tables.log_rho_ab(SDE, deis.timesteps(SDE, 200, "log")), EPS, X_T)
 
 
+def cache_size() -> int:
+    """Compilations of the sampling loop so far."""
+    return _run._cache_size()  # type: ignore[attr-defined]
+
+
 def rms(table: deis.Table) -> float:
     return float(jnp.sqrt(jnp.mean((deis.sample(table, EPS, X_T) - X_0) ** 2)))
 
@@ -31,9 +36,9 @@ def test_every_candidate_makes_the_calls_and_says_how_it_is_made(nfe: int) -> No
 
 
 def test_the_first_is_the_best_of_all() -> None:
-    compiled = _run._cache_size()
+    compiled = cache_size()
     ranked = deis.choose(SDE, EPS, X_T, X_0, 6)
-    assert _run._cache_size() <= compiled + 1
+    assert cache_size() <= compiled + 1
     errors = {choice.table.name + str(choice.table.about): rms(choice.table) for choice in ranked}
     assert ranked[0].error == pytest.approx(min(errors.values()), rel=1e-4)
     assert ranked[0].trajectories == 64

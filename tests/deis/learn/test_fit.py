@@ -74,7 +74,12 @@ def test_features_are_what_is_matched() -> None:
 def test_it_goes_on_where_it_was_stopped() -> None:
     seen: list[Progress] = []
     whole = fit(SDE, EPS, BASE, *PAIRS, batch_size=64, steps=6)
-    fit(SDE, EPS, BASE, *PAIRS, batch_size=64, steps=6, progress=lambda at: seen.append(at) or at.step == 3)
+
+    def stop_at_3(at: Progress) -> bool:
+        seen.append(at)
+        return at.step == 3
+
+    fit(SDE, EPS, BASE, *PAIRS, batch_size=64, steps=6, progress=stop_at_3)
     assert [at.step for at in seen] == [1, 2, 3]
     resumed = fit(SDE, EPS, BASE, *PAIRS, batch_size=64, steps=6, start=seen[-1])
     for name in whole.shapes():

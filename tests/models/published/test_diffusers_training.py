@@ -1,4 +1,4 @@
-"""Import of what diffusers' training script leaves: checkpoint-500/unet and unet_ema, and scheduler/ beside them all."""
+"""What diffusers' training script leaves is imported: checkpoint-500/unet and unet_ema, with scheduler/ beside them."""
 
 import json
 import shutil

@@ -1,7 +1,6 @@
 """Training that starts from the parameters of another network."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 import jax
@@ -11,11 +10,11 @@ import pytest
 from commands import TINY, run_here
 
 from deis import vp_linear
-from models.checkpoints import checkpoint
 from models.config import UNetConfig
 from models.published.network import read_checkpoint, read_published
 from models.sampling.build import build_sde
 from models.training.initial import find_initial, initial_params
+from train import initial_network
 
 
 @pytest.fixture(scope="module")
@@ -68,18 +67,17 @@ def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_training_starts_there_and_goes_on_without_it(folder: Path, tmp_path: Path) -> None:
-    """Steps that move nothing leave the parameters; a resumed run does not need the folder; a run is a start too."""
+    """A step that moves nothing leaves the parameters; a run is a start too, and does not need its own to go on."""
     tiny = [*TINY, "train.sample_every=0", "optimizer.learning_rate=1e-12", "run_dir=run"]
-    initial, checkpoints = tmp_path / "initial", tmp_path / "run" / "checkpoints"
-    shutil.copytree(folder, initial)
-    for steps in (1, 2):
-        done = run_here("train.py", *tiny, "init=initial", f"train.steps={steps}", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        shutil.rmtree(initial, ignore_errors=True)
+    done = run_here("train.py", *tiny, f"init={folder}", "train.steps=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     params = initial_params(find_initial(str(tmp_path / "run"), vp_linear()), config(folder))
-    jax.tree.map(np.testing.assert_array_equal, params, read_checkpoint(checkpoints, 2).params)
+    jax.tree.map(np.testing.assert_array_equal, params, read_checkpoint(tmp_path / "run" / "checkpoints", 1).params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), params, read_published(folder).params)
-    assert checkpoint.steps(checkpoints) == [1, 2]
-    refused = run_here("train.py", *tiny, "train.steps=3", cwd=tmp_path)
+    gone = published_network.options("init=gone")
+    assert initial_network(gone, tmp_path / "run") is None
+    with pytest.raises(FileNotFoundError, match="no checkpoint in gone"):
+        initial_network(gone, tmp_path / "new")
+    refused = run_here("train.py", *tiny, "train.steps=2", cwd=tmp_path)
     assert refused.returncode == 2
-    assert "init: initial -> None" in refused.stderr
+    assert f"init: {folder} -> None" in refused.stderr
