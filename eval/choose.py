@@ -1,5 +1,8 @@
 """The best untrained solvers for a trained network, by number of calls. See: python -m eval.choose --help"""
 
+if not __package__:  # python eval/choose.py, which finds no other package of the repository
+    raise SystemExit("error: this command is typed as python -m eval.choose")
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path

@@ -54,11 +54,17 @@ def dataset_of(source: Source, asked: DatasetConfig, otherwise: str = "") -> Dat
     """The data set asked for, else the one the network was trained on, with the options asked for, to measure against.
 
     otherwise: what else to do, as the end of the sentence of the ValueError that is raised if nobody knows it.
+    Raises ValueError as well for a name without images.
     """
     if not asked.name and not source.config["dataset"]:
         raise ValueError(
             f"{source.path} does not say what images the network was trained on; give dataset=NAME to measure "
             f"against{otherwise}"
+        )
+    if asked.name and asked.tfds_name is None and asked.path is None:
+        raise ValueError(
+            f"dataset.name={asked.name} is a name without images: choose dataset=NAME, or dataset=images "
+            "dataset.path=PATH"
         )
     return asked if asked.name else as_trained(source.config["dataset"], asked)
 

@@ -1,5 +1,8 @@
 """A solver of few network calls, learned for a trained network. See: python -m eval.learn --help"""
 
+if not __package__:  # python eval/learn.py, which finds no other package of the repository
+    raise SystemExit("error: this command is typed as python -m eval.learn")
+
 import json
 import sys
 from dataclasses import dataclass

@@ -109,12 +109,12 @@ def _wrong_choice(config_name: str) -> str | None:
     for key, value in _typed().items():
         group = key.rpartition(".")[0]
         if choices_of(key) and value not in choices_of(key):
-            leave_out = f"; for none leave {key} out" if key in default and default[key] is None else ""
+            leave_out = f", or leave {key} out" if key in default and default[key] is None else ""
             return (
                 f"{key}={value} is refused: {key} needs the name of a choice: {', '.join(choices_of(key))}{leave_out}"
             )
         if choices_of(group) and chosen.get(group) is None:
-            return f"{key} is an option of a {group}, and none is chosen: add {group}=NAME"
+            return f"{key} needs a choice of {group}: add {group}=NAME"
     return None
 
 

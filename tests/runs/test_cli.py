@@ -151,7 +151,8 @@ def test_a_choice_like_no_other_is_answered_with_the_choices_alone(answer: Calla
     assert answer("train", "dataset=nosuch") == f"unknown dataset 'nosuch'; allowed: {', '.join(there)}"
 
 
-EXTRACTORS, DATASETS = (", ".join(hints.choices_of(group)) for group in ("extractor", "dataset"))
+SAMPLERS, DATASETS = (", ".join(hints.choices_of(group)) for group in ("sampler", "dataset"))
+CHOOSE = "choose dataset=NAME, or dataset=images dataset.path=PATH"
 LIST_OR_TEXT = "write a list as [A,B], or one text as 'run_dir=\"a,b\"'"
 PLUGIN = "requirements-cluster.txt installs that of hydra/launcher=joblib"
 
@@ -164,18 +165,18 @@ PLUGIN = "requirements-cluster.txt installs that of hydra/launcher=joblib"
         ("sampler=ddim,t_ab", "sampler=ddim,t_ab has several values: add -m to run each"),
         ("num_samples=range(1,3)", "num_samples=range(1,3) has several values: add -m to run each"),
         ("run_dir=a,b", f"run_dir=a,b has several values: add -m to run each, {LIST_OR_TEXT}"),
-        ("dataset.name=x", "dataset.name is an option of a dataset, and none is chosen: add dataset=NAME"),
-        ("extractor=null", f"extractor=null is refused: extractor needs the name of a choice: {EXTRACTORS}"),
-        ("extractor=3", f"extractor=3 is refused: extractor needs the name of a choice: {EXTRACTORS}"),
+        ("dataset.name=x", f"dataset.name=x is a name without images: {CHOOSE}"),
+        ("extractor.steps=5", "extractor.steps needs a choice of extractor: add extractor=NAME"),
+        ("sampler=null", f"sampler=null is refused: sampler needs the name of a choice: {SAMPLERS}"),
+        ("sampler=3", f"sampler=3 is refused: sampler needs the name of a choice: {SAMPLERS}"),
         (
             "dataset=null",
-            f"dataset=null is refused: dataset needs the name of a choice: {DATASETS}; for none leave dataset out",
+            f"dataset=null is refused: dataset needs the name of a choice: {DATASETS}, or leave dataset out",
         ),
         ("~sampler.nfe", "~sampler.nfe takes away what is needed: write sampler.nfe=VALUE"),
         ("hydra/launcher=joblib_", f"hydra/launcher=joblib_ needs a plugin that is not installed; {PLUGIN}"),
         ("--config-name=x", "there is no x.yaml in conf/; leave out --config-name"),
         ("--nfe=10", "options have no dashes: write sampler.nfe=10 instead of --nfe"),
-        ("--batch-size", "options have no dashes: write batch_size=VALUE instead of --batch-size"),
         ("--cfg=x", "argument --cfg/-c: invalid choice: 'x' (choose from 'job', 'hydra', 'all')"),
         ("logger.mode=maybe", "logger.mode must be auto or online or offline, got 'maybe'"),
         ("name=${name}", "name is refused: Recursive interpolation detected"),

@@ -2,16 +2,20 @@
 
 import importlib.util
 import json
+import logging
 import pickle
+import re
 import signal
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from commands import TINY, run, run_here
 
+import train
 from models.sampling.source import find
-from runs import folder
+from runs import cli, folder
 from runs.errors import ConfigError, NonFiniteError, RunError, Stopped
 
 SWEEP = ["-m", *TINY, "optimizer.learning_rate=1e-3,2e-3"]
@@ -38,18 +42,25 @@ def test_errors_reach_another_process(error: RunError) -> None:
     assert (type(again), str(again), again.exit_code) == (type(error), str(error), error.exit_code)
 
 
-@pytest.mark.slow
-def test_the_runs_of_a_training_sweep_lie_below_its_folder(tmp_path: Path) -> None:
+def test_the_runs_of_a_training_sweep_lie_below_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And they are found: by sample.py as the newest runs, and by the same command where they are not done."""
-    done = run_here("train.py", *SWEEP, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(train, "fit", lambda job, config, run_dir, *_: (run_dir / "checkpoints").mkdir())
+    monkeypatch.setattr(logging, "shutdown", lambda _: None)  # by which Hydra closes pytest's handlers
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(sys, "argv", ["train.py", *SWEEP])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.run(train.main, "train", train.TrainJob)
+    assert ended.value.code == 0
     (sweep,) = (tmp_path / "outputs" / "sweeps").glob("*/")
     for job, rate in enumerate(("0.001", "0.002")):
         status = folder.read_status(sweep / str(job))
         assert status["status"] == "done"
         assert (sweep / str(job) / "checkpoints").is_dir()
         assert [text for text in status["overrides"] if "rate" in text] == [f"optimizer.learning_rate={rate}"]
-    assert find(None, None, str(tmp_path / "outputs")).path == sweep / "1" / "checkpoints"
+    with pytest.raises(FileNotFoundError, match=re.escape(f"no checkpoint in {sweep / '1'}")):
+        find(None, None, str(tmp_path / "outputs"))
     config = folder.read_config(sweep / "0")
     assert config is not None
     assert folder.unfinished(str(tmp_path / "outputs"), "digits", config) is None
