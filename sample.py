@@ -166,7 +166,7 @@ def draw_images(
 
     done: seeds whose images are in their files already; these are read.
     """
-    from models.sampling.draw import draw, draw_trajectory, load_trained  # imports JAX, which is configured by now
+    from models.sampling.draw import draw, draw_trajectory, labels_of, load_trained  # imports JAX, which is configured by now
 
     with checking():
         net = load_trained(source.path, source.step)
@@ -175,6 +175,7 @@ def draw_images(
     before = set(done)
     missing = [seed for seed in seeds if seed not in before]
     kept = np.empty((len(seeds) if job.in_npz else min(job.grid_samples, len(seeds)), *net.image_shape), np.uint8)
+    labels = labels_of(net, seeds, job.label)
 
     def take(these: list[int], images: np.ndarray) -> None:
         if measurement is not None:
@@ -213,8 +214,9 @@ def draw_images(
 
     if job.in_npz:
         rounding, numbers = np.array(job.rounding), np.array(seeds, np.uint32)
-        np.savez_compressed(run_dir / "samples.npz", images=kept, seeds=numbers, rounding=rounding)
-    save_png(run_dir / "grid.png", image_grid(kept[: job.grid_samples]))
+        classes = {} if labels is None else {"labels": labels}
+        np.savez_compressed(run_dir / "samples.npz", images=kept, seeds=numbers, rounding=rounding, **classes)
+    save_png(run_dir / "grid.png", grid(kept, labels, job))
     if job.gif:
         denoising_gif(run_dir / "denoising.gif", *draw_trajectory(net, table, seeds[: job.gif_samples], options))
     return {
@@ -231,6 +233,19 @@ def draw_images(
         "rounding": job.rounding,
         **origin(source),
     }
+
+
+def grid(images: np.ndarray, labels: np.ndarray | None, job: SampleJob) -> np.ndarray:
+    """The picture of `job.grid_samples` images at most: the first ones, or of several classes a row each."""
+    present = np.unique(labels) if labels is not None else np.empty(0)
+    columns = job.grid_samples // max(len(present), 1)
+    if labels is None or len(present) < 2 or columns == 0:
+        return image_grid(images[: job.grid_samples])
+    rows = [np.flatnonzero(labels[: len(images)] == label)[:columns] for label in present]
+    columns = min(map(len, rows))
+    if columns == 0:
+        return image_grid(images[: job.grid_samples])
+    return image_grid(images[np.concatenate([row[:columns] for row in rows])], columns)
 
 
 def require_finite(x_0: np.ndarray, seeds: list[int], table: deis.Table) -> None:

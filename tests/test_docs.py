@@ -55,6 +55,16 @@ def test_the_library_example_of_the_readme():
     assert run("README.md")["x_0"].shape == (64, 32, 32, 3)
 
 
+def test_the_page_on_few_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run("docs/few_calls.md")
+    far, near = (
+        jnp.mean((deis.sample(names[table], names["eps_fn"], names["x_T"]) - names["x_0"]) ** 2)
+        for table in ("base", "table")
+    )
+    assert near < 0.5 * far
+
+
 @pytest.fixture(scope="module")
 def names() -> dict[str, Any]:
     return run("docs/solvers.md")

@@ -66,6 +66,13 @@ def starts(net: Trained, seeds: list[int], label: int | None = None) -> Start:
     return jax.vmap(start)(jnp.array(seeds, jnp.uint32))
 
 
+def labels_of(net: Trained, seeds: list[int], label: int | None = None) -> Int[np.ndarray, " n"] | None:
+    """The class of every seed's image, as `starts` draws it; None for a network without classes."""
+    if not net.num_classes:
+        return None
+    return np.concatenate([np.asarray(starts(net, seeds[i : i + 256], label).label) for i in range(0, len(seeds), 256)])
+
+
 def draw(
     net: Trained, table: deis.Table, seeds: list[int], batch_size: int, options: EpsOptions = AS_TRAINED
 ) -> Iterator[Float[np.ndarray, "b h w c"]]:
