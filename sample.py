@@ -166,7 +166,12 @@ def draw_images(
 
     done: seeds whose images are in their files already; these are read.
     """
-    from models.sampling.draw import draw, draw_trajectory, labels_of, load_trained  # imports JAX, which is configured by now
+    from models.sampling.draw import (  # imports JAX, which is configured by now
+        draw,
+        draw_trajectory,
+        labels_of,
+        load_trained,
+    )
 
     with checking():
         net = load_trained(source.path, source.step)
@@ -214,8 +219,10 @@ def draw_images(
 
     if job.in_npz:
         rounding, numbers = np.array(job.rounding), np.array(seeds, np.uint32)
-        classes = {} if labels is None else {"labels": labels}
-        np.savez_compressed(run_dir / "samples.npz", images=kept, seeds=numbers, rounding=rounding, **classes)
+        arrays: dict[str, Any] = {"images": kept, "seeds": numbers, "rounding": rounding}
+        if labels is not None:
+            arrays["labels"] = labels
+        np.savez_compressed(run_dir / "samples.npz", **arrays)
     save_png(run_dir / "grid.png", grid(kept, labels, job))
     if job.gif:
         denoising_gif(run_dir / "denoising.gif", *draw_trajectory(net, table, seeds[: job.gif_samples], options))

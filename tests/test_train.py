@@ -111,7 +111,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(uninterrupted: Path, tmp_
     ):
         pytest.skip("mounting a small file system is not allowed here")
     try:
-        (folder / "ballast").write_bytes(bytes(500_000))
+        (folder / ".ballast").write_bytes(bytes(500_000))
         failed = train("train.keep_checkpoints=9", f"run_dir={folder}", cwd=tmp_path)
         assert failed.returncode == 1
         assert "No space left on device" in failed.stderr

@@ -105,7 +105,7 @@ def nodes_of(options: Options, sde: deis.SDE, num_step: int) -> Nodes:
 
     sde: as `end_sde` gives it. Raises ValueError for own nodes outside of its times, and as `deis.timesteps` does.
     """
-    if options["ts"] is None:
+    if options.get("ts") is None:
         return deis.timesteps(sde, num_step, options["ts_phase"], options["ts_order"])
     if outside := [t for t in options["ts"] if not sde.t_0 <= t <= sde.T]:
         raise ValueError(
@@ -129,7 +129,7 @@ def build_table(sampler: Mapping[str, Any], sde: deis.SDE) -> deis.Table:
     def table(num_step: int) -> deis.Table:
         return solver(sde, nodes_of(options, sde, num_step))
 
-    if options["ts"] is not None:
+    if options.get("ts") is not None:
         return table(len(options["ts"]) - 1)
     num_step = tables.fewest_steps(table, nfe)
     result = table(num_step)

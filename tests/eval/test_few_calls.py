@@ -94,7 +94,8 @@ def test_what_cannot_work_is_refused_before_anything_is_drawn(
 
 def test_every_candidate_can_be_typed() -> None:
     """The options that a ranking names build the same table: every solver on one grid, and every grid."""
-    sde, seen = deis.vp_linear(), set()
+    sde = deis.vp_linear()
+    seen: set[tuple] = set()
     for table in deis.learn.untrained(sde, 6):
         about = dict(table.about)
         grid, solver = (about.pop("ts_phase"), about.pop("ts_order")), tuple(about.items())

@@ -100,7 +100,7 @@ def test_what_ships_with_a_network_is_found(tmp_path: Path) -> None:
     done = run_here("eval.fid", "calc", "samples.npz", *data, "dest=found.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
-    assert (found["fid_name"], found["reference_n"]) == ("FID-fashion_mnist-100", 60_000)
+    assert (found["fid_name"], found["reference_n"]) == ("FID-fashion_mnist-classifier3-100", 60_000)
     folder = ROOT / "checkpoints" / "fashion_mnist"
     extractor = read_classifier(folder / "classifier.npz")
     mine = feature_statistics([extractor.features(samples)], extractor.name, "samples")

@@ -175,7 +175,7 @@ def test_a_shipped_classifier_is_taken_for_its_own_images_and_settings_only(tmp_
     assert str(shipped_for(dataset)).endswith("checkpoints/fashion_mnist")
     assert missing_features(ExtractorConfig(), dataset) is None
     extractor = load_extractor(ExtractorConfig(cache_dir=str(tmp_path)), dataset)
-    assert (extractor.name, extractor.cache_dir) == ("fashion_mnist@48fd5e1f5595", tmp_path)
+    assert (extractor.name, extractor.cache_dir) == ("fashion_mnist-classifier3@7d7032726573", tmp_path)
     assert shipped_for(dataclasses.replace(dataset, train_split="train[:90%]")) is None
     with pytest.raises(ConfigError):  # of other settings, which asks for the images
         load_extractor(ExtractorConfig(steps=3), dataclasses.replace(dataset, download=False))
