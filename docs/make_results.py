@@ -100,7 +100,7 @@ whose last steps are short, mends it as well, as the paper's.
 INTRODUCTION = """# Results
 
 Made by `make paper`, from the network that comes with the repository and from problems that are known exactly. The
-network is small (0.65 M parameters, Fashion-MNIST, see `checkpoints/fashion_mnist/`), and FID is measured in the
+network is small (1.6 M parameters, Fashion-MNIST, see `checkpoints/fashion_mnist/`), and FID is measured in the
 features of a small classifier: these figures compare solvers with each other, and not with the published figures, which
 are of another network, other images and other features. Those stand in tables of their own.
 """

@@ -257,3 +257,22 @@ except ImportError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "ModuleNotFoundError"), done.stderr
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_states_of_low_precision_ask_at_the_nodes_and_are_summed_in_float32(dtype) -> None:
+    """The result differs from a float32 state's by the rounding of the network's input and of the result."""
+    times: list[float] = []
+
+    def eps_fn(x, t):
+        assert x.dtype == dtype
+        assert t.dtype == torch.float32
+        times.append(float(t))
+        return torch_network(x.float(), t)
+
+    table, x_T = tables.build(SDE, num_step=100, method="unipc"), torch.randn(64, 2, generator=torch.Generator())
+    x_0 = deis.torch.sample(table, eps_fn, x_T.to(dtype))
+    np.testing.assert_array_equal(times, table.t[:-1].astype(np.float32))
+    exact = deis.torch.sample(table, torch_network, x_T.to(dtype).float())
+    assert x_0.dtype == dtype
+    assert float((x_0.float() - exact).square().mean().sqrt()) < 5 * torch.finfo(dtype).eps
