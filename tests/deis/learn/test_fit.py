@@ -127,12 +127,14 @@ def test_a_discrete_model_keeps_its_whole_times() -> None:
 
 def test_torch_samples_alike(learned: deis.Table) -> None:
     torch = pytest.importorskip("torch")
-    x_T = np.asarray(UNSEEN[0])
+    x_T = np.array(UNSEEN[0], np.float64)
     eps_fn = MIXTURE.eps_fn(SDE)
     found = deis.torch.sample(
-        learned, lambda x, t: torch.from_numpy(eps_fn(x.numpy(), float(t))).float(), torch.from_numpy(x_T)
+        learned, lambda x, t: torch.from_numpy(eps_fn(x.numpy(), float(t))), torch.from_numpy(x_T)
     )
-    np.testing.assert_allclose(found.numpy(), deis.sample(learned, EPS, UNSEEN[0]), atol=1e-5)
+    with jax.enable_x64(True):
+        expected = deis.sample(learned, lambda x, t: EPS(x, t), jnp.asarray(x_T))
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-8)
 
 
 @pytest.mark.parametrize(
