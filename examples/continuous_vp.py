@@ -22,9 +22,10 @@ def main(checkpoint: str = str(SHIPPED), picture: str = "continuous_vp.png") -> 
     """Draw 64 images with the network in the folder `checkpoint` and write them to `picture`."""
     source = find(checkpoint, None, "outputs")
     net = load_trained(source.path, source.step)
+    label = jax.numpy.arange(64) % net.num_classes if net.num_classes else None  # a network with classes needs one each
     sampler_fn = deis.get_sampler(
         net.sde,
-        eps_fn(net.network, net.sde, net.params),
+        eps_fn(net.network, net.sde, net.params, label),
         ts_phase="t",
         ts_order=2.0,  # nodes quadratic in t
         num_step=7,

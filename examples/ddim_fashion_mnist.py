@@ -41,13 +41,14 @@ def main() -> None:
     chosen = parser.parse_args()
 
     net = load_trained(SHIPPED, None)
-    eps = eps_fn(net.network, net.sde, net.params)
+    label = jax.numpy.arange(chosen.num_samples) % net.num_classes
+    eps = eps_fn(net.network, net.sde, net.params, label)
     key, noise_key = jax.random.split(jax.random.key(0))
     x_T = net.sde.prior_sample(noise_key, (chosen.num_samples, *net.image_shape))
     ts = deis.timesteps(net.sde, chosen.steps, "t", order=2.0)
     ddim = deis.tables.ddim_eta(net.sde, ts, eta=chosen.eta)
 
-    x_t, x_0 = deis.trajectory(ddim, eps, x_T[:16], key)
+    x_t, x_0 = deis.trajectory(ddim, eps_fn(net.network, net.sde, net.params, label[:16]), x_T[:16], key)
     denoising_gif(chosen.gif, np.asarray(x_t), np.asarray(x_0))
     print(f"{chosen.gif}, and FID of {chosen.num_samples} images in the features of a classifier:")
     print(f"{ddim.name}, quadratic in t: {fid(deis.sample(ddim, eps, x_T, key)):.2f}")

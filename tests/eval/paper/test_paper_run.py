@@ -234,7 +234,7 @@ def check_outputs(folder: Path, output: str) -> None:
         assert (folder / name).stat().st_size > 1000
     seconds = [float(word.split()[-2]) for word in output.splitlines()[-3].split(";")[0].split("(")[0].split(", ")]
     network, features, rest = seconds
-    assert rest < 0.1 * (network + features), output
+    assert rest < 0.2 * (network + features), output  # a tiny network; each FID has ten others for its error
 
 
 @pytest.mark.parametrize(
