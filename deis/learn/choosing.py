@@ -60,7 +60,7 @@ def choose(
 ) -> list[Choice]:
     """The tables of `nfe` network calls, best first: `choose(...)[0].table` is the one to take.
 
-    All are run on the first batch of trajectories, then the best quarter of them, but eight at least, on four times as
+    All are run on the first batch of trajectories, then the best fifth of them, but eight at least, on four times as
     many, and so on. One compilation for all, and for all `nfe`.
 
     eps_fn: as in `deis.sample`. x_T, x_0: [batch, ...] noise, and the samples that the network gives from it by a
@@ -82,7 +82,7 @@ def choose(
         ranked = sorted((Choice(_root(squares[one] / todo), one, todo * batch_size) for one in left), key=_error)
         if todo == len(all_batches):
             return [*ranked, *sorted(worse, key=_error)]
-        kept = max(len(ranked) // 4, 8)
+        kept = max(len(ranked) // 5, 8)
         left, worse = [choice.table for choice in ranked[:kept]], worse + ranked[kept:]
         done, todo = todo, min(4 * todo, len(all_batches))
 
