@@ -32,7 +32,7 @@ def test_blocks_are_equal_runs_of_rows_however_these_come(cut: int) -> None:
 
 
 def test_the_error_is_the_spread_of_independent_sets() -> None:
-    """Of a distance, and of the difference of two whose samples come from the same noise, which is far smaller."""
+    """A distance has it, and so has the difference of two whose samples share their noise, where it is far smaller."""
     noise = np.random.default_rng(1).normal(size=(80, 400, 3))
     found: dict[str, list[tuple[float, float]]] = {"one": [], "difference": []}
     for z in noise:
