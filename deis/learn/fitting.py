@@ -85,7 +85,7 @@ def fit(
     eps_fn: as in `deis.sample`; it is differentiated, in forward mode, with respect to x and t.
     base: a deterministic, untrained table of this SDE.
     x_T, x_0: [batch, ...] noise, and the samples that the network gives from it by a solver of many steps.
-    batch_size: trajectories that are computed together; more take more memory: nfe (nfe + 1)^2 / 2 states each.
+    batch_size: trajectories that are computed together; more take more memory: nfe^2 (nfe + 7) / 2 states each.
     learn: which of PARTS may move; None for all, or for a `DiscreteVPSDE`, whose times are whole, the coefficients.
     loss: what is minimised, a name in LOSSES. features: of x_0 [batch, ...]; their distance is minimised instead.
     condition: arrays [batch, ...], as labels; each batch's is a third argument of eps_fn.
