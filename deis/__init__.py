@@ -10,9 +10,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from deis import tables
-from deis.discrete import DiscreteVPSDE, discrete_vp
 from deis.schedule import timesteps
-from deis.sde import SDE, VPSDE, edm, get_cos_alpha_fns, get_linear_alpha_fns, sub_vp, ve, vp_cosine, vp_linear
+from deis.sde import (
+    SDE,
+    VPSDE,
+    DiscreteVPSDE,
+    discrete_vp,
+    edm,
+    get_cos_alpha_fns,
+    get_linear_alpha_fns,
+    sub_vp,
+    ve,
+    vp_cosine,
+    vp_linear,
+)
 from deis.table import Table
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from deis.sampler import EpsFn, State, as_partial
 from deis.sde import SDE
-from deis.timefn import derivative
+from deis.sde.timefn import derivative
 
 VARIABLES = ("rho", "t")
 

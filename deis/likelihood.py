@@ -24,8 +24,8 @@ from jaxtyping import Array, Float, UInt8
 from deis import tables
 from deis.sampler import EpsFn, State, as_partial, keys_of_samples, sample
 from deis.sde import SDE
+from deis.sde.timefn import TimeFn
 from deis.table import Table
-from deis.timefn import TimeFn
 
 Solver = Callable[[SDE, np.ndarray], Table]
 Flow = Callable[[SDE, EpsFn, State], tuple[State, int]]

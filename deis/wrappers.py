@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from deis.sde import SDE
-from deis.timefn import TimeFn, array_library
+from deis.sde.timefn import TimeFn, array_library
 
 Network = Callable[[Any, Any], Any]  # (x [batch, ...], scalar t) -> an array shaped like x
 EpsFn = Network

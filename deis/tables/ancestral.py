@@ -19,9 +19,9 @@ from jaxtyping import Float64
 
 from deis.schedule import check_nodes
 from deis.sde import SDE
+from deis.sde.timefn import array_library
 from deis.table import Table, eps_table
 from deis.tables.multistep import extended_nodes
-from deis.timefn import array_library
 
 
 def ddim_eta(sde: SDE, ts: np.ndarray, eta: float = 1.0, *, denoise: bool = False) -> Table:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from deis import SDE
-from deis.timefn import derivative
+from deis.sde.timefn import derivative
 from models.config import UNetConfig
 from models.score import Images, Labels, Network, Params, eps_weights, per_image, predict
 from models.training.config import ObjectiveConfig

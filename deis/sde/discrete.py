@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from deis.sde import SDE
-from deis.timefn import array_library
+from deis.sde.kernel import SDE
+from deis.sde.timefn import array_library
 
 
 def DiscreteVPSDE(discrete_alpha: Any) -> SDE:

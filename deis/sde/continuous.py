@@ -1,0 +1,100 @@
+"""The continuous-time diffusions that are known by name."""
+
+import math
+from typing import Any
+
+from deis.sde.kernel import SDE
+from deis.sde.timefn import TimeFn, array_library
+
+
+def vp_linear(beta_0: float = 0.1, beta_1: float = 20.0, t_0: float = 1e-3, T: float = 1.0) -> SDE:
+    """Variance preserving, beta(t) linear from beta_0 to beta_1 over [0, 1] (score_sde, arXiv 2011.13456, eq. 32)."""
+    s, log_alpha_bar, t_of_log_alpha_bar = _linear_beta(beta_0, beta_1)
+
+    def sigma(t: Any) -> Any:
+        xp = array_library(t)
+        return xp.sqrt(-xp.expm1(log_alpha_bar(t)))
+
+    def t_of_rho(rho: Any) -> Any:
+        return t_of_log_alpha_bar(-array_library(rho).log1p(rho * rho))
+
+    return SDE(s, sigma, t_of_rho, t_0, T)
+
+
+def sub_vp(beta_0: float = 0.1, beta_1: float = 20.0, t_0: float = 1e-3, T: float = 1.0) -> SDE:
+    """sub-VP: s = sqrt(alpha_bar) and sigma = 1 - alpha_bar, linear beta (score_sde, arXiv 2011.13456, eq. 29).
+
+    rho = alpha_bar^(-1/2) - alpha_bar^(1/2) = 2 sinh(-1/2 log alpha_bar), which gives the inverse.
+    """
+    s, log_alpha_bar, t_of_log_alpha_bar = _linear_beta(beta_0, beta_1)
+
+    def sigma(t: Any) -> Any:
+        return -array_library(t).expm1(log_alpha_bar(t))
+
+    def t_of_rho(rho: Any) -> Any:
+        return t_of_log_alpha_bar(-2 * array_library(rho).arcsinh(0.5 * rho))
+
+    return SDE(s, sigma, t_of_rho, t_0, T)
+
+
+def vp_cosine(offset: float = 0.008, t_0: float = 1e-3, T: float = 0.9946) -> SDE:
+    """Variance preserving, alpha_bar = cos^2(b(t)) / cos^2(b(0)), b(t) = (t + offset) / (1 + offset) pi/2.
+
+    Nichol & Dhariwal, arXiv 2102.09672, eq. 17. alpha_bar reaches 0 at t = 1, so T must lie below;
+    0.9946 is the value of DPM-Solver, arXiv 2206.00927.
+    """
+    rate = 0.5 * math.pi / (1 + offset)
+    a = offset * rate
+
+    def s(t: Any) -> Any:
+        return array_library(t).sin(rate * (1 - t)) / math.cos(a)  # cos b, which cancels less as a sine near t = 1
+
+    def sigma(t: Any) -> Any:
+        xp = array_library(t)  # cos^2 a - cos^2 b = sin(b - a) sin(b + a)
+        return xp.sqrt(xp.sin(rate * t) * xp.sin(2 * a + rate * t)) / math.cos(a)
+
+    def t_of_rho(rho: Any) -> Any:
+        xp = array_library(rho)
+        tangent = xp.sqrt(math.sin(a) ** 2 + rho * rho)  # cos a tan b; below, b - a without the difference
+        numerator = math.cos(a) * rho * rho / (tangent + math.sin(a))
+        return xp.arctan2(numerator, math.cos(a) ** 2 + math.sin(a) * tangent) / rate
+
+    return SDE(s, sigma, t_of_rho, t_0, T)
+
+
+def ve(sigma_min: float = 0.01, sigma_max: float = 50.0, t_0: float = 0.0, T: float = 1.0) -> SDE:
+    """Variance exploding, sigma(t) = sigma_min (sigma_max / sigma_min)^t (score_sde, arXiv 2011.13456, eq. 30)."""
+    growth = math.log(sigma_max / sigma_min)
+
+    def sigma(t: Any) -> Any:
+        return sigma_min * array_library(t).exp(growth * t)
+
+    def t_of_rho(rho: Any) -> Any:
+        return array_library(rho).log(rho / sigma_min) / growth
+
+    return SDE(_one, sigma, t_of_rho, t_0, T, prior_std=sigma_min * math.exp(growth * T))
+
+
+def edm(t_0: float = 0.002, T: float = 80.0) -> SDE:
+    """Variance exploding with sigma as time: s = 1, sigma = t (EDM, arXiv 2206.00364, table 1)."""
+    return SDE(_one, sigma=lambda t: 1.0 * t, t_of_rho=lambda rho: 1.0 * rho, t_0=t_0, T=T, prior_std=T)
+
+
+def _one(t: Any) -> Any:
+    return 1.0 + 0.0 * t
+
+
+def _linear_beta(beta_0: float, beta_1: float) -> tuple[TimeFn, TimeFn, TimeFn]:
+    """sqrt(alpha_bar(t)), log alpha_bar(t) = -(integral of beta over [0, t]) and the inverse of the latter."""
+    slope = beta_1 - beta_0
+
+    def s(t: Any) -> Any:
+        return array_library(t).exp(0.5 * log_alpha_bar(t))
+
+    def log_alpha_bar(t: Any) -> Any:
+        return -t * (beta_0 + 0.5 * slope * t)
+
+    def inverse(log_alpha_bar: Any) -> Any:  # the root without cancellation
+        return -2 * log_alpha_bar / (beta_0 + array_library(log_alpha_bar).sqrt(beta_0**2 - 2 * slope * log_alpha_bar))
+
+    return s, log_alpha_bar, inverse

@@ -1,0 +1,92 @@
+"""Diffusions as functions of time.
+
+Every diffusion here has a scalar Gaussian kernel `x_t = s(t) x_0 + sigma(t) eps`, so it is the two functions
+`s` and `sigma`. The noise-to-signal ratio `rho = sigma / s` is strictly increasing, and in `v = x / s(t)` the
+probability-flow ODE loses its stiff linear part (DEIS, arXiv 2204.13902, section 3):
+
+    dv/drho = eps_theta(s(t) v, t),    t = t(rho)
+
+Times are in the units of the SDE. The functions answer in the array library they are asked in; asked with
+NumPy arrays they answer in float64, which is what the solver tables are made of.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deis.sde.timefn import TimeFn, as_float64, derivative
+
+
+@dataclass(frozen=True)
+class SDE:
+    """A diffusion `x_t = s(t) x_0 + sigma(t) eps` on [t_0, T].
+
+    s, sigma: elementwise functions of time, written with NumPy, jax.numpy or torch.
+    t_of_rho: inverse of `rho(t) = sigma(t) / s(t)`.
+    t_0, T: where sampling ends and starts, t_0 < T.
+    prior_std: standard deviation of x_T, per element.
+    is_discrete: whether the network knows whole times only, from 0 to T.
+    Raises ValueError if rho does not grow from t_0 to T.
+    """
+
+    s: TimeFn
+    sigma: TimeFn
+    t_of_rho: TimeFn
+    t_0: float
+    T: float
+    prior_std: float = 1.0
+    is_discrete: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("s", "sigma", "t_of_rho"):
+            object.__setattr__(self, name, as_float64(getattr(self, name)))
+        if not self.t_0 < self.T:
+            raise ValueError(f"t_0 must lie below T, got t_0={self.t_0:g} and T={self.T:g}")
+        rho_0, rho_T = self.rho(np.array([self.t_0, self.T]))
+        if not 0 <= rho_0 < rho_T < math.inf:
+            raise ValueError(
+                f"sigma(t)/s(t) must grow from t_0={self.t_0:g} to T={self.T:g} and stay finite, "
+                f"got {rho_0:g} and {rho_T:g}; move t_0 or T"
+            )
+
+    def rho(self, t: Any) -> Any:
+        """Noise-to-signal ratio sigma(t) / s(t)."""
+        return self.sigma(t) / self.s(t)
+
+    def marginal(self, t: Any) -> tuple[Any, Any]:
+        """(s(t), sigma(t)): mean s x_0 and standard deviation sigma of x_t given x_0."""
+        return self.s(t), self.sigma(t)
+
+    def drift(self, x: Any, t: Any) -> Any:
+        """f(t) x of the forward SDE dx = f(t) x dt + g(t) dw, f = d log s / dt; t broadcasts against x."""
+        return x * (derivative(self.s)(t) / self.s(t))
+
+    def diffusion(self, t: Any) -> Any:
+        """g(t) of the forward SDE, shaped like t: g^2 = s^2 d(rho^2)/dt = d(sigma^2)/dt - 2 f sigma^2."""
+        f = derivative(self.s)(t) / self.s(t)
+        variance_rate = derivative(lambda t: self.sigma(t) ** 2)(t)
+        return (variance_rate - 2 * f * self.sigma(t) ** 2) ** 0.5
+
+    def prior_sample(self, key: Any, shape: tuple[int, ...]) -> Any:
+        """x_T ~ N(0, prior_std^2 I) of `shape`, in the library that key comes from.
+
+        key: a JAX key (the answer is float32), a np.random.Generator (float64), or a torch.Generator (torch's
+            default dtype, on the generator's device).
+        """
+        if isinstance(key, np.random.Generator):
+            return self.prior_std * key.standard_normal(shape)
+        if type(key).__module__.startswith("torch"):
+            import torch
+
+            return self.prior_std * torch.randn(shape, generator=key, device=key.device)
+        import jax
+
+        return self.prior_std * jax.random.normal(key, shape)
+
+    def prior_logp(self, x: Any) -> Any:
+        """log density of N(0, prior_std^2 I) at x [batch, ...], in nats: [batch], in x's library and dtype."""
+        z = x.reshape(x.shape[0], -1) / self.prior_std
+        constant = z.shape[1] * math.log(self.prior_std * math.sqrt(2 * math.pi))
+        return -0.5 * (z * z).sum(1) - constant
