@@ -1,0 +1,152 @@
+"""The first step where s(T) = 0: x_T is pure noise z, rho(T) is infinite, and v = x / s does not exist.
+
+With y = x / sigma = v / rho and kappa = 1 / rho, which is 0 there, the probability-flow ODE is
+
+    dy/dkappa = x_0(x, t)
+
+So the first row is in the scale u = y = z, which its columns say by s = sigma(T) and rho = 1, as `SDE.evaluation` does,
+and its history keeps x_0 = u - rho e. Its step leads to v = rho' y', and all that follows is finite and as ever. The loop
+and `deis.table` need to know nothing of it. A constant x_0 gives v' = x_0 + rho' z exactly, the first step of most methods;
+one of several stages is its Runge-Kutta method in kappa, of the same order. Polynomials of later steps know that eps was
+z at T where T is a finite number to them, as in t; in rho and log rho a node at infinity drops out of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from deis.sde import SDE
+from deis.table import Table, eps_table
+from deis.tables.tableaus import TABLEAUS, Tableau
+
+Rest = Callable[[np.ndarray], Table]
+"""From the nodes after T to the table that goes on there."""
+
+
+def starts_at_noise(sde: SDE, ts: np.ndarray) -> bool:
+    """Whether the first of the nodes ts is pure noise, s = 0."""
+    return sde.starts_at_noise and bool(sde.s(ts[:1])[0] == 0)
+
+
+def from_noise(name: str, sde: SDE, ts: np.ndarray, rest: Rest, denoise: bool = False, **first: Any) -> Table:
+    """The table of a method whose steps share no evaluations: steps in kappa, and then `rest`.
+
+    ts: [N+1] nodes from T on, with s(T) = 0. denoise: whether `rest` makes a row more, to sigma = 0.
+    first: arguments of `kappa_step`. A method of several stages goes on in kappa as long as noise dominates, rho >= 1:
+        steps near T span the same factors of rho however many there are, so that in rho their error is of order 2.
+    """
+    num = 1
+    if "rk" in first and first["rk"].stages > 1:
+        num = max(1, int(np.sum(sde.rho(ts) >= 1)) - 1)
+    table = kappa_step(name, sde, ts[0], ts[1], **first)
+    for i in range(1, num):
+        table = _joined(table, kappa_step(name, sde, ts[i], ts[i + 1], **first))
+    if len(ts) > num + 1:
+        return _joined(table, rest(ts[num:]))
+    if not denoise:
+        return table
+    t, s, rho = table.t[-1], table.s[-1], table.rho[-1]
+    to_zero = eps_table(name, np.array([t, t]), np.array([s, 1.0]), np.array([rho, 0.0]), np.array([[-rho]]))
+    return _joined(table, to_zero)
+
+
+def kappa_step(
+    name: str,
+    sde: SDE,
+    start: float,
+    end: float,
+    rk: Tableau = TABLEAUS["1euler"],
+    tail: float = 1.0,
+    g: float = 0.0,
+) -> Table:
+    """The table of one step of `rk` in kappa between two times, or of Euler's to sigma = 0.
+
+    tail, g: of methods of one stage that add noise from pure noise on: v' = x_0 + tail rho' z + g z'.
+    """
+    rho_start, rho_end = sde.rho(np.array([start, end]))
+    if rho_end == 0:
+        rk = TABLEAUS["1euler"]
+    c, share = np.append(rk.c, 1.0), rho_end / rho_start
+    on_start, on_end = c == 0, c == 1
+    length = np.where(on_end, 1.0, share + c * (1 - share))  # kappa / kappa', with which rho = rho' / length
+    rho = np.where(on_start, sde.evaluation(start)[1], rho_end / np.where(on_start, 1.0, length))
+    t = np.where(on_start, start, np.where(on_end, end, sde.t_of_rho(rho)))
+    P = np.zeros((rk.stages, rk.stages))
+    for i, row in enumerate((*rk.rows, rk.b)):  # u = rho (y + (kappa' - kappa) sum_j a_ij x_0j)
+        scale = rho[i + 1] / rho_end if on_start[i + 1] else 1 / length[i + 1]
+        P[i, : i + 1] = np.array(row[::-1]) * scale * (1 - share)
+    p, is_last = rho[1:] / rho[0], np.arange(rk.stages) == rk.stages - 1
+    p[-1] *= tail
+    q, Q = np.where(is_last, p, 1.0), np.where(is_last[:, None], P, 0.0)
+    a, b = np.ones(rk.stages), -rho[:-1]
+    return Table(name, t, sde.evaluation(t)[0], rho, a, b, p, q, P, Q, g=np.where(is_last, g, 0.0))
+
+
+def begin_multistep(table: Table, prediction: str, corrector: bool) -> Table:
+    """A multistep table whose rows over the step from infinity are still to be written.
+
+    The first step takes x_0 as constant, and the corrector as linear in kappa, between T and the next node.
+    prediction: as of `deis.tables.multistep.multistep`.
+    """
+    a, b, p, q, P, Q = (getattr(table, name).copy() for name in ("a", "b", "p", "q", "P", "Q"))
+    rho = table.rho
+    of_z = np.zeros((2, len(p)))
+    if prediction == "eps":
+        of_z = np.stack([_taken_of_first(P), _taken_of_first(Q)])
+    a[0], b[0], p[0], P[0, 0] = 1.0, -1.0, rho[1], 1.0
+    if not corrector:
+        q[0], Q[0] = p[0], P[0]
+    elif len(p) > 1:
+        # v_1 = rho_1 z + (x_0(T) + x_0(t_1)) / 2, and x_0(t_1) = u_1 - rho_1 eps_1
+        q[1], Q[1, :2] = (rho[1], [0.5, 0.5]) if prediction == "x_0" else (1.5 * rho[1], [-0.5 * rho[1], 1.0])
+        decay = rho[2] / rho[1] if prediction == "x_0" else 1.0
+        p[1], P[1] = decay * q[1], P[1] + decay * Q[1]
+    return with_first_eps(replace(table, a=a, b=b, p=p, q=q, P=P, Q=Q), *of_z)
+
+
+def with_first_step(table: Table, first: Table) -> Table:
+    """An eps table with the rows of `first` in place of its own; its later weights of evaluation 0 are those of z."""
+    columns = {name: getattr(table, name).copy() for name in ("a", "b", "p", "q", "P", "Q")}
+    of_u, of_v = _taken_of_first(columns["P"]), _taken_of_first(columns["Q"])
+    for name, column in columns.items():
+        own = getattr(first, name)
+        column[tuple(map(slice, own.shape))] = own
+    return with_first_eps(replace(table, **columns), of_u, of_v)
+
+
+def with_first_eps(table: Table, of_u: np.ndarray, of_v: np.ndarray) -> Table:
+    """`table`, with the weights of eps = z at pure noise added to the rows, of evaluation points and accepted states.
+
+    of_u, of_v: [nfe]. No history has z, but every accepted state is v = alpha z + W h, which gives it.
+    """
+    p, q, P, Q = (getattr(table, name).copy() for name in ("p", "q", "P", "Q"))
+    alpha, W = 1.0, np.zeros(table.lags)
+    for i in range(min(table.nfe, table.lags)):
+        W = np.append(0.0, W[:-1])  # evaluation i enters the history
+        for scale, weights, of_z in ((p, P, of_u), (q, Q, of_v)):
+            scale[i] += of_z[i] / alpha
+            weights[i] -= of_z[i] / alpha * W
+        alpha, W = q[i] * alpha, q[i] * W + Q[i]
+    return replace(table, p=p, q=q, P=P, Q=Q)
+
+
+def _taken_of_first(weights: np.ndarray) -> np.ndarray:
+    """The weights [nfe] of the first evaluation, which are 0 in `weights` afterwards."""
+    taken = np.zeros(len(weights))
+    i = np.arange(min(weights.shape))
+    taken[i], weights[i, i] = weights[i, i], 0.0
+    return taken
+
+
+def _joined(first: Table, rest: Table) -> Table:
+    """Two tables, one after the other; neither sees the other's history."""
+    columns = {}
+    lags = max(first.lags, rest.lags)
+    for name, shape in first.shapes().items():
+        before, after = getattr(first, name), getattr(rest, name)
+        if len(shape) == 2:
+            before, after = (np.pad(one, [(0, 0), (0, lags - one.shape[1])]) for one in (before, after))
+        columns[name] = np.concatenate([before[:-1] if name in ("t", "s", "rho") else before, after])
+    return Table(rest.name, **columns)
