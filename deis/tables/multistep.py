@@ -55,6 +55,7 @@ def multistep(
     prediction: str = "eps",
     *,
     finite_at_zero: bool = False,
+    knows_T: bool = False,
     lower_order_final: bool = False,
     corrector: bool = False,
     denoise: bool = False,
@@ -65,6 +66,8 @@ def multistep(
     predict, correct: weights over the step after the newest evaluation and, for the corrector, before it.
     prediction: what the history keeps and the weights are for, "eps" or "x_0".
     finite_at_zero: `predict` has finite weights over a step to sigma = 0; if not, such a step is of degree 0.
+    knows_T: the polynomials have a node at T where s(T) = 0 too, in a variable that is finite there. Then the second
+        call corrects the first step, as the error of that would bound the order by 2.
     lower_order_final, corrector, denoise: the `Options`.
     Raises ValueError for bad nodes, an unknown prediction, or `denoise` after nodes that end at sigma = 0.
     """
@@ -88,7 +91,7 @@ def multistep(
     if np.isfinite(rho[0]):
         return Table(name, t, s, rho, a, b, p, q, P, Q, g=zero)
     s[0], rho[0] = sde.evaluation(t[0])
-    return begin_multistep(Table(name, t, s, rho, a, b, p, q, P, Q, g=zero), prediction, corrector)
+    return begin_multistep(Table(name, t, s, rho, a, b, p, q, P, Q, g=zero), prediction, corrector, knows_T)
 
 
 def with_options(name: str, options: Options) -> str:

@@ -84,11 +84,12 @@ def kappa_step(
     return Table(name, t, sde.evaluation(t)[0], rho, a, b, p, q, P, Q, g=np.where(is_last, g, 0.0))
 
 
-def begin_multistep(table: Table, prediction: str, corrector: bool) -> Table:
+def begin_multistep(table: Table, prediction: str, corrector: bool, knows_T: bool) -> Table:
     """A multistep table whose rows over the step from infinity are still to be written.
 
-    The first step takes x_0 as constant, and the corrector as linear in kappa, between T and the next node.
-    prediction: as of `deis.tables.multistep.multistep`.
+    The first step takes x_0 as constant. Where the second call corrects it, x_0 is linear in kappa:
+    v_1 = rho_1 z + (x_0(T) + x_0(t_1)) / 2, which is rho_1 (z - eps_1) / 2 more.
+    prediction, knows_T: as of `deis.tables.multistep.multistep`.
     """
     a, b, p, q, P, Q = (getattr(table, name).copy() for name in ("a", "b", "p", "q", "P", "Q"))
     rho = table.rho
@@ -98,8 +99,9 @@ def begin_multistep(table: Table, prediction: str, corrector: bool) -> Table:
     a[0], b[0], p[0], P[0, 0] = 1.0, -1.0, rho[1], 1.0
     if not corrector:
         q[0], Q[0] = p[0], P[0]
+        if knows_T and table.lags > 1 and len(p) > 1:
+            P[1, 0], Q[1, 0], of_z[:, 1] = P[1, 0] - rho[1] / 2, Q[1, 0] - rho[1] / 2, of_z[:, 1] + rho[1] / 2
     elif len(p) > 1:
-        # v_1 = rho_1 z + (x_0(T) + x_0(t_1)) / 2, and x_0(t_1) = u_1 - rho_1 eps_1
         q[1], Q[1, :2] = (rho[1], [0.5, 0.5]) if prediction == "x_0" else (1.5 * rho[1], [-0.5 * rho[1], 1.0])
         decay = rho[2] / rho[1] if prediction == "x_0" else 1.0
         p[1], P[1] = decay * q[1], P[1] + decay * Q[1]
