@@ -2,12 +2,11 @@
 
 Euler's method on the probability-flow ODE; the exponential integrator (EI) with the score held constant over a step
 (ingredient 1); the same with eps held constant (ingredient 2), which is `deis.tables.ddim`; polynomials of higher
-degree (ingredient 3) make it `deis.tables.t_ab`. The first three are of order 1, 1 NFE a step. From pure noise, s(T) = 0,
-where neither t nor the score says anything of x_0, the first step of all is DDIM's.
+degree (ingredient 3) make it `deis.tables.t_ab`. The first three are of order 1, 1 NFE a step. Where s(T) = 0, the
+first step is DDIM's, as a constant score says nothing of x_0.
 """
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
@@ -15,9 +14,10 @@ from deis.schedule import check_nodes
 from deis.sde import SDE
 from deis.table import Table, eps_table
 from deis.tables.multistep import extended_nodes, quadrature
-from deis.tables.pure_noise import from_noise, starts_at_noise
+from deis.tables.pure_noise import from_noise
 
 
+@from_noise()
 def euler(sde: SDE, ts: np.ndarray) -> Table:
     """Euler's method in t: x' = x + (t' - t) (f x + g^2 / (2 sigma) eps), f and g the SDE's drift and diffusion.
 
@@ -25,23 +25,19 @@ def euler(sde: SDE, ts: np.ndarray) -> Table:
     no derivatives.
     """
     ts = check_nodes(sde, ts)
-    if starts_at_noise(sde, ts):
-        return from_noise("Euler", sde, ts, partial(euler, sde))
     t, dt, s = ts[:-1], np.diff(ts), sde.s(ts)
     P = dt * sde.diffusion(t) ** 2 / (2 * sde.sigma(t)) / s[1:]
     p = (1 + dt * sde.drift(1.0, t)) * s[:-1] / s[1:]
     return replace(eps_table("Euler", ts, s, sde.rho(ts), P[:, None]), p=p, q=p)
 
 
+@from_noise()
 def ei_score(sde: SDE, ts: np.ndarray) -> Table:
     """The exponential integrator on the score, -eps / sigma, held constant over a step; worse than Euler's method.
 
     A constant score is an eps in proportion to sigma: v' = v + eps_n times the integral of sigma / sigma_n drho.
     ts: [N+1] decreasing nodes, sigma > 0 at every evaluation. Raises ValueError for bad nodes.
     """
-    ts = check_nodes(sde, ts)
-    if starts_at_noise(sde, ts):
-        return from_noise("EI-score", sde, ts, partial(ei_score, sde))
     t, s, rho = extended_nodes(sde, ts)
     points, drho = quadrature(rho[:-1], rho[1:])
     P = np.sum(sde.sigma(sde.t_of_rho(points)) * drho, axis=1) / sde.sigma(t[:-1])

@@ -5,15 +5,13 @@ With v = x / s, rho = sigma / s and the predicted x_0 = v - rho eps, each of the
     v' = x_0 + sqrt(rho'^2 - gamma^2) eps + g z,                 rho' < rho
 
 DDIM's family of posteriors (arXiv 2010.02502, eq. 7) divided by s', and so valid for any SDE. gamma = g is the noise
-of that posterior; DDPM and Analytic-DDIM choose another g for the same mean. One NFE a step. From pure noise, s(T) = 0,
-eps is z and rho is infinite, which leaves gamma = eta rho', and g = sigma(T) / s' for DDPM's large variance.
+of that posterior; DDPM and Analytic-DDIM choose another g for the same mean. One NFE a step.
 
 Each function takes `denoise`, one more row that evaluates at the last node and steps to sigma = 0, as in
 `deis.tables.multistep.Options`. The papers' schedules end there, and their last step adds no noise.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +25,7 @@ from deis.tables.multistep import extended_nodes
 from deis.tables.pure_noise import from_noise, starts_at_noise
 
 
+@from_noise(lambda eta, **options: {"eta": eta})
 def ddim_eta(sde: SDE, ts: np.ndarray, eta: float = 1.0, *, denoise: bool = False) -> Table:
     """Stochastic DDIM (arXiv 2010.02502, eq. 12 and 16).
 
@@ -34,36 +33,26 @@ def ddim_eta(sde: SDE, ts: np.ndarray, eta: float = 1.0, *, denoise: bool = Fals
     eta: from 0, deterministic, to 1, DDPM's posterior; the noise is g = eta rho' sqrt(1 - rho'^2 / rho^2), none at
         sigma = 0. Raises ValueError for another eta or bad nodes.
     """
-    name, ts = f"DDIM(eta={eta:g})", check_nodes(sde, ts)
-    if starts_at_noise(sde, ts):
-        _check_eta(eta)
-        rest = partial(ddim_eta, sde, eta=eta, denoise=denoise)
-        return from_noise(name, sde, ts, rest, denoise, tail=np.sqrt(1 - eta**2), g=eta * sde.rho(ts[1]))
     t, s, rho = extended_nodes(sde, ts, denoise)
     gamma = _gamma(rho, eta)
-    return _ancestral(name, t, s, rho, gamma, gamma)
+    return _ancestral(f"DDIM(eta={eta:g})", t, s, rho, gamma, gamma)
 
 
+@from_noise(lambda variance, **options: {"eta": 1.0, "large": variance == "large"})
 def ddpm(sde: SDE, ts: np.ndarray, *, variance: str = "small", denoise: bool = False) -> Table:
     """DDPM's ancestral sampling (arXiv 2006.11239, algorithm 2), which is DDIM with eta = 1.
 
     variance: of the noise (section 3.2), "small", the posterior's, or "large", the forward transition's beta. With
         "large", the last step adds none, wherever it ends. Raises ValueError for any other.
     """
-    if variance not in ("small", "large"):
-        raise ValueError(f"variance must be small or large, got {variance!r}")
-    name, ts = "DDPM" if variance == "small" else "DDPM-large", check_nodes(sde, ts)
-    if starts_at_noise(sde, ts):
-        is_last = len(ts) == 2 and not denoise
-        large = 0.0 if is_last else sde.sigma(ts[0]) / sde.s(ts[1])
-        rest = partial(ddpm, sde, variance=variance, denoise=denoise)
-        return from_noise(name, sde, ts, rest, denoise, tail=0.0, g=sde.rho(ts[1]) if variance == "small" else large)
     t, s, rho = extended_nodes(sde, ts, denoise)
     gamma = _gamma(rho, 1.0)
     if variance == "small":
-        return _ancestral(name, t, s, rho, gamma, gamma)
+        return _ancestral("DDPM", t, s, rho, gamma, gamma)
+    if variance != "large":
+        raise ValueError(f"variance must be small or large, got {variance!r}")
     g = s[:-1] / s[1:] * np.sqrt(rho[:-1] ** 2 - rho[1:] ** 2)
-    return _ancestral(name, t, s, rho, gamma, np.append(g[:-1], 0.0))
+    return _ancestral("DDPM-large", t, s, rho, gamma, np.append(g[:-1], 0.0))
 
 
 def analytic_ddim(
@@ -84,10 +73,9 @@ def analytic_ddim(
         which is cut.
     half_range: half the width of the interval that the data lie in, 1 for images in [-1, 1]; bounds the variance
         by what can remain of such data (theorem 2).
-    Raises ValueError for an eta outside [0, 1], another number of values than nodes, or nodes from s(T) = 0 on, where
-    eps has no variance that would tell the one of x_0.
+    Raises ValueError for an eta outside [0, 1], another number of values than nodes, or nodes from s(T) = 0 on.
     """
-    if starts_at_noise(sde, check_nodes(sde, ts)):
+    if starts_at_noise(sde, ts):
         raise ValueError(
             f"Analytic-DDIM takes the variance of x_0 from that of eps, which says nothing of it at T={sde.T:g}, where "
             "s = 0; use nodes that begin below, or ddim_eta"
@@ -123,13 +111,9 @@ def estimate_eps_norm(
     return np.array(means)
 
 
-def _check_eta(eta: float) -> None:
+def _gamma(rho: np.ndarray, eta: float) -> np.ndarray:
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must be between 0 (deterministic) and 1 (DDPM), got {eta:g}")
-
-
-def _gamma(rho: np.ndarray, eta: float) -> np.ndarray:
-    _check_eta(eta)
     return eta * rho[1:] * np.sqrt(1 - (rho[1:] / rho[:-1]) ** 2)
 
 

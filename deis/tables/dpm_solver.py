@@ -4,20 +4,21 @@ Both expand in lambda = -log rho; h = log(rho / rho') is a step's length in it, 
 infinite, is of order 1.
 """
 
-from functools import partial
 from typing import Unpack
 
 import numpy as np
 
-from deis.schedule import check_nodes
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.multistep import Options, extended_nodes, lagrange, multistep, total_weight, with_options
-from deis.tables.pure_noise import from_noise, starts_at_noise
+from deis.tables.pure_noise import from_noise
 from deis.tables.single_step import single_step
 from deis.tables.tableaus import MIDPOINT, TABLEAUS
 
+_IN_KAPPA = {1: TABLEAUS["1euler"], 2: MIDPOINT, 3: TABLEAUS["3heun"]}  # with evaluations at the same fractions
 
+
+@from_noise(lambda order, **options: {"rk": _IN_KAPPA.get(order, MIDPOINT)})
 def dpm_solver(sde: SDE, ts: np.ndarray, order: int = 2, *, denoise: bool = False) -> Table:
     """DPM-Solver-2 (algorithm 1, r_1 = 1/2) and DPM-Solver-3 (algorithm 2, r_1 = 1/3, r_2 = 2/3).
 
@@ -28,11 +29,7 @@ def dpm_solver(sde: SDE, ts: np.ndarray, order: int = 2, *, denoise: bool = Fals
     """
     if order not in _STAGES:
         raise ValueError(f"dpm_solver order must be 1, 2 or 3, got {order}")
-    name, ts = f"DPM-Solver-{order}", check_nodes(sde, ts)
-    if starts_at_noise(sde, ts):
-        rest = partial(dpm_solver, sde, order=order, denoise=denoise)
-        return from_noise(name, sde, ts, rest, denoise, rk=_IN_KAPPA[order])
-    return single_step(name, sde, extended_nodes(sde, ts, denoise), _STAGES[order])
+    return single_step(f"DPM-Solver-{order}", sde, extended_nodes(sde, ts, denoise), _STAGES[order])
 
 
 def _stages_1(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +57,6 @@ def _stages_3(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 _STAGES = {1: _stages_1, 2: stages_2, 3: _stages_3}
-_IN_KAPPA = {1: TABLEAUS["1euler"], 2: MIDPOINT, 3: TABLEAUS["3heun"]}  # the same fractions and orders
 
 
 def dpm_solver_pp(

@@ -8,14 +8,13 @@ from typing import TypedDict, Unpack
 
 import numpy as np
 
-from deis.schedule import check_nodes
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.dpm_solver import stages_2
 from deis.tables.multistep import extended_nodes
-from deis.tables.pure_noise import from_noise, starts_at_noise
+from deis.tables.pure_noise import from_noise
 from deis.tables.single_step import Stages, single_step
-from deis.tables.tableaus import MIDPOINT, TABLEAUS, Tableau
+from deis.tables.tableaus import MIDPOINT, TABLEAUS
 
 
 class Churn(TypedDict, total=False):
@@ -25,8 +24,8 @@ class Churn(TypedDict, total=False):
     s_tmin, s_tmax: the rho between which steps do so; all unless given.
     s_noise: the standard deviation of the noise is this many times what the level asks for; 1 unless given.
 
-    No step starts above the first node. So the first has no noise added: x_T is noise already, at that level. (Where
-    s(T) = 0, that level is infinite, and the second step has none either.)
+    No step starts above the first node. So the first has no noise added: x_T is noise already, at that level. From
+    s(T) = 0 on, where the first level is infinite, it is the first node at which rho < 1.
     """
 
     s_churn: float
@@ -35,6 +34,7 @@ class Churn(TypedDict, total=False):
     s_noise: float
 
 
+@from_noise(lambda **options: {"rk": TABLEAUS["2heun"]})
 def edm_heun(sde: SDE, ts: np.ndarray, *, denoise: bool = True, **churn: Unpack[Churn]) -> Table:
     """EDM's sampler: Heun's method, 2 NFE a step, and an Euler step to sigma = 0, 1 NFE. Order of convergence 2.
 
@@ -43,15 +43,16 @@ def edm_heun(sde: SDE, ts: np.ndarray, *, denoise: bool = True, **churn: Unpack[
     churn: the noise of algorithm 2, as in `Churn`.
     Raises ValueError for bad nodes or negative churn.
     """
-    return _two_stages("Heun", sde, ts, _heun, TABLEAUS["2heun"], denoise, **churn)
+    return _two_stages("Heun", sde, ts, _heun, denoise, **churn)
 
 
+@from_noise(lambda **options: {"rk": MIDPOINT})
 def dpm_2(sde: SDE, ts: np.ndarray, *, denoise: bool = True, **churn: Unpack[Churn]) -> Table:
     """DPM-2 (k-diffusion's name): the midpoint method, with the middle in log rho, which makes it DPM-Solver-2.
 
     NFE, order, arguments and errors are those of `edm_heun`.
     """
-    return _two_stages("DPM-2", sde, ts, stages_2, MIDPOINT, denoise, **churn)
+    return _two_stages("DPM-2", sde, ts, stages_2, denoise, **churn)
 
 
 def _heun(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +66,6 @@ def _two_stages(
     sde: SDE,
     ts: np.ndarray,
     stages: Stages,
-    in_kappa: Tableau,
     denoise: bool,
     s_churn: float = 0.0,
     s_tmin: float = 0.0,
@@ -74,14 +74,6 @@ def _two_stages(
 ) -> Table:
     if s_churn < 0 or s_noise < 0:
         raise ValueError(f"s_churn and s_noise must not be negative, got {s_churn:g} and {s_noise:g}")
-    ts = check_nodes(sde, ts)
-    if starts_at_noise(sde, ts):
-        churn = Churn(s_churn=s_churn, s_tmin=s_tmin, s_tmax=s_tmax, s_noise=s_noise)
-
-        def rest(ts: np.ndarray) -> Table:
-            return _two_stages(name, sde, ts, stages, in_kappa, denoise, **churn)
-
-        return from_noise(name, sde, ts, rest, denoise, rk=in_kappa)
     nodes = extended_nodes(sde, ts, denoise)
     rho = nodes[2]
     level = rho[:-1]

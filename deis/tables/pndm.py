@@ -61,7 +61,7 @@ def _pndm(name: str, sde: SDE, ts: np.ndarray, first_steps: list[PseudoStep], or
         first = len(times)
         at_nodes.append(first)
         if np.isinf(rho[n]):
-            from_infinity = kappa_step(name, sde, ts[0], ts[1], _IN_KAPPA[len(first_steps[0][0])])
+            from_infinity = kappa_step(sde, ts[0], ts[1], _IN_KAPPA[len(first_steps[0][0])])
             times += from_infinity.t[:-1].tolist()
             rows += [{first: 0.0}] * from_infinity.nfe
             ends_step += [False] * (from_infinity.nfe - 1) + [True]
@@ -86,4 +86,3 @@ def _pndm(name: str, sde: SDE, ts: np.ndarray, first_steps: list[PseudoStep], or
     t = np.array([*times, ts[-1]])
     table = eps_table(name, t, *sde.evaluation(t), P, P * np.array(ends_step)[:, None])
     return table if np.isfinite(rho[0]) else with_first_step(table, from_infinity)
-

@@ -5,65 +5,90 @@ With y = x / sigma = v / rho and kappa = 1 / rho, which is 0 there, the probabil
     dy/dkappa = x_0(x, t)
 
 So the first row is in the scale u = y = z, which its columns say by s = sigma(T) and rho = 1, as `SDE.evaluation` does,
-and its history keeps x_0 = u - rho e. Its step leads to v = rho' y', and all that follows is finite and as ever. The loop
-and `deis.table` need to know nothing of it. A constant x_0 gives v' = x_0 + rho' z exactly, the first step of most methods;
-one of several stages is its Runge-Kutta method in kappa, of the same order. Polynomials of later steps know that eps was
-z at T where T is a finite number to them, as in t; in rho and log rho a node at infinity drops out of them.
+and its history keeps x_0 = u - rho e. Its step leads to v = rho' y', and all that follows is finite and as ever: the
+loop need not know of it. A constant x_0 gives v' = x_0 + rho' z exactly, the first step of most methods; one of several
+stages is its Runge-Kutta method in kappa, of the same order. Polynomials of later steps know that eps was z at T where
+T is a finite number to them, as in t; in rho and log rho a node at infinity drops out of them.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import wraps
+from inspect import signature
+from typing import Any, ParamSpec
 
 import numpy as np
 
+from deis.schedule import check_nodes
 from deis.sde import SDE
 from deis.table import Table, eps_table
 from deis.tables.tableaus import TABLEAUS, Tableau
 
-Rest = Callable[[np.ndarray], Table]
-"""From the nodes after T to the table that goes on there."""
+P = ParamSpec("P")
+First = Callable[..., dict[str, Any] | None]
+"""A method's options -> those of `kappa_step` for its first step, or None where the method knows what to do."""
+
+
+def from_noise(first: First = lambda **options: {}) -> Callable[[Callable[P, Table]], Callable[P, Table]]:
+    """A decorator for functions of (sde, ts, ...): where s = 0 at the first node, steps in kappa, and then the method.
+
+    A method of several stages goes on in kappa as long as noise dominates, rho >= 1: steps near T span the same
+    factors of rho however many there are, so that in rho their error would be of order 2.
+    """
+
+    def decorate(method: Callable[P, Table]) -> Callable[P, Table]:
+        @wraps(method)
+        def build(*args: P.args, **kwargs: P.kwargs) -> Table:
+            bound = signature(method).bind(*args, **kwargs)
+            bound.apply_defaults()
+            (sde, ts, *_), names = bound.args, list(bound.arguments)
+            options = dict(zip(names[2:], bound.args[2:], strict=False)) | bound.kwargs
+            if not starts_at_noise(sde, ts) or (steps := first(**options)) is None:
+                return method(*args, **kwargs)
+
+            def rest(ts: np.ndarray) -> Table:
+                return method(sde, ts, **options)  # type: ignore[arg-type]
+
+            return _from_noise(sde, check_nodes(sde, ts), rest, options.get("denoise", False), steps)
+
+        return build
+
+    return decorate
 
 
 def starts_at_noise(sde: SDE, ts: np.ndarray) -> bool:
     """Whether the first of the nodes ts is pure noise, s = 0."""
-    return sde.starts_at_noise and bool(sde.s(ts[:1])[0] == 0)
+    return sde.starts_at_noise and bool(np.any(sde.s(np.ravel(ts)[:1]) == 0))
 
 
-def from_noise(name: str, sde: SDE, ts: np.ndarray, rest: Rest, denoise: bool = False, **first: Any) -> Table:
-    """The table of a method whose steps share no evaluations: steps in kappa, and then `rest`.
-
-    ts: [N+1] nodes from T on, with s(T) = 0. denoise: whether `rest` makes a row more, to sigma = 0.
-    first: arguments of `kappa_step`. A method of several stages goes on in kappa as long as noise dominates, rho >= 1:
-        steps near T span the same factors of rho however many there are, so that in rho their error is of order 2.
-    """
+def _from_noise(
+    sde: SDE, ts: np.ndarray, rest: Callable[[np.ndarray], Table], denoise: bool, steps: dict[str, Any]
+) -> Table:
     num = 1
-    if "rk" in first and first["rk"].stages > 1:
+    if "rk" in steps and steps["rk"].stages > 1:
         num = max(1, int(np.sum(sde.rho(ts) >= 1)) - 1)
-    table = kappa_step(name, sde, ts[0], ts[1], **first)
-    for i in range(1, num):
-        table = _joined(table, kappa_step(name, sde, ts[i], ts[i + 1], **first))
+    parts = [kappa_step(sde, *ts[i : i + 2], **steps) for i in range(num)]
     if len(ts) > num + 1:
-        return _joined(table, rest(ts[num:]))
-    if not denoise:
-        return table
-    t, s, rho = table.t[-1], table.s[-1], table.rho[-1]
-    to_zero = eps_table(name, np.array([t, t]), np.array([s, 1.0]), np.array([rho, 0.0]), np.array([[-rho]]))
-    return _joined(table, to_zero)
+        parts.append(rest(ts[num:]))
+        return _joined(parts[-1].name, parts)
+    name = rest(np.array([ts[:2].mean(), ts[1]])).name  # which also checks the options
+    if steps.get("large") and not denoise:  # the last step has none of that noise
+        parts = [replace(part, g=0 * part.g) for part in parts]
+    if denoise:
+        t, s, rho = (column[-1:] for column in (parts[-1].t, parts[-1].s, parts[-1].rho))
+        ends = np.append(t, t), np.append(s, 1.0), np.append(rho, 0.0)
+        parts.append(eps_table(name, *ends, -rho[:, None]))
+    return _joined(name, parts)
 
 
 def kappa_step(
-    name: str,
-    sde: SDE,
-    start: float,
-    end: float,
-    rk: Tableau = TABLEAUS["1euler"],
-    tail: float = 1.0,
-    g: float = 0.0,
+    sde: SDE, start: float, end: float, rk: Tableau = TABLEAUS["1euler"], eta: float = 0.0, large: bool = False
 ) -> Table:
     """The table of one step of `rk` in kappa between two times, or of Euler's to sigma = 0.
 
-    tail, g: of methods of one stage that add noise from pure noise on: v' = x_0 + tail rho' z + g z'.
+    eta: of methods of one stage that add noise, the posterior's share of DDIM(eta): from pure noise on, where
+        gamma = eta rho', v' = x_0 + sqrt(1 - eta^2) rho' z + eta rho' z'.
+    large: with eta = 1, the noise of DDPM's large variance, sigma(T) / s'.
     """
     rho_start, rho_end = sde.rho(np.array([start, end]))
     if rho_end == 0:
@@ -78,10 +103,11 @@ def kappa_step(
         scale = rho[i + 1] / rho_end if on_start[i + 1] else 1 / length[i + 1]
         P[i, : i + 1] = np.array(row[::-1]) * scale * (1 - share)
     p, is_last = rho[1:] / rho[0], np.arange(rk.stages) == rk.stages - 1
-    p[-1] *= tail
+    p[-1] *= np.sqrt(1 - eta**2)
+    g = sde.sigma(start) / sde.s(end) if large else eta * rho_end
     q, Q = np.where(is_last, p, 1.0), np.where(is_last[:, None], P, 0.0)
     a, b = np.ones(rk.stages), -rho[:-1]
-    return Table(name, t, sde.evaluation(t)[0], rho, a, b, p, q, P, Q, g=np.where(is_last, g, 0.0))
+    return Table("", t, sde.evaluation(t)[0], rho, a, b, p, q, P, Q, g=np.where(is_last, g, 0.0))
 
 
 def begin_multistep(table: Table, prediction: str, corrector: bool, knows_T: bool) -> Table:
@@ -142,13 +168,15 @@ def _taken_of_first(weights: np.ndarray) -> np.ndarray:
     return taken
 
 
-def _joined(first: Table, rest: Table) -> Table:
-    """Two tables, one after the other; neither sees the other's history."""
-    columns = {}
-    lags = max(first.lags, rest.lags)
-    for name, shape in first.shapes().items():
-        before, after = getattr(first, name), getattr(rest, name)
+def _joined(name: str, parts: list[Table]) -> Table:
+    """Tables one after the other, each from where the one before it ends; none sees another's history."""
+    lags = max(part.lags for part in parts)
+    columns: dict[str, Any] = {}
+    for key, shape in parts[0].shapes().items():
+        found = [getattr(part, key) for part in parts]
+        if key in ("t", "s", "rho"):
+            found = [*(column[:-1] for column in found[:-1]), found[-1]]
         if len(shape) == 2:
-            before, after = (np.pad(one, [(0, 0), (0, lags - one.shape[1])]) for one in (before, after))
-        columns[name] = np.concatenate([before[:-1] if name in ("t", "s", "rho") else before, after])
-    return Table(rest.name, **columns)
+            found = [np.pad(column, [(0, 0), (0, lags - column.shape[1])]) for column in found]
+        columns[key] = np.concatenate(found)
+    return Table(name, **columns)

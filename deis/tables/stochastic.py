@@ -10,21 +10,19 @@ has the marginals of the forward SDE. With v = x / s, rho = sigma / s and score 
 
 Within a step, eps moves with v as it does for a single data point, d eps / dv = 1 / rho. This linear part is
 integrated exactly, and of the step's noise g^2 = rho'^2 (1 - q^(2 lambda^2)) is left at its end, q = rho' / rho.
-A step to sigma = 0 adds no noise. From pure noise, s(T) = 0, nothing of z is left at any lambda > 0: v' = x_0 + rho' z'.
+A step to sigma = 0 adds no noise. From pure noise, s(T) = 0, nothing of z is left for any lambda > 0, g = rho'.
 """
-
-from functools import partial
 
 import numpy as np
 
-from deis.schedule import check_nodes
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.adams_bashforth import t_ab
 from deis.tables.multistep import extended_nodes, lagrange_integrals, quadrature, rising
-from deis.tables.pure_noise import from_noise, starts_at_noise
+from deis.tables.pure_noise import from_noise
 
 
+@from_noise(lambda lam, **options: {"eta": 1.0} if lam else None)
 def t_ab_sde(
     sde: SDE,
     ts: np.ndarray,
@@ -60,10 +58,6 @@ def t_ab_sde(
         raise ValueError(f"lam must be 0 (deterministic) or more, got {lam:g}")
     if lam == 0:
         return t_ab(sde, ts, order, lower_order_final=lower_order_final, denoise=denoise)
-    name, ts = f"tAB{order}(lambda={lam:g})", check_nodes(sde, ts)
-    if starts_at_noise(sde, ts):
-        rest = partial(t_ab_sde, sde, order=order, lam=lam, lower_order_final=lower_order_final, denoise=denoise)
-        return from_noise(name, sde, ts, rest, denoise, tail=0.0, g=sde.rho(ts[1]))
     t, s, rho = extended_nodes(sde, ts, denoise)
     degrees = rising(order, len(t) - 1, lower_order_final, denoise)
     p, P = np.ones(len(degrees)), np.zeros((len(degrees), degrees.max() + 1))
@@ -71,9 +65,10 @@ def t_ab_sde(
         i = np.flatnonzero(degrees == degree)
         used = rho[i[:, None] - np.arange(degree + 1)]
         p[i], P[i, : degree + 1] = _collocation(sde, used, rho[i + 1], lam)
-    return _x_0_table(name, t, s, rho, p, P, lam**2)
+    return _x_0_table(f"tAB{order}(lambda={lam:g})", t, s, rho, p, P, lam**2)
 
 
+@from_noise(lambda eta, **options: {"eta": float(eta > 0)})
 def dpm_solver_pp_sde(
     sde: SDE,
     ts: np.ndarray,
@@ -98,11 +93,6 @@ def dpm_solver_pp_sde(
         raise ValueError(f"eta must be 0 (deterministic) or more, got {eta:g}")
     if variant not in ("midpoint", "heun"):
         raise ValueError(f"variant must be midpoint or heun, got {variant!r}")
-    name, ts = ("DPM++2M-SDE" if variant == "midpoint" else "DPM++2M-SDE-heun") + f"(eta={eta:g})", check_nodes(sde, ts)
-    if starts_at_noise(sde, ts):
-        options = {"eta": eta, "variant": variant, "lower_order_final": lower_order_final, "denoise": denoise}
-        scale = {"tail": 0.0, "g": sde.rho(ts[1])} if eta else {}
-        return from_noise(name, sde, ts, partial(dpm_solver_pp_sde, sde, **options), denoise, **scale)
     t, s, rho = extended_nodes(sde, ts, denoise)
     degrees = rising(1, len(t) - 1, lower_order_final, denoise or rho[-1] == 0)
     ratio = (rho[1:] / rho[:-1]).astype(np.float64)
@@ -112,7 +102,8 @@ def dpm_solver_pp_sde(
     h, h_last = -np.log(ratio[i]), -np.log(ratio[i - 1])
     slope = 0.5 * P[i, 0] if variant == "midpoint" else 1 - P[i, 0] / ((1 + eta) * h)
     P[i] += (slope * h / h_last)[:, None] * [1.0, -1.0][: P.shape[1]]
-    return _x_0_table(name, t, s, rho, p, P, eta)
+    name = "DPM++2M-SDE" if variant == "midpoint" else "DPM++2M-SDE-heun"
+    return _x_0_table(f"{name}(eta={eta:g})", t, s, rho, p, P, eta)
 
 
 def _collocation(sde: SDE, nodes: np.ndarray, end: np.ndarray, lam: float) -> tuple[np.ndarray, np.ndarray]:
