@@ -52,7 +52,10 @@ def prediction_weights(sde: SDE, prediction: str, t: Any) -> tuple[Any, Any]:
 
 
 def from_prediction(sde: SDE, network: Network, prediction: str) -> EpsFn:
-    """eps from a network that predicts `prediction`, a name in PREDICTIONS, and in AT_NOISE if s(T) = 0; else ValueError."""
+    """eps from a network that predicts `prediction`, a name in PREDICTIONS, or of AT_NOISE if s(T) = 0.
+
+    Raises ValueError for any other.
+    """
     if prediction not in PREDICTIONS:
         raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
     if prediction not in AT_NOISE:
