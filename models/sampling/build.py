@@ -23,7 +23,11 @@ from deis.schedule import Nodes, check_nodes
 Options = dict[str, Any]
 
 SDES: dict[str, Callable[..., deis.SDE]] = {
-    sde.__name__: sde for sde in (deis.vp_linear, deis.vp_cosine, deis.sub_vp, deis.ve, deis.edm, deis.discrete_vp)
+    sde.__name__: sde
+    for sde in (
+        *(deis.vp_linear, deis.vp_cosine, deis.vp_zero_snr, deis.sub_vp, deis.ve, deis.edm, deis.discrete_vp),
+        deis.flow,
+    )
 }
 
 SHARED = {
