@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from deis import SDE
-from deis.wrappers import PREDICTIONS, classifier_free_guidance
+from deis.wrappers import PREDICTIONS, classifier_free_guidance, prediction_weights
 
 Params = Any
 Images = Float[Array, "b h w c"]
@@ -59,8 +59,13 @@ def predict_eps(
     label: Labels = None,
     dropout_keys: PRNGKeyArray | None = None,
 ) -> Images:
-    """eps_theta(x, t): the network's estimate of the noise in x, for times t in [t_0, T], float32."""
-    a, b = eps_weights(network, per_image(sde.s(t)), per_image(sde.sigma(t)))
+    """eps_theta(x, t): the network's estimate of the noise in x, for times t in [t_0, T], float32.
+
+    Where s(T) = 0 it is x / sigma - x_0 at T, as in `deis.sde.kernel`.
+    """
+    s, sigma = per_image(sde.s(t)), per_image(sde.sigma(t))
+    at_noise = sde.starts_at_noise
+    a, b = prediction_weights(sde, network.output, s, sigma) if at_noise else eps_weights(network, s, sigma)
     return a * x + b * predict(network, sde, params, x, t, label, dropout_keys)
 
 
