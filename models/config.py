@@ -50,13 +50,16 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "embedding": ("positional", "fourier"),
     "freq_shift": (0, 1),
     "class_embedding": ("after", "before"),
-    "time": ("t", "t_999", "t_plus_1", "sigma", "log_sigma", "log_half_sigma", "log_sigma_4"),
+    "time": ("t", "t_999", "t_plus_1", "flow_1000", "sigma", "log_sigma", "log_half_sigma", "log_sigma_4"),
     "input": ("x", "unit"),
     "output": ("eps", "x_0", "v", "flow", "score", "sigma_score", "edm"),
     "dtype": ("float32", "bfloat16"),
 }
 
-FROM_NOISE: dict[str, tuple[str, ...]] = {"time": ("t", "t_999", "t_plus_1"), "output": ("x_0", "v", "flow")}
+FROM_NOISE: dict[str, tuple[str, ...]] = {
+    "time": ("t", "t_999", "t_plus_1", "flow_1000"),
+    "output": ("x_0", "v", "flow"),
+}
 """What CHOICES leave where s(T) = 0: the noise level is infinite at T, and eps says nothing of x_0."""
 
 

@@ -201,5 +201,5 @@ def _option_types(function: Callable[..., Any]) -> dict[str, Any]:
 def _plain(hint: Any) -> Any:
     """A type that can be typed on a command line: of several, the first of these that is allowed."""
     allowed = get_args(hint) or (hint,)
-    plain = next(one for one in (str, bool, int, float) if one in allowed)
+    plain: Any = next(one for one in (str, bool, int, float, list[float]) if one in allowed)
     return plain | None if type(None) in allowed else plain
