@@ -57,10 +57,11 @@ def exact(data: Mixture) -> np.ndarray:
 
 
 def our_errors(data: Mixture, sde: SDE, order: float) -> Errors:
-    errors, x_0 = {}, exact(data)
+    x_0 = exact(data)
+    errors: Errors = {}
     for name, solver in SOLVERS.items():
         for nfe in NFES:
-            table = _with_nfe(lambda n, solver=solver: solver(sde, deis.timesteps(sde, n, "t", order)), nfe)
+            table = _with_nfe(partial(_on_grid, solver, sde, order), nfe)
             if table is not None:
                 errors[name, nfe] = _rms(problem.run(table, data.eps_fn(sde), noise(data)) - x_0)
     return errors
@@ -70,11 +71,12 @@ def their_errors(data: Mixture, shift: float) -> Errors:
     import diffusers
     import torch
 
-    errors, x_0 = {}, exact(data)
+    x_0 = exact(data)
+    errors: Errors = {}
     for name, (scheduler, options) in PEERS.items():
         for nfe in NFES:
             is_flow = scheduler.startswith("Flow")
-            flow = {"shift": shift} if is_flow else {"use_flow_sigmas": True, "flow_shift": shift}
+            flow: dict[str, Any] = {"shift": shift} if is_flow else {"use_flow_sigmas": True, "flow_shift": shift}
             flow |= {} if is_flow else {"prediction_type": "flow_prediction"}
             flow |= {} if is_flow or "DEIS" in name else {"final_sigmas_type": "zero"}
             made = getattr(diffusers, scheduler)(**options, **flow)
@@ -88,6 +90,10 @@ def their_errors(data: Mixture, shift: float) -> Errors:
                 x = made.step(torch.from_numpy(eps_minus_x_0), t, x).prev_sample.double()
             errors[name, nfe] = _rms(x.numpy() - x_0)
     return errors
+
+
+def _on_grid(solver: Callable[..., Table], sde: SDE, order: float, num_step: int) -> Table:
+    return solver(sde, deis.timesteps(sde, num_step, "t", order))
 
 
 def _with_nfe(table: Callable[[int], Table], nfe: int) -> Table | None:
