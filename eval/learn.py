@@ -34,6 +34,7 @@ class LearnJob(MeasuringJob):
     reference_nfe: int = MISSING
     learn: list[str] | None = MISSING
     loss: str = MISSING
+    features: str | None = MISSING
     steps: int = MISSING
     micro_batch: int = MISSING
     label: int | None = MISSING
@@ -56,6 +57,7 @@ def main(cfg: DictConfig) -> None:
         run_dir = run_dir or folder.of_job(given, job.output_root, job.name)
     with folder.occupy(run_dir, config, nfe=job.nfe):
         print(jax_setup.configure_jax(job.batch_size), file=sys.stderr)
+        from eval.features.efficientnet_lite0 import features_of_samples
         from eval.few_calls import learning, trajectories  # import JAX, which is configured by now
         from models.sampling.draw import load_trained
 
@@ -65,7 +67,9 @@ def main(cfg: DictConfig) -> None:
             kept = run_dir / "trajectories.npz"
             fine = trajectories.solve(net, job.trajectories, job.batch_size, job.reference_nfe, options, kept)
             base = base or learning.chosen(sde, fine, job.nfe, job.micro_batch)
-            how = {"learn": job.learn, "loss": job.loss, "steps": job.steps}
+            how: dict[str, Any] = {"learn": job.learn, "loss": job.loss, "steps": job.steps}
+            if job.features:
+                how["features"] = features_of_samples
             learned, stopped = learning.learned(sde, fine, base, run_dir, job.micro_batch, **how)
         learned.save(run_dir / "learned.safetensors")
         if stopped:
@@ -99,6 +103,12 @@ def check(job: LearnJob) -> None:
     require_positive(job, "nfe", "trajectories", "reference_nfe", "steps", "micro_batch")
     if job.reference_nfe <= job.nfe:
         raise ValueError(f"reference_nfe must be above nfe={job.nfe}, got {job.reference_nfe}")
+    if job.features not in (None, "efficientnet_lite0"):
+        raise ValueError(f"features must be null or efficientnet_lite0, got {job.features!r}")
+    if job.features and job.extractor is not None and job.extractor.name == job.features:
+        raise ValueError(
+            f"FID is not to be measured by what is learned from: features={job.features} needs another extractor"
+        )
     if job.trajectories < 2 * job.micro_batch:
         raise ValueError(f"trajectories must be at least two micro_batch of {job.micro_batch}, got {job.trajectories}")
 
