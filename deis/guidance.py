@@ -1,8 +1,8 @@
 """Rules of guidance: how the eps that is wanted and the eps to move away from become the one that a solver sees.
 
-A rule is a function (x, t, good, bad, weight) -> eps, of arrays [batch, ...] shaped like x and a weight of which 1 is no
-guidance; JAX and torch alike. `deis.wrappers.classifier_free_guidance` and `autoguidance` say where the two eps come
-from. Any rule goes with either, with an `interval`, and with clipping or thresholding of what it answers.
+A rule is a function (x, t, good, bad, weight) -> eps, of arrays [batch, ...] shaped like x, and of a weight that is 1
+for no guidance; JAX and torch alike. `deis.wrappers.classifier_free_guidance` and `autoguidance` say where the two eps
+come from. Any rule goes with either, with an `interval`, and with clipping or thresholding of what it answers.
 """
 
 import math
@@ -38,9 +38,9 @@ def projected(sde: SDE, parallel: Any = 0.0, max_norm: Any = None) -> Rule:
     """Adaptive projected guidance, APG (Sadat et al., arXiv 2410.02416), without momentum.
 
     What guidance adds to the predicted x_0 is shortened to the norm `max_norm` where it is longer (None: never), and
-    its part parallel to that prediction, which saturates images, counts `parallel` times: 0 in the paper, 1 for `linear`.
-    Norms are those of a whole sample. The paper's momentum over earlier calls is left out: eps would no longer be a
-    function of (x, t), which solvers of any order rely on.
+    its part parallel to that prediction, which saturates images, counts `parallel` times: 0 in the paper, 1 as in
+    `linear`. Norms are those of a whole sample. The paper's momentum over earlier calls is left out: eps would no
+    longer be a function of (x, t), which solvers of any order rely on.
     """
 
     def rule(x: Any, t: Any, good: Any, bad: Any, weight: Any) -> Any:

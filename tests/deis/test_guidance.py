@@ -10,7 +10,10 @@ import pytest
 import deis
 from deis import guidance, wrappers
 
-torch = pytest.importorskip("torch")
+try:
+    import torch
+except ImportError:  # make test-peers has it
+    torch = None
 
 SDES = {"vp": (deis.vp_linear(), 0.4), "ve": (deis.ve(), 0.5), "discrete": (deis.discrete_vp(), 300.0)}
 sdes = pytest.mark.parametrize(("sde", "t"), SDES.values(), ids=SDES)
@@ -55,9 +58,10 @@ def in_every_library(make):
 
     def compare(t):
         expected = make(np.asarray)(X, t)
-        in_torch = make(torch.from_numpy)(torch.from_numpy(X), torch.tensor(t, dtype=torch.float64))
-        assert in_torch.dtype == torch.float64
-        np.testing.assert_allclose(in_torch, expected, rtol=0, atol=1e-6)
+        if torch is not None:
+            in_torch = make(torch.from_numpy)(torch.from_numpy(X), torch.tensor(t, dtype=torch.float64))
+            assert in_torch.dtype == torch.float64
+            np.testing.assert_allclose(in_torch, expected, rtol=0, atol=1e-6)
         with jax.enable_x64(True):
             in_jax = jax.jit(make(jnp.asarray))(jnp.asarray(X), jnp.asarray(t))
             np.testing.assert_allclose(in_jax, expected, rtol=0, atol=1e-6)
