@@ -135,7 +135,7 @@ def test_adaptive_cells_are_dopri5_from_the_seeds_noise_and_count_its_calls(setu
 def test_analytic_ddims_statistic_is_that_of_the_network_and_estimated_once(setup: Setup) -> None:
     sde = setup.net.sde
     solver = Analytic(sde, deis.timesteps(sde, 3), 0.0, False)
-    norm = eps_norm(setup, solver)
+    norm = eps_norm(setup, cell(solver))
     x_0 = data.to_float(data.load(setup.dataset, "train").images[:512])
     at = starts(setup.net, list(range(512)))
     network = jax.jit(eps_fn(setup.net.network, sde, setup.net.params, at.label))
@@ -145,10 +145,10 @@ def test_analytic_ddims_statistic_is_that_of_the_network_and_estimated_once(setu
     assert norm.shape == (4,)
     assert norm[1] == pytest.approx(float((e**2).mean()), rel=0.05), "other noise, the same expectation"
     setup.costs.now = "again"
-    np.testing.assert_array_equal(eps_norm(setup, solver), norm)
+    np.testing.assert_array_equal(eps_norm(setup, cell(solver)), norm)
     assert "again" not in setup.costs.compiled
     moved = replace(setup, net=setup.net._replace(params=jax.tree.map(lambda leaf: leaf * 1.0001, setup.net.params)))
-    eps_norm(moved, solver)
+    eps_norm(moved, cell(solver))
     assert "again" in setup.costs.compiled, "other weights, another statistic"
     assert measure_cell(setup, cell(solver), "one", nothing)["fid"] > 0
 

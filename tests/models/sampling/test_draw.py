@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import deis
-from models.sampling.build import EpsOptions
 from models.sampling.draw import Trained, changed_eps, starts
+from models.sampling.options import EpsOptions
 from models.score import Network
 
 
