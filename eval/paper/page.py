@@ -5,8 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval.figures import fid_vs_nfe_plot
-from eval.paper.grid import Record, as_printed, columns_of, grid_rows, markdown_grid, markdown_orders
-from eval.paper.grid import measured_grid, precision_grid
+from eval.paper.grid import (
+    Record,
+    as_printed,
+    columns_of,
+    grid_rows,
+    markdown_grid,
+    markdown_orders,
+    measured_grid,
+    precision_grid,
+)
 from eval.paper.spec import Paper
 from formats.tables import latex_escaped, latex_table, write_csv
 
