@@ -3,9 +3,10 @@
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from omegaconf import MISSING, DictConfig
@@ -15,7 +16,7 @@ import data
 import deis
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig
-from eval.figures import denoising_gif, image_grid, save_png
+from eval.figures import denoising_gif, image_grid, samples_picture, save_png
 from eval.job import MeasuringJob, check_measuring, dataset_of, origin, require_positive
 from eval.metrics.measurement import VALUES, Measurement, MetricConfig, lines, open_measurement, validate_metrics
 from eval.metrics.reference import missing_features
@@ -27,6 +28,9 @@ from models.sampling.source import SHIPPED, Source, find, identity
 from runs import cli, folder, jax_setup
 from runs.errors import NonFiniteError, Stopped, checking, stop_requests
 from runs.log import open_log
+
+if TYPE_CHECKING:
+    from models.sampling.draw import Trained
 
 NEXT = """Next: python sample.py sampler=ddim sampler.nfe=5              another solver, fewer network calls
       python sample.py gif=true extractor=none                 the images as they come out of the noise
@@ -46,6 +50,7 @@ class SampleJob(MeasuringJob, EpsOptions):
     kid_subsets: int = MISSING
     kid_subset_size: int = MISSING
     grid_samples: int = MISSING
+    guidance_sheet: list[float] | None = MISSING
     gif: bool = MISSING
     gif_samples: int = MISSING
 
@@ -75,6 +80,8 @@ def main(cfg: DictConfig) -> None:
         if source.config["dataset"] or (metrics is not None and job.fid_is_asked):
             dataset = dataset_of(source, job.dataset, otherwise=", or extractor=none")
         worse = check_eps(job, source.config)
+        for weight in job.guidance_sheet or ():
+            check_eps(replace(job, label=0, guidance=weight), source.config)
         table = build_table(job.sampler, build_sde(source.config["sde"]))
         job.batch_size = min(job.batch_size, len(seeds))  # no more is computed than what is asked for
         config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
@@ -218,6 +225,8 @@ def draw_images(
             arrays["labels"] = labels
         np.savez_compressed(run_dir / "samples.npz", **arrays)
     save_png(run_dir / "grid.png", grid(kept, labels, job))
+    if job.guidance_sheet:
+        samples_picture(run_dir / "guidance.png", sheet(net, table, seeds, job))
     if job.gif:
         denoising_gif(run_dir / "denoising.gif", *draw_trajectory(net, table, seeds[: job.gif_samples], job))
     return {
@@ -247,6 +256,18 @@ def grid(images: np.ndarray, labels: np.ndarray | None, job: SampleJob) -> np.nd
     if columns == 0:
         return image_grid(images[: job.grid_samples])
     return image_grid(images[np.concatenate([row[:columns] for row in rows])], columns)
+
+
+def sheet(net: "Trained", table: deis.Table, seeds: list[int], job: SampleJob) -> dict[tuple[str, str], np.ndarray]:
+    """The images of the first seed, or of the first four, by class and by weight of guidance."""
+    from models.sampling.draw import draw
+
+    shown, cells = seeds[: 4 if len(seeds) >= 4 else 1], {}
+    for label, weight in product(range(net.num_classes), job.guidance_sheet or ()):
+        options = replace(job, label=label, guidance=weight)
+        (x_0,) = draw(net, table, shown, len(shown), options)
+        cells[f"class {label}", f"guidance {weight:g}"] = data.to_uint8(x_0, job.rounding)
+    return cells
 
 
 def require_finite(x_0: np.ndarray, seeds: list[int], table: deis.Table) -> None:

@@ -110,13 +110,9 @@ class Setup:
         for path, leaf in jax.tree.leaves_with_path(self.net.params):
             weights.update(f"{jax.tree_util.keystr(path)}{leaf.dtype}{leaf.shape}".encode())
             weights.update(np.asarray(leaf).tobytes())
-        measured: dict[str, Any] = {
-            "images": self.reference.data,
-            "features": self.extractor.name,
-            "rounding": self.rounding,
-        }
-        measured |= {"precision_recall": True} if self.reference_features is not None else {}
-        return {"weights": weights.hexdigest(), "sde": self.sde, **measured}
+        measured = {"images": self.reference.data, "features": self.extractor.name, "rounding": self.rounding}
+        more = {} if self.reference_features is None else {"precision_recall": True}
+        return {"weights": weights.hexdigest(), "sde": self.sde, **measured, **more}
 
 
 def set_up(

@@ -69,7 +69,7 @@ def starts(net: Trained, seeds: list[int], label: int | None = None) -> Start:
 
     def start(seed: Array) -> Start:
         noise_key, label_key, key = jax.random.split(jax.random.key(seed), 3)
-        drawn = jax.random.randint(label_key, (), 0, max(net.num_classes, 1)) if label is None else jnp.array(label)
+        drawn = jax.random.randint(label_key, (), 0, max(net.num_classes, 1)) if label is None else jnp.int32(label)
         return Start(net.sde.prior_sample(noise_key, net.image_shape), drawn if net.num_classes else None, key)
 
     return jax.vmap(start)(jnp.array(seeds, jnp.uint32))
