@@ -69,6 +69,8 @@ def validate(paper: Paper) -> None:
     if paper.first_seed < 0:
         raise ValueError(f"paper.first_seed must be 0 or more, got {paper.first_seed}")
     for row, overrides in paper.methods.items():
+        if "guidance_network=None" in overrides:
+            raise ValueError(f"row {row} needs a worse network: give paper.worse_network=RUN/checkpoints/00001000")
         for override in (*paper.grid, *overrides):
             of_sampler = override.startswith(("sampler=", "sampler.")) and not override.startswith(TAKEN)
             if not of_sampler and not is_of_eps(override):
