@@ -160,6 +160,8 @@ def test_a_guided_cell_is_drawn_with_its_guidance_and_its_worse_network(setup: S
     away = EpsOptions(guidance=3.0, guidance_network=str(published_network.write(tmp_path / "worse")))
     worse = check_eps(away, {"model": {"image_size": 8, "image_channels": 1}, "sde": setup.sde})
     reference = load_reference(setup.extractor, setup.dataset, with_features=True)
+    assert worse is not None
+    assert reference.features is not None
     setup = replace(setup, worse={away.guidance_network: worse}, reference_features=reference.features)
     net, params = setup.net, setup.net.params
     setup = replace(setup, net=net._replace(params=jax.tree.map(lambda leaf: 1.1 * leaf, params)))

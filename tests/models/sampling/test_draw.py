@@ -69,7 +69,7 @@ def with_classes(traced: list[int], scale: float = 0.5, classes: int = 3) -> Tra
     return Trained(network, jnp.float32(scale), deis.vp_linear(), (8, 8, 1), classes)
 
 
-GUIDED = {
+GUIDED: dict[str, dict[str, Any]] = {
     "classifier-free": {"guidance": 3.0},
     "interval": {"guidance": 3.0, "guidance_interval": [0.5, 2.0]},
     "rescale": {"guidance": 3.0, "guidance_rescale": 0.7},

@@ -10,8 +10,8 @@ from models.sampling.options import EpsOptions, check_eps, given
 
 SDE = {"name": "vp_linear", "beta_0": 0.1, "beta_1": 20.0, "t_0": 1e-3, "T": 1.0}
 IMAGES = {"image_size": 8, "image_channels": 1}
-CONDITIONAL = {"model": IMAGES | {"num_classes": 10, "null_class": True}, "sde": SDE}
-PLAIN = {"model": IMAGES | {"num_classes": 0, "null_class": False}, "sde": SDE}
+CONDITIONAL: dict[str, Any] = {"model": IMAGES | {"num_classes": 10, "null_class": True}, "sde": SDE}
+PLAIN: dict[str, Any] = {"model": IMAGES | {"num_classes": 0, "null_class": False}, "sde": SDE}
 
 
 @pytest.mark.parametrize(
