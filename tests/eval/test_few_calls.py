@@ -13,9 +13,9 @@ from jobs import job
 import deis
 from eval.choose import row_of
 from eval.features.efficientnet_lite0 import features_of_samples
-from eval.few_calls.trajectories import conditional_eps
-from models.sampling.build import EpsOptions, build_table
-from models.sampling.draw import load_trained
+from models.sampling.build import build_table
+from models.sampling.draw import conditional_eps, load_trained
+from models.sampling.options import EpsOptions
 
 pytestmark = pytest.mark.slow
 
