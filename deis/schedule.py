@@ -44,12 +44,12 @@ def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> 
     rho_T, rho_0 = sde.rho(np.array([sde.T, sde.t_0]))
     if phase == "t" and order != 1 and sde.t_0 < 0:
         raise ValueError(f'phase "t" takes roots of the times, so t_0 must not be negative, got {sde.t_0:g}')
-    if phase == "log" and rho_0 == 0:
-        raise ValueError(f'phase "log" needs sigma(t_0) > 0, but it is 0 at t_0={sde.t_0:g}; raise t_0')
     if phase in ("rho", "log", "edm") and sde.starts_at_noise:
         raise ValueError(
             f'phase "{phase}" divides the range of sigma/s, which is infinite at T={sde.T:g}, where s = 0: use "t"'
         )
+    if phase == "log" and rho_0 == 0:
+        raise ValueError(f'phase "log" needs sigma(t_0) > 0, but it is 0 at t_0={sde.t_0:g}; raise t_0')
     match phase:
         case "t":
             ts = _power_space(sde.T, sde.t_0, weight, order)

@@ -163,7 +163,6 @@ def test_a_missing_scheduler_may_be_written(folder: Path) -> None:
         ("beta_end", 2.0, "must be a number between 0 and 1, got 2.0"),
         ("trained_betas", [0.1, 0.2], "must be 1000, as num_train_timesteps says"),
         ("trained_betas", [0.1, 2.0], "must be None or a list of numbers between 0 and 1, got [0.1, 2.0]"),
-        ("rescale_betas_zero_snr", True, "needs prediction_type v_prediction or sample: eps is x at the end"),
         ("prediction_type", "noise", "must be 'epsilon' or 'sample' or 'v_prediction', got 'noise'"),
         ("predict_epsilon", False, "must be True, got False"),
         ("num_train_timesteps", "many", "must be a whole number from 1 to 100000, got 'many'"),

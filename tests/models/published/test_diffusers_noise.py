@@ -40,6 +40,9 @@ def test_a_flow_model_is_told_1000_sigma(folder: Path) -> None:
 
 
 def test_zero_terminal_snr_and_betas_of_its_own(folder: Path, tmp_path: Path) -> None:
+    change(folder / SCHEDULER, rescale_betas_zero_snr=True)
+    with pytest.raises(ValueError, match="rescale_betas_zero_snr needs prediction_type v_prediction or sample"):
+        read_diffusers(folder)
     betas = np.linspace(0.001, 0.5, 1000).tolist()
     for options in ({"rescale_betas_zero_snr": True}, {"trained_betas": betas, "beta_schedule": None}):
         change(folder / SCHEDULER, prediction_type="v_prediction", **options)

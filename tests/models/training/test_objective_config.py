@@ -1,12 +1,17 @@
 """The objectives of conf/objective by their names, and what is refused."""
 
+import math
+
+import jax.numpy as jnp
+import numpy as np
 import pytest
+import scipy.stats
 from jobs import CONF, job
 
 import deis
 from models.config import UNetConfig, validate
 from models.training.config import ObjectiveConfig
-from models.training.objective import validate_objective
+from models.training.objective import TIME_DISTRIBUTIONS, validate_objective
 from models.unet import network_of, shapes
 
 VP = deis.vp_linear()
@@ -80,6 +85,14 @@ def test_what_cannot_be_learned_of_pure_noise_is_refused(model: dict, objective:
     validate_objective(composed("sde=flow", "objective=flow"), UNetConfig(output="flow"), flow)
     with pytest.raises(ValueError, match=said):
         validate_objective(ObjectiveConfig(**objective), UNetConfig(**{"output": "v"} | model), flow)
+
+
+def test_logit_normal_times_of_flow_matching() -> None:
+    """ln rho is normal: arXiv 2403.03206, with the shift 3 of its large images."""
+    cfg, u = composed("sde=flow", "objective=flow", f"objective.log_sigma_mean={math.log(3)}"), np.arange(0.05, 1, 0.1)
+    t = TIME_DISTRIBUTIONS["log_normal"](cfg, deis.flow(), jnp.asarray(u))[0]
+    unshifted = 1 / (1 + np.exp(-scipy.stats.norm.ppf(u)))
+    np.testing.assert_allclose(t, 3 * unshifted / (1 + 2 * unshifted), rtol=1e-5)
 
 
 def test_the_null_class_is_one_more_label() -> None:
