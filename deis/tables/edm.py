@@ -3,14 +3,13 @@
 Both are two-stage methods on dv/drho = eps, so that they serve every SDE; for EDM's, rho is sigma.
 """
 
-from dataclasses import replace
 from typing import TypedDict, Unpack
 
 import numpy as np
 
 from deis.sde import SDE
 from deis.table import Table
-from deis.tables.dpm_solver import stages_2
+from deis.tables.exponential import EXPONENTIAL, exponential
 from deis.tables.multistep import extended_nodes
 from deis.tables.single_step import Stages, single_step
 
@@ -47,7 +46,7 @@ def dpm_2(sde: SDE, ts: np.ndarray, *, denoise: bool = True, **churn: Unpack[Chu
 
     NFE, order, arguments and errors are those of `edm_heun`.
     """
-    return _two_stages("DPM-2", sde, ts, stages_2, denoise, **churn)
+    return _two_stages("DPM-2", sde, ts, exponential(*EXPONENTIAL["2s"], "eps"), denoise, **churn)
 
 
 def _heun(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -74,8 +73,4 @@ def _two_stages(
     level = rho[:-1]
     gamma = np.where((level >= s_tmin) & (level <= s_tmax), min(s_churn / len(level), np.sqrt(2) - 1), 0.0)
     raised = np.minimum(level * (1 + gamma), rho[0])
-    table = single_step(name, sde, nodes, stages, start=raised)
-    g = np.zeros(table.nfe)
-    # noise comes before an evaluation, so it belongs to the row before: the last of the 2 of the step before
-    g[1 : 2 * len(level) - 1 : 2] = s_noise * np.sqrt(raised[1:] ** 2 - level[1:] ** 2)
-    return replace(table, g=g)
+    return single_step(name, sde, nodes, stages, start=raised, s_noise=s_noise)

@@ -78,7 +78,7 @@ def error_from_exact_history(sde_name: str, table: Table, first: int, corrected:
     states = flow(sde_name, (*table.t[1 : first + 1], sde.t_0))
     us = [state / s for state, s in zip(states[:-1], table.s, strict=False)]
     history = [table.a[i] * us[i] + table.b[i] * eps_fn(states[i], table.t[i]) for i in range(first)][::-1]
-    got = _run(table, eps_fn, first, us[-1], us[-2] if corrected else us[-1], history, ())
+    got = _run(table, eps_fn, first, us[-1], table.q[first - 1] * us[-2] if corrected else us[-1], history, ())
     return _rms(got - states[-1])
 
 

@@ -1,0 +1,189 @@
+"""Exponential Runge-Kutta methods in log rho: the single-step DPM-Solvers, RES, ETD-RK and SEEDS as tableaus.
+
+A step is of length h in lambda = -log rho. The weights of its evaluations are made of (Hochbruck & Ostermann, Acta
+Numerica 2010) phi_1(z) = (e^z - 1) / z and phi_k+1(z) = (phi_k(z) - 1 / k!) / z. For eps, z = h; for the predicted
+x_0, z = -(1 + eta) h, with the noise of the reverse SDE, eta = lambda^2 of `deis.tables.stochastic`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from deis.sde import SDE
+from deis.table import Table
+from deis.tables.multistep import Noise, Weights, extended_nodes
+from deis.tables.single_step import Stages, single_step
+
+Phi = Callable[..., Any]
+"""(k, c) -> phi_k(c z), c = 1 where left out."""
+Rows = Callable[..., list[list[Any]]]
+"""(phi, c_2, c_3, ...) -> for each next state, the weights over h of the evaluations after the first."""
+
+_LEGENDRE_X, _LEGENDRE_W = np.polynomial.legendre.leggauss(64)
+
+
+def phi(k: int, z: np.ndarray) -> np.ndarray:
+    """phi_k(z), k >= 1: the integral of e^((1 - x) z) x^(k - 1) / (k - 1)! over [0, 1]."""
+    x = 0.5 + 0.5 * _LEGENDRE_X
+    return np.exp(np.multiply.outer(z, 1 - x)) @ (0.5 * _LEGENDRE_W * x ** (k - 1)) / math.factorial(k - 1)
+
+
+def midpoint(phi: Phi, c: Any, end: Any = 1.0) -> list[Any]:
+    """The weight of an evaluation at c in a step to `end`: its slope's term to first order in h."""
+    return [end**2 * phi(1, end) / (2 * c)]
+
+
+def slope(phi: Phi, c: Any, end: Any = 1.0) -> list[Any]:
+    """The same, with the line in lambda integrated exactly."""
+    return [end**2 * phi(2, end) / c]
+
+
+EXPONENTIAL: dict[str, tuple[tuple[float, ...], Rows]] = {
+    "2s": ((1 / 2,), lambda phi, c: [[], midpoint(phi, c)]),
+    "3s": ((1 / 3, 2 / 3), lambda phi, c_2, c_3: [[], slope(phi, c_2, c_3), [0.0, phi(2) / c_3]]),
+    "heun": ((1.0,), lambda phi, c: [[], slope(phi, c)]),
+    "res_2s": ((1 / 2,), lambda phi, c: [[], slope(phi, c)]),
+    "res_3s": ((1 / 2, 1.0), lambda phi, c_2, c_3: [[], [2 * phi(2, c_2) + 2 * phi(2)], [4 / 3 * phi(2), phi(2) / 3]]),
+    "etd_rk4": (
+        (1 / 2, 1 / 2, 1.0),
+        lambda phi, *c: [[], [phi(2, c[1])], [0.0, 2 * phi(2)], [2 * phi(2) - 4 * phi(3)] * 2 + [4 * phi(3) - phi(2)]],
+    ),
+}
+"""Where the evaluations after the first stand, c, as shares of the step in lambda, and their weights. The first
+evaluation has what is left of c phi_1(c z).
+
+"2s", "3s": DPM-Solver-2, -3 (arXiv 2206.00927), DPM-Solver++(2S) and its 3S (2211.01095), SEEDS-2, -3 (2305.14267);
+"heun": exponential Heun; "res_2s", "res_3s": RES (2308.02157), gamma = 4; "etd_rk4": Krogstad, J. Comput. Phys. 2005.
+"""
+
+
+def exponential(c: Sequence[Any], rows: Rows, prediction: str = "x_0", eta: float = 0.0) -> Stages:
+    """The stages of a tableau as in EXPONENTIAL; the shares c may be arrays [steps]."""
+
+    def stages(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        h = np.log(start / end).astype(np.float64)
+        z = h if prediction == "eps" else -(1 + eta) * h
+        ends = [*c, 1.0]
+        levels = [start, *(np.where(np.equal(share, 1), end, start * np.exp(-share * h)) for share in ends[:-1]), end]
+        weights = np.zeros((len(h), len(ends), len(ends)))
+        for j, row in enumerate(rows(lambda k, share=1.0: phi(k, share * z), *c)):
+            scale = -z * (levels[j + 1] if prediction == "eps" else 1.0)
+            for i, weight in enumerate(row, 1):
+                weights[:, j, i] = scale * weight
+            weights[:, j, 0] = scale * ends[j] * phi(1, ends[j] * z) - weights[:, j, 1:].sum(axis=1)
+        return np.stack(levels[:-1], axis=1), weights
+
+    return stages
+
+
+def log_weights(
+    prediction: str = "x_0",
+    slope: str = "exact",
+    eta: float | Callable[[np.ndarray], np.ndarray] = 0.0,
+    curvature: float = 1.0,
+) -> Weights:
+    """Multistep weights by the polynomial in lambda through the evaluations.
+
+    slope: what a line's slope counts for: "exact"; "midpoint" or "B2", to first order in h; "B1", to first order and
+        with the step's length for phi_1 (UniPC's B(h)). Polynomials of higher degree are integrated exactly, but
+        for `curvature`, the share of a parabola's last term that is taken.
+    eta: of the reverse SDE, for "x_0": a number, or a function of rho where steps start.
+    """
+
+    def weights(nodes: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        theta, k = 1 + (eta(start) if callable(eta) else eta), nodes.shape[1]
+        total = end - start if prediction == "eps" else 1 - (end / start) ** theta
+        if k == 1:
+            return total[:, None]
+        h = np.log(start / end)
+        z, scale = (h, -end * h) if prediction == "eps" else (-theta * h, theta * h)
+        moments = np.stack([total, *(math.factorial(j) * scale * phi(j + 1, z) for j in range(1, k))], axis=1)
+        if k == 2 and slope != "exact":
+            moments[:, 1] = (scale if slope == "B1" else total) / 2
+        if k == 3:
+            moments[:, 2] *= curvature
+        place = np.log(start[:, None] / nodes) / h[:, None]
+        powers = place[:, None, :] ** np.arange(k)[:, None]
+        return np.linalg.solve(powers.astype(np.float64), moments.astype(np.float64)[:, :, None])[:, :, 0]
+
+    return weights
+
+
+def sde_noise(eta: float | Callable[[np.ndarray], np.ndarray]) -> Noise:
+    """The noise of the reverse SDE that is left at the end of each step; eta as of `log_weights`."""
+
+    def noise(rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        power, ratio = eta(rho[:-1]) if callable(eta) else eta, rho[1:] / rho[:-1]
+        return ratio ** (1 + power), rho[1:] * np.sqrt(1 - ratio ** (2 * power))
+
+    return noise
+
+
+def exponential_rk(
+    sde: SDE,
+    ts: np.ndarray,
+    rk_method: str = "res_2s",
+    *,
+    prediction: str = "x_0",
+    eta: float = 0.0,
+    s_noise: float = 1.0,
+    denoise: bool = False,
+) -> Table:
+    """An exponential Runge-Kutta method in log rho over each step; as many NFE a step as it has stages.
+
+    ts: [N+1] decreasing nodes, sigma > 0 at every evaluation.
+    rk_method: a name in EXPONENTIAL. "2s", "heun", "res_2s" are of order 2, "3s", "res_3s" of 3, "etd_rk4" of 4.
+    prediction: what they integrate, predicted "x_0" or "eps".
+    eta: of the reverse SDE, 1 is the usual one, for "x_0". "2s" and "3s" are then SEEDS-2 and SEEDS-3, and "2s" the
+        DPM++ SDE of k-diffusion, but for its noise at trial points, which here follows the SDE exactly.
+    s_noise: how much the noise is inflated. denoise: one more step, of 1 NFE, to sigma = 0.
+    Raises ValueError for an unknown name or prediction, eta < 0 or with "eps", or bad nodes.
+    """
+    stages = exponential(*_tableau(rk_method), checked(prediction, eta), eta)
+    name = f"SEEDS-{rk_method}(eta={eta:g})" if eta else f"expRK-{rk_method}"
+    nodes = extended_nodes(sde, ts, denoise)
+    return single_step(name, sde, nodes, stages, prediction, eta=eta, s_noise=s_noise)
+
+
+def ancestral_rk(
+    sde: SDE,
+    ts: np.ndarray,
+    rk_method: str = "2s",
+    *,
+    prediction: str = "x_0",
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    denoise: bool = True,
+) -> Table:
+    """Ancestral sampling with an exponential Runge-Kutta step: down to below the next node, then noise up to it.
+
+    "2s" is k-diffusion's DPM++ 2S ancestral, with prediction "eps" its DPM-2 ancestral. 2 NFE a step, 1 to sigma = 0.
+    ts, rk_method, s_noise, denoise: as of `exponential_rk`.
+    eta: share of the noise of DDIM(eta), 0 to 1.
+    Raises ValueError for an unknown name or prediction, another eta, or bad nodes.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must be between 0 (deterministic) and 1, got {eta:g}")
+    stages = exponential(*_tableau(rk_method), checked(prediction))
+    nodes = extended_nodes(sde, ts, denoise)
+    rho = nodes[2]
+    down = rho[1:] * np.sqrt(1 - eta**2 * (1 - (rho[1:] / rho[:-1]) ** 2)) if eta else rho[1:]
+    name = f"expRK-{rk_method} ancestral(eta={eta:g})"
+    return single_step(name, sde, nodes, stages, prediction, end=down, s_noise=s_noise)
+
+
+def _tableau(name: str) -> tuple[tuple[float, ...], Rows]:
+    if name not in EXPONENTIAL:
+        raise ValueError(f"rk_method must be one of {', '.join(EXPONENTIAL)}, got {name!r}")
+    return EXPONENTIAL[name]
+
+
+def checked(prediction: str, eta: float = 0.0) -> str:
+    """The prediction, "x_0" or "eps", if it goes with eta; else ValueError."""
+    if prediction not in ("x_0", "eps"):
+        raise ValueError(f"prediction must be one of x_0, eps, got {prediction!r}")
+    if not 0 <= eta < np.inf or (eta and prediction == "eps"):
+        raise ValueError(f"eta must be 0 (deterministic) or more, and 0 with prediction eps, got {eta:g}")
+    return prediction
