@@ -10,8 +10,8 @@ from typing import Unpack
 import numpy as np
 
 from deis.sde import SDE
-from deis.table import Table
-from deis.tables.multistep import Options, Weights, lagrange, multistep, with_options
+from deis.table import Table, eps_table
+from deis.tables.multistep import Options, Weights, extended_nodes, lagrange, multistep, with_options
 
 # extrapolation by a higher degree amplifies the network's error more than it removes the method's
 MAX_ORDER = 6
@@ -74,6 +74,33 @@ def ipndm(
     if variable_step:
         predict = correct = lagrange(lambda rho: rho)
     return multistep(with_options(name, options), sde, ts, order - 1, predict, correct, finite_at_zero=True, **options)
+
+
+def gradient_estimation(sde: SDE, ts: np.ndarray, gamma: float = 2.0, **options: Unpack[Options]) -> Table:
+    """Gradient estimation (arXiv 2306.04848, algorithm 2): the DDIM step with gamma eps_n + (1 - gamma) eps_n-1.
+
+    ts: [N+1] decreasing nodes. gamma: 2 is the authors' choice, 1.5 is `ipndm` of order 2. The first step is DDIM's.
+    """
+    predict = _constant((np.ones(1), np.array([gamma, 1 - gamma])))
+    name = with_options(f"GE(gamma={gamma:g})", options)
+    return multistep(name, sde, ts, 1, predict, _constant(_AM_WEIGHTS), **options)
+
+
+def pfdiff(sde: SDE, ts: np.ndarray) -> Table:
+    """PFDiff-1 with DDIM (arXiv 2408.08822, algorithm 1): 1 NFE for two steps, made with the eps of the node between.
+
+    ts: [N+1] decreasing nodes; the first step, and of an even N the last, is one of DDIM. floor(N / 2) + 1 NFE.
+    The past eps leads to the node between. The order of convergence is 2 on grids even in rho, else 1.
+    """
+    t, s, rho = extended_nodes(sde, ts)
+    last = len(t) - 1
+    ends = np.append(np.arange(1, last, 2), last)  # of the steps
+    starts = np.append(0, ends[:-1])
+    asked = np.append(0, (ends[1:] + starts[1:]) // 2)
+    after = np.append(asked[1:], last)
+    P, Q = (rho[after] - rho[starts])[:, None], (rho[ends] - rho[starts])[:, None]
+    at = np.append(asked, last)
+    return eps_table("PFDiff-1", t[at], s[at], rho[at], P, Q)
 
 
 def _adams_bashforth(

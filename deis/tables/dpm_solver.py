@@ -11,7 +11,7 @@ import numpy as np
 
 from deis.sde import SDE
 from deis.table import Table
-from deis.tables.exponential import EXPONENTIAL, Phi, Rows, checked, exponential, log_weights, midpoint, slope
+from deis.tables.exponential import EXPONENTIAL, Rows, exponential, log_weights, midpoint
 from deis.tables.multistep import Options, extended_nodes, lagrange, multistep, with_options
 from deis.tables.single_step import join, single_step
 
@@ -26,7 +26,7 @@ def dpm_solver(sde: SDE, ts: np.ndarray, order: int = 2, *, denoise: bool = Fals
     """
     if order not in (1, 2, 3):
         raise ValueError(f"dpm_solver order must be 1, 2 or 3, got {order}")
-    stages = exponential(*(EXPONENTIAL[f"{order}s"] if order > 1 else ((), _rows(1, False))), "eps")
+    stages = exponential(*(EXPONENTIAL[f"{order}s"] if order > 1 else ((), _NODES[1])), "eps")
     return single_step(f"DPM-Solver-{order}", sde, extended_nodes(sde, ts, denoise), stages)
 
 
@@ -36,7 +36,6 @@ def dpm_solver_singlestep(
     order: int = 3,
     *,
     prediction: str = "x_0",
-    exact: bool = False,
     lower_order_final: bool = True,
     denoise: bool = False,
 ) -> Table:
@@ -48,14 +47,12 @@ def dpm_solver_singlestep(
 
     ts: [N+1] decreasing nodes, sigma > 0 at every evaluation.
     order: 1 (DDIM), 2 or 3, which is the order of convergence.
-    exact: integrate the polynomial in log rho through the evaluations of a step exactly.
     lower_order_final: end with a lower order even where N is a multiple of the order.
     denoise: one more step, of order 1, to sigma = 0.
     Raises ValueError for any other order, an unknown prediction, or bad nodes.
     """
     if order not in (1, 2, 3):
         raise ValueError(f"dpm_solver_singlestep order must be 1, 2 or 3, got {order}")
-    checked(prediction)
     t, s, rho = extended_nodes(sde, ts, denoise)
     to_zero = int(rho[-1] == 0)
     whole, rest = divmod(len(t) - 1 - to_zero, order)
@@ -69,29 +66,27 @@ def dpm_solver_singlestep(
         ends = rho[used][::k]
         c = [np.log(ends[:-1] / rho[used][i::k][: len(ends) - 1]) / np.log(ends[:-1] / ends[1:]) for i in range(1, k)]
         nodes = t[used][::k], s[used][::k], ends
-        part = single_step("", sde, nodes, exponential(c, _rows(k, exact), prediction), prediction)
+        part = single_step("", sde, nodes, exponential(c, _NODES[k], prediction), prediction)
         parts.append(replace(part, t=t[used], s=s[used], rho=rho[used]))
     name = "DPM++" if prediction == "x_0" else "DPM-Solver-"
     return join(f"{name}{order}S", parts)
 
 
-def _rows(order: int, exact: bool) -> Rows:
-    """The weights of the evaluations after the first, wherever they stand."""
-    two = slope if exact else midpoint
-    if order < 3:
-        return lambda phi, *c: [[], two(phi, *c)] if c else [[]]
-
-    def rows(phi: Phi, c_2: np.ndarray, c_3: np.ndarray) -> list[list[np.ndarray]]:
-        if not exact:
-            return [[], two(phi, c_2, c_3), [0 * c_2, phi(2) / c_3]]
-        last = [(c_3 * phi(2) - 2 * phi(3)) / (c_2 * (c_3 - c_2)), (2 * phi(3) - c_2 * phi(2)) / (c_3 * (c_3 - c_2))]
-        return [[], two(phi, c_2, c_3), last]
-
-    return rows
+_NODES: dict[int, Rows] = {
+    1: lambda phi: [[]],
+    2: lambda phi, c: [[], midpoint(phi, c)],
+    3: lambda phi, c_2, c_3: [[], midpoint(phi, c_2, c_3), [0.0, phi(2) / c_3]],
+}
 
 
 def dpm_solver_pp(
-    sde: SDE, ts: np.ndarray, order: int = 2, *, exact: bool = False, **options: Unpack[Options]
+    sde: SDE,
+    ts: np.ndarray,
+    order: int = 2,
+    *,
+    exact: bool = False,
+    prediction: str = "x_0",
+    **options: Unpack[Options],
 ) -> Table:
     """DPM-Solver++(2M) (algorithm 2) and (3M): a polynomial in log rho through predicted x_0; 1 NFE a step.
 
@@ -99,7 +94,8 @@ def dpm_solver_pp(
     order: 1 (DDIM), 2 or 3, reached in the first steps.
     exact: integrate the polynomial exactly. As published, and as other libraries do (in diffusers the solver type
         "midpoint"), 2M takes the slope's term to first order in h, and 3M half of the curvature's term, so that the
-        order of convergence of both is 2; integrated exactly, it is `order`.
+        order of convergence of both is 2; integrated exactly, it is `order`, and for x_0 they are RES 2M and 3M.
+    prediction: what the polynomial goes through, predicted "x_0", or "eps" for the multistep DPM-Solver.
     options: those of `Options`; lower_order_final is on, as the authors advise below 15 steps, and bounds the order
         of convergence by 2.
     Raises ValueError for any other order or bad nodes.
@@ -107,21 +103,7 @@ def dpm_solver_pp(
     if order not in (1, 2, 3):
         raise ValueError(f"dpm_solver_pp order must be 1, 2 or 3, got {order}")
     options = Options(lower_order_final=True) | options
-    return _multistep(f"DPM++{order}M", sde, ts, order, "x_0", exact, options)
-
-
-def dpm_solver_multistep(
-    sde: SDE, ts: np.ndarray, order: int = 2, *, exact: bool = False, **options: Unpack[Options]
-) -> Table:
-    """DPM-Solver 2M and 3M: the polynomial of `dpm_solver_pp` through eps. All else is as there."""
-    if order not in (1, 2, 3):
-        raise ValueError(f"dpm_solver_multistep order must be 1, 2 or 3, got {order}")
-    return _multistep(f"DPM-Solver-{order}M", sde, ts, order, "eps", exact, Options(lower_order_final=True) | options)
-
-
-def _multistep(
-    name: str, sde: SDE, ts: np.ndarray, order: int, prediction: str, exact: bool, options: Options
-) -> Table:
     polynomial = lagrange(np.log, prediction)
     predict = polynomial if exact else log_weights(prediction, "midpoint", curvature=0.5)
-    return multistep(with_options(name, options), sde, ts, order - 1, predict, polynomial, prediction, **options)
+    name = with_options(f"DPM++{order}M" if prediction == "x_0" else f"DPM-Solver-{order}M", options)
+    return multistep(name, sde, ts, order - 1, predict, polynomial, prediction, **options)

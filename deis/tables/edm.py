@@ -49,6 +49,39 @@ def dpm_2(sde: SDE, ts: np.ndarray, *, denoise: bool = True, **churn: Unpack[Chu
     return _two_stages("DPM-2", sde, ts, exponential(*EXPONENTIAL["2s"], "eps"), denoise, **churn)
 
 
+def restart(
+    sde: SDE,
+    ts: np.ndarray,
+    *,
+    s_tmin: float = 0.06,
+    s_tmax: float = 0.3,
+    num_step: int = 2,
+    repeats: int = 2,
+    s_noise: float = 1.0,
+    denoise: bool = True,
+) -> Table:
+    """Restart (arXiv 2306.14878, algorithm 1): EDM's Heun, which goes back up by noise and down again, repeatedly.
+
+    ts, denoise: as of `edm_heun`; 2 * num_step * repeats NFE more than it.
+    s_tmin, s_tmax: the interval in rho; it begins at the node nearest to s_tmin. num_step: steps down it, on EDM's
+        grid. repeats: how often. s_noise: how much the noise is inflated. Order of convergence 2.
+    Raises ValueError for an interval that does not lie within the nodes, or bad nodes.
+    """
+    t, s, rho = extended_nodes(sde, ts, denoise)
+    i = int(np.argmin(np.abs(rho[rho > 0] - s_tmin)))
+    if not rho[i] < s_tmax <= rho[0] or min(num_step, repeats) < 1:
+        raise ValueError(f"s_tmax must lie between the rho of two nodes, {rho[i]:g} and {rho[0]:g}, got {s_tmax:g}")
+    down = np.linspace(s_tmax ** (1 / 7), float(rho[i]) ** (1 / 7), num_step + 1)[1:-1] ** 7
+    inner = sde.t_of_rho(down), sde.s(sde.t_of_rho(down)), down
+    nodes = tuple(
+        np.concatenate([outer[: i + 1], np.tile(np.append(new, outer[i]), repeats), outer[i + 1 :]])
+        for outer, new in zip((t, s, rho), inner, strict=True)
+    )
+    start = nodes[2][:-1].copy()
+    start[i : i + num_step * repeats : num_step] = s_tmax
+    return single_step("Restart", sde, nodes, _heun, start=start, s_noise=s_noise)
+
+
 def _heun(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     step = end - start
     weights = np.stack([step, np.zeros_like(step), step / 2, step / 2], axis=1).reshape(-1, 2, 2)

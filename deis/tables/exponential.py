@@ -78,6 +78,12 @@ def exponential(c: Sequence[Any], rows: Rows, prediction: str = "x_0", eta: floa
     return stages
 
 
+def interpolate(place: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """Weights [steps, k] of the evaluations at `place` [steps, k] that give its powers the moments [steps, k]."""
+    powers = place[:, None, :] ** np.arange(place.shape[1])[:, None]
+    return np.linalg.solve(powers.astype(np.float64), moments.astype(np.float64)[:, :, None])[:, :, 0]
+
+
 def log_weights(
     prediction: str = "x_0",
     slope: str = "exact",
@@ -105,8 +111,7 @@ def log_weights(
         if k == 3:
             moments[:, 2] *= curvature
         place = np.log(start[:, None] / nodes) / h[:, None]
-        powers = place[:, None, :] ** np.arange(k)[:, None]
-        return np.linalg.solve(powers.astype(np.float64), moments.astype(np.float64)[:, :, None])[:, :, 0]
+        return interpolate(place, moments)
 
     return weights
 
@@ -128,6 +133,7 @@ def exponential_rk(
     *,
     prediction: str = "x_0",
     eta: float = 0.0,
+    ancestral: bool = False,
     s_noise: float = 1.0,
     denoise: bool = False,
 ) -> Table:
@@ -136,54 +142,22 @@ def exponential_rk(
     ts: [N+1] decreasing nodes, sigma > 0 at every evaluation.
     rk_method: a name in EXPONENTIAL. "2s", "heun", "res_2s" are of order 2, "3s", "res_3s" of 3, "etd_rk4" of 4.
     prediction: what they integrate, predicted "x_0" or "eps".
-    eta: of the reverse SDE, 1 is the usual one, for "x_0". "2s" and "3s" are then SEEDS-2 and SEEDS-3, and "2s" the
-        DPM++ SDE of k-diffusion, but for its noise at trial points, which here follows the SDE exactly.
+    eta: noise of the reverse SDE, 1 is the usual one, for "x_0". "2s" and "3s" are then SEEDS-2 and SEEDS-3, and "2s"
+        is the DPM++ SDE of k-diffusion, but for the noise at trial points, which here follows the SDE exactly.
+    ancestral: the step ends below the next node, and noise leads up to it; eta is DDIM's, 0 to 1. "2s" is then the
+        DPM++ 2S ancestral of k-diffusion, and for "eps" its DPM-2 ancestral.
     s_noise: how much the noise is inflated. denoise: one more step, of 1 NFE, to sigma = 0.
-    Raises ValueError for an unknown name or prediction, eta < 0 or with "eps", or bad nodes.
+    Raises ValueError for an unknown name or prediction, an eta that does not go with it, or bad nodes.
     """
-    stages = exponential(*_tableau(rk_method), checked(prediction, eta), eta)
-    name = f"SEEDS-{rk_method}(eta={eta:g})" if eta else f"expRK-{rk_method}"
-    nodes = extended_nodes(sde, ts, denoise)
-    return single_step(name, sde, nodes, stages, prediction, eta=eta, s_noise=s_noise)
-
-
-def ancestral_rk(
-    sde: SDE,
-    ts: np.ndarray,
-    rk_method: str = "2s",
-    *,
-    prediction: str = "x_0",
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    denoise: bool = True,
-) -> Table:
-    """Ancestral sampling with an exponential Runge-Kutta step: down to below the next node, then noise up to it.
-
-    "2s" is k-diffusion's DPM++ 2S ancestral, with prediction "eps" its DPM-2 ancestral. 2 NFE a step, 1 to sigma = 0.
-    ts, rk_method, s_noise, denoise: as of `exponential_rk`.
-    eta: share of the noise of DDIM(eta), 0 to 1.
-    Raises ValueError for an unknown name or prediction, another eta, or bad nodes.
-    """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta must be between 0 (deterministic) and 1, got {eta:g}")
-    stages = exponential(*_tableau(rk_method), checked(prediction))
-    nodes = extended_nodes(sde, ts, denoise)
-    rho = nodes[2]
-    down = rho[1:] * np.sqrt(1 - eta**2 * (1 - (rho[1:] / rho[:-1]) ** 2)) if eta else rho[1:]
-    name = f"expRK-{rk_method} ancestral(eta={eta:g})"
-    return single_step(name, sde, nodes, stages, prediction, end=down, s_noise=s_noise)
-
-
-def _tableau(name: str) -> tuple[tuple[float, ...], Rows]:
-    if name not in EXPONENTIAL:
-        raise ValueError(f"rk_method must be one of {', '.join(EXPONENTIAL)}, got {name!r}")
-    return EXPONENTIAL[name]
-
-
-def checked(prediction: str, eta: float = 0.0) -> str:
-    """The prediction, "x_0" or "eps", if it goes with eta; else ValueError."""
-    if prediction not in ("x_0", "eps"):
-        raise ValueError(f"prediction must be one of x_0, eps, got {prediction!r}")
-    if not 0 <= eta < np.inf or (eta and prediction == "eps"):
-        raise ValueError(f"eta must be 0 (deterministic) or more, and 0 with prediction eps, got {eta:g}")
-    return prediction
+    if rk_method not in EXPONENTIAL:
+        raise ValueError(f"rk_method must be one of {', '.join(EXPONENTIAL)}, got {rk_method!r}")
+    if not 0 <= eta < np.inf or (ancestral and eta > 1) or (eta and prediction == "eps" and not ancestral):
+        raise ValueError(f"eta must be 0 (deterministic) or more, 1 at most if ancestral, else 0 for eps, got {eta:g}")
+    nodes, end, name = extended_nodes(sde, ts, denoise), None, f"expRK-{rk_method}"
+    if ancestral:
+        rho, name, gamma = nodes[2], f"{name} ancestral(eta={eta:g})", eta
+        end, eta = rho[1:] * np.sqrt(1 - gamma**2 * (1 - (rho[1:] / rho[:-1]) ** 2)) if gamma else None, 0.0
+    elif eta:
+        name = f"{name} SDE(eta={eta:g})"
+    stages = exponential(*EXPONENTIAL[rk_method], prediction, eta)
+    return single_step(name, sde, nodes, stages, prediction, end=end, eta=eta, s_noise=s_noise)

@@ -39,7 +39,10 @@ def single_step(
     start, end: [N] rho where the steps start and end, before noise, if not at the nodes.
     eta: lambda^2 of the reverse SDE within a step, for predicted x_0.
     s_noise: the standard deviation of all noise is this many times what the level asks for.
+    Raises ValueError for an unknown prediction.
     """
+    if prediction not in ("eps", "x_0"):
+        raise ValueError(f"prediction must be one of eps, x_0, got {prediction!r}")
     t, s, rho = nodes
     start, end = rho[:-1] if start is None else start, rho[1:] if end is None else end
     t_start = np.where(start == rho[:-1], t[:-1], sde.t_of_rho(start))

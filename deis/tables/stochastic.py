@@ -20,7 +20,7 @@ import numpy as np
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.adams_bashforth import t_ab
-from deis.tables.exponential import log_weights, sde_noise
+from deis.tables.exponential import interpolate, log_weights, sde_noise
 from deis.tables.multistep import (
     Options,
     extended_nodes,
@@ -149,12 +149,15 @@ def sa_solver(
     )
 
 
-def er_sde(sde: SDE, ts: np.ndarray, order: int = 3, **options: Unpack[Options]) -> Table:
+def er_sde(
+    sde: SDE, ts: np.ndarray, order: int = 3, *, lower_order_final: bool = False, denoise: bool = False
+) -> Table:
     """ER-SDE-Solver-1 to -3 (arXiv 2309.06169, ER SDE 5): v / f(rho) is integrated, f(rho) = rho (e^(rho^0.3) + 10).
 
     v' = f(rho') / f(rho) v + sum of the Taylor terms of x_0 in rho, whose derivatives are differences; 1 NFE a step.
 
-    ts: [N+1] decreasing nodes. order: evaluations used, 1 to 3. options: those of `Options`, without the corrector.
+    ts: [N+1] decreasing nodes. order: evaluations used, 1 to 3.
+    lower_order_final, denoise: as in `deis.tables.multistep.Options`.
     Raises ValueError for another order, or bad nodes.
     """
     if order not in (1, 2, 3):
@@ -168,22 +171,28 @@ def er_sde(sde: SDE, ts: np.ndarray, order: int = 3, **options: Unpack[Options])
         return p, np.sqrt(rho[1:] ** 2 - (p * rho[:-1]) ** 2)
 
     def weights(nodes: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-        step, found = end - start, np.zeros(nodes.shape)
-        found[:, 0] = 1 - f(end) / f(start)
-        if nodes.shape[1] == 1:
-            return found
+        step, place = end - start, (nodes - start[:, None]) / (end - start)[:, None]
         rho, drho = quadrature(start, end)
         measure = -f(end)[:, None] / f(rho) * drho
-        slope = (step + measure.sum(axis=1)) / (nodes[:, 0] - nodes[:, 1])
-        found[:, :2] += slope[:, None] * [1.0, -1.0]
+        slope = 1 + measure.sum(axis=1) / step
+        parabola = 1 + 2 * ((rho - start[:, None]) * measure).sum(axis=1) / step**2
         if nodes.shape[1] == 3:
-            curvature = step**2 / 2 + ((rho - start[:, None]) * measure).sum(axis=1)
-            gaps = nodes[:, :2] - nodes[:, 1:]
-            differences = np.stack([1 / gaps[:, 0], -1 / gaps[:, 0] - 1 / gaps[:, 1], 1 / gaps[:, 1]], axis=1)
-            found += (2 * curvature / (nodes[:, 0] - nodes[:, 2]))[:, None] * differences
-        return found
+            parabola += place[:, 1] * slope  # the published slope is that of the last two x_0
+        moments = np.stack([1 - f(end) / f(start), slope, parabola], axis=1)
+        return interpolate(place, moments[:, : nodes.shape[1]])
 
-    return multistep(f"ER-SDE-{order}", sde, ts, order - 1, weights, weights, "x_0", noise=noise, **options)
+    return multistep(
+        f"ER-SDE-{order}",
+        sde,
+        ts,
+        order - 1,
+        weights,
+        weights,
+        "x_0",
+        noise=noise,
+        lower_order_final=lower_order_final,
+        denoise=denoise,
+    )
 
 
 def _collocation(sde: SDE, nodes: np.ndarray, end: np.ndarray, lam: float) -> tuple[np.ndarray, np.ndarray]:
