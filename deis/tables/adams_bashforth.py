@@ -90,7 +90,7 @@ def pfdiff(sde: SDE, ts: np.ndarray) -> Table:
     """PFDiff-1 with DDIM (arXiv 2408.08822, algorithm 1): 1 NFE for two steps, made with the eps of the node between.
 
     ts: [N+1] decreasing nodes; the first step, and of an even N the last, is one of DDIM. floor(N / 2) + 1 NFE.
-    The past eps leads to the node between. The order of convergence is 2 on grids even in rho, else 1.
+    The past eps leads to the node between. Order of convergence 2.
     """
     t, s, rho = extended_nodes(sde, ts)
     last = len(t) - 1

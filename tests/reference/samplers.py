@@ -29,7 +29,7 @@ def ancestral_step(sigma: float, sigma_next: float, eta: float) -> tuple[float, 
 
 
 def dpmpp_2s_ancestral(denoise: Denoise, x: np.ndarray, sigmas: list[float], z: Noise, eta: float) -> np.ndarray:
-    """DPM-Solver++(2S), arXiv 2211.01095, algorithm 1 with r = 1/2, down to below the next sigma, and noise up to it."""
+    """DPM-Solver++(2S), arXiv 2211.01095, algorithm 1, r = 1/2, down to below the next sigma, and noise up to it."""
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         x_0 = denoise(x, sigma)
         if sigma_next == 0:
@@ -219,7 +219,7 @@ def gradient_estimation(denoise: Denoise, x: np.ndarray, sigmas: list[float], ga
 
 
 def pfdiff(denoise: Denoise, x: np.ndarray, sigmas: list[float]) -> np.ndarray:
-    """PFDiff-1 with DDIM, arXiv 2408.08822, algorithm 1: the past eps leads to the springboard, its eps over both steps."""
+    """PFDiff-1 with DDIM, arXiv 2408.08822, algorithm 1: the past eps leads to the middle, its eps over both steps."""
     eps = (x - denoise(x, sigmas[0])) / sigmas[0]
     x, i = x + (sigmas[1] - sigmas[0]) * eps, 1
     while i < len(sigmas) - 1:

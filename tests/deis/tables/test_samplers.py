@@ -1,11 +1,14 @@
 """Exponential Runge-Kutta, SA-Solver, ER-SDE and the other methods of the field: textbook loops, orders, moments."""
 
+import time
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import pytest
 from reference import problem, samplers
 from reference.mixture import MIXTURE
+from reference.stochastic import GAUSSIAN, LAMBDAS, field, other
 
 import deis
 from deis import Table, tables
@@ -160,3 +163,80 @@ def test_orders_of_the_short_ones(sde_name):
     for build, order in ((tables.gradient_estimation, 1), (tables.pfdiff, 2)):
         errors = [problem.error(sde_name, build(sde, deis.timesteps(sde, n, "log"))) for n in num_steps]
         assert problem.slopes(num_steps, errors)[-1] == pytest.approx(order, abs=0.3)
+
+
+def scaled_errors(sde: deis.SDE, build: Callable, order: int, lam: float | None) -> dict[int, np.ndarray]:
+    """Relative errors of a Gaussian's mean and variance, times N^order, for some N.
+
+    lam: the start is off the marginal, and goes where the lambda-SDE leads it; None: it is the marginal, as the end.
+    """
+    found = {}
+    for num_step in (100, 200, 400):
+        ts = deis.timesteps(sde, num_step, "rho", 7.0)
+        (rho_T, rho_0), c = sde.rho(ts[[0, -1]]), GAUSSIAN.variance
+        mean, variance = (0.0, c + rho_T**2) if lam is None else (0.7 * rho_T, c + 1.1 * rho_T**2)
+        got = GAUSSIAN.through(build(sde, ts), mean, variance)
+        exact = GAUSSIAN.exact(rho_T, rho_0, lam or 0.0, mean, variance)
+        errors = np.abs(np.subtract(got, exact)) / np.where(np.array(exact) == 0, 1.0, exact)
+        found[num_step] = errors * num_step**order
+    return found
+
+
+@pytest.mark.parametrize("sde_name", ["vp_linear", "ve"])
+@pytest.mark.parametrize("lam", LAMBDAS)
+def test_weak_orders(sde_name, lam):
+    """Mean and variance of a Gaussian approach the SDE's own, or the marginal; nothing is sampled."""
+    cases = [(name, *case, lam) for name, case in field(lam).items()]
+    cases += [(name, *case, None) for name, case in other(lam).items()]
+    for name, build, order, followed in cases:
+        scaled = scaled_errors(SDES[sde_name], build, order, followed)
+        assert np.all(scaled[200] < (12, 300, 300)[order - 1]), name
+        assert np.all(scaled[400] < 1.4 * np.maximum(scaled[100], scaled[200]) + 1e-6), name
+
+
+def test_lcm_needs_a_consistency_model():
+    """With one, every number of steps is exact; with a denoiser, it samples another distribution."""
+    sde = SDES["edm"]
+    start = 0.0, GAUSSIAN.variance + 80.0**2
+    for num_step in (1, 2, 5):
+        table = tables.lcm(sde, deis.timesteps(sde, num_step, "edm"))
+        assert GAUSSIAN.through(table, *start, consistent=True)[1] == pytest.approx(GAUSSIAN.variance, rel=1e-12)
+        assert GAUSSIAN.through(table, *start)[1] < 0.6 * GAUSSIAN.variance
+
+
+@pytest.mark.parametrize("method", tables.METHODS)
+def test_set_up_takes_less_than_5_ms(method):
+    """Of 20 steps; the best of three, since others run beside it."""
+    sde = deis.vp_linear()
+    ts = deis.timesteps(sde, 20)
+
+    def seconds() -> float:
+        begun = time.perf_counter()
+        tables.METHODS[method](sde, ts)
+        return time.perf_counter() - begun
+
+    assert min(seconds() for _ in range(5)) < 5e-3
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (partial(tables.exponential_rk, rk_method="4s"), "rk_method must be one of 2s, 3s, heun, .* got '4s'"),
+        (partial(tables.exponential_rk, prediction="v"), "prediction must be one of eps, x_0, got 'v'"),
+        (partial(tables.exponential_rk, eta=-1.0), "eta must be 0 .* or more, .* got -1"),
+        (partial(tables.exponential_rk, eta=1.0, prediction="eps"), "0 for eps, got 1"),
+        (partial(tables.exponential_rk, eta=1.5, ancestral=True), "1 at most if ancestral, .* got 1.5"),
+        (partial(tables.dpm_solver_singlestep, order=4), "order must be 1, 2 or 3, got 4"),
+        (partial(tables.dpm_solver_singlestep, prediction="v"), "prediction must be one of eps, x_0, got 'v'"),
+        (partial(tables.dpm_solver_pp_sde, order=4), "dpm_solver_pp_sde order must be 1, 2 or 3, got 4"),
+        (partial(tables.sa_solver, order=5), "sa_solver order must be 1 to 4 .* got 5"),
+        (partial(tables.sa_solver, corrector_order=5), "corrector_order 2 to order . 1, got 3, 5"),
+        (partial(tables.sa_solver, tau=-1.0), "tau must be 0 .* or more, got -1"),
+        (partial(tables.er_sde, order=4), "er_sde order must be 1, 2 or 3, got 4"),
+        (partial(tables.restart, s_tmax=1e9), "s_tmax must lie between the rho of two nodes, .* got 1e.09"),
+    ],
+)
+def test_bad_arguments_are_named(build, message):
+    sde = deis.vp_linear()
+    with pytest.raises(ValueError, match=message):
+        build(sde, deis.timesteps(sde, 5))
