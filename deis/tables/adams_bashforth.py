@@ -87,20 +87,16 @@ def gradient_estimation(sde: SDE, ts: np.ndarray, gamma: float = 2.0, **options:
 
 
 def pfdiff(sde: SDE, ts: np.ndarray) -> Table:
-    """PFDiff-1 with DDIM (arXiv 2408.08822, algorithm 1): 1 NFE for two steps, made with the eps of the node between.
+    """PFDiff-1 with DDIM (arXiv 2408.08822, algorithm 1): each step takes the eps at its middle; 1 NFE a step.
 
-    ts: [N+1] decreasing nodes; the first step, and of an even N the last, is one of DDIM. floor(N / 2) + 1 NFE.
-    The past eps leads to the node between. Order of convergence 2.
+    ts: [N+1] decreasing nodes. The past eps leads to the middle, which is the average of the times; the first step is
+    DDIM's, in the source half as long as the others. Order of convergence 2.
     """
     t, s, rho = extended_nodes(sde, ts)
-    last = len(t) - 1
-    ends = np.append(np.arange(1, last, 2), last)  # of the steps
-    starts = np.append(0, ends[:-1])
-    asked = np.append(0, (ends[1:] + starts[1:]) // 2)
-    after = np.append(asked[1:], last)
-    P, Q = (rho[after] - rho[starts])[:, None], (rho[ends] - rho[starts])[:, None]
-    at = np.append(asked, last)
-    return eps_table("PFDiff-1", t[at], s[at], rho[at], P, Q)
+    t_asked = np.append(t[:1], (t[1:-1] + t[2:]) / 2)
+    rho_asked = np.append(sde.rho(t_asked), rho[-1])
+    P, Q = (rho_asked[1:] - rho[:-1])[:, None], np.diff(rho)[:, None]
+    return eps_table("PFDiff-1", np.append(t_asked, t[-1]), np.append(sde.s(t_asked), s[-1]), rho_asked, P, Q)
 
 
 def _adams_bashforth(

@@ -219,16 +219,16 @@ def gradient_estimation(denoise: Denoise, x: np.ndarray, sigmas: list[float], ga
 
 
 def pfdiff(denoise: Denoise, x: np.ndarray, sigmas: list[float]) -> np.ndarray:
-    """PFDiff-1 with DDIM, arXiv 2408.08822, algorithm 1: the past eps leads to the middle, its eps over both steps."""
+    """PFDiff-1 with DDIM, arXiv 2408.08822, algorithm 1: the past eps leads to the middle, its eps over both steps.
+
+    sigmas: of an odd number of steps, the first of which is DDIM's.
+    """
     eps = (x - denoise(x, sigmas[0])) / sigmas[0]
-    x, i = x + (sigmas[1] - sigmas[0]) * eps, 1
-    while i < len(sigmas) - 1:
-        if i == len(sigmas) - 2:
-            eps = (x - denoise(x, sigmas[i])) / sigmas[i]
-            return x + (sigmas[i + 1] - sigmas[i]) * eps
-        u = x + (sigmas[i + 1] - sigmas[i]) * eps
-        eps = (u - denoise(u, sigmas[i + 1])) / sigmas[i + 1]
-        x, i = x + (sigmas[i + 2] - sigmas[i]) * eps, i + 2
+    x = x + (sigmas[1] - sigmas[0]) * eps
+    for sigma, middle, sigma_next in zip(sigmas[1:-2:2], sigmas[2:-1:2], sigmas[3::2], strict=True):
+        u = x + (middle - sigma) * eps
+        eps = (u - denoise(u, middle)) / middle
+        x = x + (sigma_next - sigma) * eps
     return x
 
 
