@@ -5,6 +5,7 @@ if not __package__:  # python eval/choose.py, which finds no other package of th
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,12 @@ def main(cfg: DictConfig) -> None:
             net = load_trained(source.path, source.step)
         options = EpsOptions(job.label, job.guidance)
         fine = solve(net, job.num_samples, job.batch_size, job.reference_nfe, options, None)
+        how: dict[str, Any] = {"batch_size": job.batch_size, "condition": fine.label}
+        gits = partial(deis.learn.gits, deis.learn.step_errors(sde, *fine[:2], **how))
         rows: list[dict[str, Any]] = []
         for nfe in tqdm(job.nfe, unit="budget", leave=False):
-            ranked = deis.choose(sde, *fine[:3], nfe, batch_size=job.batch_size, condition=fine.label)
+            candidates = [*deis.learn.untrained(sde, nfe), *deis.learn.on_nodes(sde, nfe, gits)]
+            ranked = deis.choose(sde, *fine[:3], nfe, candidates, **how)
             rows += [row_of(nfe, rank, choice) for rank, choice in enumerate(ranked, 1)]
             ranked[0].table.save(run_dir / f"nfe_{nfe:03}.safetensors")
         write(run_dir, rows)
