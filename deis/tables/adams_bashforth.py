@@ -12,6 +12,7 @@ import numpy as np
 from deis.sde import SDE
 from deis.table import Table, eps_table
 from deis.tables.multistep import Options, Weights, extended_nodes, lagrange, multistep, with_options
+from deis.tables.pure_noise import from_noise
 
 # extrapolation by a higher degree amplifies the network's error more than it removes the method's
 MAX_ORDER = 6
@@ -38,7 +39,7 @@ def t_ab(sde: SDE, ts: np.ndarray, order: int = 3, **options: Unpack[Options]) -
     ts: [N+1] decreasing nodes. The order of convergence is order + 1, with the corrector order + 2.
     Raises ValueError for an order outside 0 to 6 or bad nodes.
     """
-    return _adams_bashforth(f"tAB{order}", sde, ts, order, lagrange(sde.t_of_rho), **options)
+    return _adams_bashforth(f"tAB{order}", sde, ts, order, lagrange(sde.t_of_rho), True, **options)
 
 
 def rho_ab(sde: SDE, ts: np.ndarray, order: int = 3, **options: Unpack[Options]) -> Table:
@@ -86,6 +87,7 @@ def gradient_estimation(sde: SDE, ts: np.ndarray, gamma: float = 2.0, **options:
     return multistep(name, sde, ts, 1, predict, _constant(_AM_WEIGHTS), **options)
 
 
+@from_noise()
 def pfdiff(sde: SDE, ts: np.ndarray) -> Table:
     """PFDiff-1 with DDIM (arXiv 2408.08822, algorithm 1): each step takes the eps at its middle; 1 NFE a step.
 
@@ -100,11 +102,18 @@ def pfdiff(sde: SDE, ts: np.ndarray) -> Table:
 
 
 def _adams_bashforth(
-    name: str, sde: SDE, ts: np.ndarray, order: int, weights: Weights, **options: Unpack[Options]
+    name: str,
+    sde: SDE,
+    ts: np.ndarray,
+    order: int,
+    weights: Weights,
+    knows_T: bool = False,
+    **options: Unpack[Options],
 ) -> Table:
     if not 0 <= order <= MAX_ORDER:
         raise ValueError(f"order must be 0 (DDIM) to {MAX_ORDER}, got {order}; the paper's best is 3")
-    return multistep(with_options(name, options), sde, ts, order, weights, weights, finite_at_zero=True, **options)
+    name = with_options(name, options)
+    return multistep(name, sde, ts, order, weights, weights, finite_at_zero=True, knows_T=knows_T, **options)
 
 
 def _constant(weights: tuple[np.ndarray, ...]) -> Weights:

@@ -14,7 +14,9 @@ import numpy as np
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.multistep import Noise, Weights, extended_nodes
+from deis.tables.pure_noise import from_noise
 from deis.tables.single_step import Stages, single_step
+from deis.tables.tableaus import MIDPOINT, TABLEAUS
 
 Phi = Callable[..., Any]
 """(k, c) -> phi_k(c z), c = 1 where left out."""
@@ -39,6 +41,9 @@ def slope(phi: Phi, c: Any, end: Any = 1.0) -> list[Any]:
     """The same, with the line in lambda integrated exactly."""
     return [end**2 * phi(2, end) / c]
 
+
+_IN_KAPPA = {"2s": MIDPOINT, "res_2s": MIDPOINT, "heun": TABLEAUS["2heun"], "3s": TABLEAUS["3heun"]}
+_IN_KAPPA |= {"res_3s": TABLEAUS["3kutta"], "etd_rk4": TABLEAUS["4rk"]}  # from pure noise on, where s(T) = 0
 
 EXPONENTIAL: dict[str, tuple[tuple[float, ...], Rows]] = {
     "2s": ((1 / 2,), lambda phi, c: [[], midpoint(phi, c)]),
@@ -79,7 +84,16 @@ def exponential(c: Sequence[Any], rows: Rows, prediction: str = "x_0", eta: floa
 
 
 def interpolate(place: np.ndarray, moments: np.ndarray) -> np.ndarray:
-    """Weights [steps, k] of the evaluations at `place` [steps, k] that give its powers the moments [steps, k]."""
+    """Weights [steps, k] of the evaluations at `place` [steps, k] that give its powers the moments [steps, k].
+
+    An oldest place at infinity has the weight 0, and the others are weighed without it.
+    """
+    far = np.isinf(place[:, -1])
+    if far.any():
+        weights = np.zeros(place.shape)
+        weights[far, :-1] = interpolate(place[far, :-1], moments[far, :-1])
+        weights[~far] = interpolate(place[~far], moments[~far])
+        return weights
     powers = place[:, None, :] ** np.arange(place.shape[1])[:, None]
     return np.linalg.solve(powers.astype(np.float64), moments.astype(np.float64)[:, :, None])[:, :, 0]
 
@@ -126,6 +140,13 @@ def sde_noise(eta: float | Callable[[np.ndarray], np.ndarray]) -> Noise:
     return noise
 
 
+def _from_noise(rk_method: str, eta: float, **options: Any) -> dict[str, Any]:
+    return (
+        {"eta": min(eta, 1.0) if options["ancestral"] else 1.0} if eta else {"rk": _IN_KAPPA.get(rk_method, MIDPOINT)}
+    )
+
+
+@from_noise(_from_noise)
 def exponential_rk(
     sde: SDE,
     ts: np.ndarray,

@@ -7,6 +7,7 @@ the gap between two steps.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -76,15 +77,15 @@ def single_step(
     return Table(name, t_rows, np.append(sde.s(t_rows[:-1]), s[-1]), rho_rows, a, b, p, p, P, Q, s_noise * g)
 
 
-def join(name: str, tables: Sequence[Table]) -> Table:
-    """The tables one after the other, each from where the one before it ends, with no history in common."""
-    lags = max(table.lags for table in tables)
-    columns = {key: np.concatenate([getattr(table, key) for table in tables]) for key in ("a", "b", "p", "q", "g")}
-    for key in ("t", "s", "rho"):
-        columns[key] = np.append(
-            np.concatenate([getattr(table, key)[:-1] for table in tables]), getattr(tables[-1], key)[-1]
-        )
-    for key in ("P", "Q"):
-        rows = [np.pad(getattr(table, key), [(0, 0), (0, lags - table.lags)]) for table in tables]
-        columns[key] = np.concatenate(rows)
+def join(name: str, parts: Sequence[Table]) -> Table:
+    """Tables one after the other, each from where the one before it ends; none sees another's history."""
+    lags = max(part.lags for part in parts)
+    columns: dict[str, Any] = {}
+    for key, shape in parts[0].shapes().items():
+        found = [getattr(part, key) for part in parts]
+        if key in ("t", "s", "rho"):
+            found = [*(column[:-1] for column in found[:-1]), found[-1]]
+        if len(shape) == 2:
+            found = [np.pad(column, [(0, 0), (0, lags - column.shape[1])]) for column in found]
+        columns[key] = np.concatenate(found)
     return Table(name, **columns)

@@ -10,7 +10,7 @@ has the marginals of the forward SDE. With v = x / s, rho = sigma / s and score 
 
 Within a step, eps moves with v as it does for a single data point, d eps / dv = 1 / rho. This linear part is
 integrated exactly, and of the step's noise g^2 = rho'^2 (1 - q^(2 lambda^2)) is left at its end, q = rho' / rho.
-A step to sigma = 0 adds no noise.
+A step to sigma = 0 adds no noise. From pure noise, s(T) = 0, nothing of z is left for any lambda > 0, g = rho'.
 """
 
 from typing import Unpack
@@ -30,8 +30,10 @@ from deis.tables.multistep import (
     rising,
     with_options,
 )
+from deis.tables.pure_noise import from_noise
 
 
+@from_noise(lambda lam, **options: {"eta": 1.0} if lam else None)
 def t_ab_sde(
     sde: SDE,
     ts: np.ndarray,
@@ -77,6 +79,7 @@ def t_ab_sde(
     return _x_0_table(f"tAB{order}(lambda={lam:g})", t, s, rho, p, P, lam**2)
 
 
+@from_noise(lambda eta, **options: {"eta": float(eta > 0)})
 def dpm_solver_pp_sde(
     sde: SDE,
     ts: np.ndarray,
@@ -109,6 +112,7 @@ def dpm_solver_pp_sde(
     return multistep(name, sde, ts, order - 1, predict, correct, "x_0", noise=sde_noise(eta), **options)
 
 
+@from_noise(lambda tau, tau_max, **options: {"eta": float(tau > 0 and np.isinf(tau_max))})
 def sa_solver(
     sde: SDE,
     ts: np.ndarray,
@@ -149,6 +153,7 @@ def sa_solver(
     )
 
 
+@from_noise(lambda **options: {"eta": 1.0})
 def er_sde(
     sde: SDE, ts: np.ndarray, order: int = 3, *, lower_order_final: bool = False, denoise: bool = False
 ) -> Table:

@@ -26,7 +26,11 @@ from formats.files import read_npz, write_npz
 Options = dict[str, Any]
 
 SDES: dict[str, Callable[..., deis.SDE]] = {
-    sde.__name__: sde for sde in (deis.vp_linear, deis.vp_cosine, deis.sub_vp, deis.ve, deis.edm, deis.discrete_vp)
+    sde.__name__: sde
+    for sde in (
+        *(deis.vp_linear, deis.vp_cosine, deis.vp_zero_snr, deis.sub_vp, deis.ve, deis.edm, deis.discrete_vp),
+        deis.flow,
+    )
 }
 
 KEPT = Path("~/.cache/deis/grids").expanduser()
