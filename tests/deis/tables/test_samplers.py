@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import problem, samplers
@@ -12,6 +14,7 @@ from reference.stochastic import GAUSSIAN, LAMBDAS, field, other
 
 import deis
 from deis import Table, tables
+from deis.sampler import _run
 
 SDES = {name: problem.SDES[name] for name in ("vp_linear", "ve", "edm")}
 DRAWS = np.random.default_rng(1).standard_normal((64, 8, 2))
@@ -218,6 +221,19 @@ def test_set_up_takes_less_than_5_ms(method):
         return time.perf_counter() - begun
 
     assert min(seconds() for _ in range(5)) < 5e-3
+
+
+@pytest.mark.slow
+def test_all_methods_share_a_compilation():
+    """One with noise, one without; F-PNDM alone has a longer history."""
+    sde, x_T = deis.vp_linear(), jnp.ones((2, 2))
+    eps_fn = jax.tree_util.Partial(lambda x, t: jnp.tanh(x))
+    compiled = _run._cache_size()  # type: ignore[attr-defined]
+    for name, method in tables.METHODS.items():
+        if name != "f_pndm":
+            for num_step in (4, 20):
+                deis.sample(method(sde, deis.timesteps(sde, num_step)), eps_fn, x_T, jax.random.key(0))
+    assert _run._cache_size() <= compiled + 2  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
