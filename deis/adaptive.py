@@ -78,7 +78,7 @@ def _solve_in_log_rho(eps_fn: EpsFn, x: State, rtol: Any, atol: Any, *, sde: SDE
         rho = [jnp.exp(-lam - share * h) for share in np.linspace(0, 1, order + 1)]
         e = eps(v, rho[0])
         e_1 = eps(v + (rho[1] - rho[0]) * e, rho[1])
-        low = high = v + (rho[-1] - rho[0]) * (e if order == 2 else 1.5 * e_1 - 0.5 * e)
+        low = v + (rho[-1] - rho[0]) * (e if order == 2 else 1.5 * e_1 - 0.5 * e)
         if order == 2:
             high = v + (rho[-1] - rho[0]) * e_1
         else:
@@ -94,8 +94,8 @@ def _solve_in_log_rho(eps_fn: EpsFn, x: State, rtol: Any, atol: Any, *, sde: SDE
     def goes_on(carry: tuple) -> jax.Array:
         return (lam_0 - carry[1] > _LAMBDA_LEFT) & (carry[3] < _MAX_STEPS)
 
-    first = (jnp.asarray(value, flat.dtype) for value in (lam_T, 0.05))
-    v, lam, _, steps = jax.lax.while_loop(goes_on, step, (flat / float(sde.s(sde.T)), *first, 0))
+    lam, h = (jnp.asarray(value, flat.dtype) for value in (lam_T, 0.05))
+    v, lam, _, steps = jax.lax.while_loop(goes_on, step, (flat / float(sde.s(sde.T)), lam, h, 0))
     return unflat((float(sde.s(sde.t_0)) * v).astype(flat.dtype)), steps, lam_0 - lam
 
 

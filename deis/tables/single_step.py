@@ -58,11 +58,11 @@ def single_step(
         P[:, j, : j + 1] = weights[:, j, j::-1]
     Q = np.zeros_like(P)
     Q[:, -1] = P[:, -1]
-    p, g = np.ones((full, k)), np.zeros((full, k))
+    p, g = np.ones(full * k), np.zeros(full * k)
     if prediction == "x_0":
         ratio = np.append(levels[:, 1:], end[:full, None], axis=1) / levels
-        p = ratio ** (1 + eta)
-        g = ratio * levels * np.sqrt(1 - ratio ** (2 * eta))
+        p = (ratio ** (1 + eta)).ravel()
+        g = (ratio * levels * np.sqrt(1 - ratio ** (2 * eta))).ravel()
 
     to_zero = np.zeros((len(start) - full, k))
     to_zero[:, 0] = 1.0 if prediction == "x_0" else -start[full:]

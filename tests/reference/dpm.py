@@ -84,12 +84,12 @@ def dpm_solver_adaptive(
         e = eps(x, t)
         if order == 2:
             low = alpha_s / alpha * x - sigma_s * expm1(h) * e
-            high = dpm_solver_2(schedule, eps, x, [t, s])
+            high = dpm_solver_2(schedule, eps, x, np.array([t, s]))
         else:
             r, s_1 = 1 / 3, schedule.t_lambda(lam + h / 3)
             u = schedule.at(s_1)[0] / alpha * x - schedule.at(s_1)[1] * expm1(r * h) * e
             low = alpha_s / alpha * x - sigma_s * expm1(h) * (e + (eps(u, s_1) - e) / (2 * r))
-            high = dpm_solver_3(schedule, eps, x, [t, s])
+            high = dpm_solver_3(schedule, eps, x, np.array([t, s]))
         error = np.sqrt(np.mean(((high - low) / np.maximum(atol, rtol * np.maximum(abs(low), abs(x)))) ** 2))
         if error <= 1:
             x, t = high, s

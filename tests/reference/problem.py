@@ -57,7 +57,7 @@ def flow(sde_name: str, ts: tuple[float, ...]) -> np.ndarray:
     return MIXTURE.flow(sde, start(sde), np.array([sde.T, *ts]))
 
 
-def run(table: Table, eps_fn: EpsFn, x: np.ndarray, draws: Sequence[np.ndarray] = ()) -> np.ndarray:
+def run(table: Table, eps_fn: EpsFn, x: np.ndarray, draws: Sequence[np.ndarray] | np.ndarray = ()) -> np.ndarray:
     """The equations of `deis.table` in float64; draws: standard normal noise of each row."""
     v = x / table.s[0]
     return _run(table, eps_fn, 0, v, v, [], draws)
@@ -89,7 +89,7 @@ def _run(
     u: np.ndarray,
     v: np.ndarray,
     history: list[np.ndarray],
-    draws: Sequence[np.ndarray],
+    draws: Sequence[np.ndarray] | np.ndarray,
 ) -> np.ndarray:
     for i in range(first, table.nfe):
         history = [table.a[i] * u + table.b[i] * eps_fn(table.s[i] * u, table.t[i]), *history]
