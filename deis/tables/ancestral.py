@@ -55,6 +55,16 @@ def ddpm(sde: SDE, ts: np.ndarray, *, variance: str = "small", denoise: bool = F
     return _ancestral("DDPM-large", t, s, rho, gamma, np.append(g[:-1], 0.0))
 
 
+@from_noise(lambda **options: {"eta": 1.0})
+def lcm(sde: SDE, ts: np.ndarray, *, denoise: bool = True) -> Table:
+    """Consistency-model steps, as LCM's (arXiv 2303.01469, algorithm 1; 2310.04378): predicted x_0, then new noise.
+
+    ts: [N+1] decreasing nodes. denoise: end with the x_0 that is predicted at the last node, as the sources do.
+    """
+    t, s, rho = extended_nodes(sde, ts, denoise)
+    return _ancestral("LCM", t, s, rho, rho[1:], rho[1:])
+
+
 def analytic_ddim(
     sde: SDE,
     ts: np.ndarray,

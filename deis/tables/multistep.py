@@ -23,6 +23,9 @@ Weights = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """(nodes, start, end) -> weights [steps, k] of the evaluations at nodes [steps, k], newest first, over the steps
 from start [steps] to end [steps]; all in rho."""
 
+Noise = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""rho at the nodes [N+1] -> (p, g) [N] of a reverse SDE's steps v' = p v + sum_j w_j x_0j + g z."""
+
 # Gauss-Legendre on [0, 1]; 64 nodes leave rounding errors only
 _LEGENDRE_X, _LEGENDRE_W = np.polynomial.legendre.leggauss(64)
 _GAUSS_X, _GAUSS_W = 0.5 + 0.5 * _LEGENDRE_X, 0.5 * _LEGENDRE_W
@@ -54,6 +57,8 @@ def multistep(
     correct: Weights,
     prediction: str = "eps",
     *,
+    noise: Noise | None = None,
+    correct_degree: int | None = None,
     finite_at_zero: bool = False,
     knows_T: bool = False,
     lower_order_final: bool = False,
@@ -65,6 +70,8 @@ def multistep(
     ts: [N+1] decreasing nodes.
     predict, correct: weights over the step after the newest evaluation and, for the corrector, before it.
     prediction: what the history keeps and the weights are for, "eps" or "x_0".
+    noise: of a stochastic method of predicted x_0, whose weights are for its `p`.
+    correct_degree: the corrector's highest degree, if not degree + 1.
     finite_at_zero: `predict` has finite weights over a step to sigma = 0; if not, such a step is of degree 0.
     knows_T: the polynomials have a node at T where s(T) = 0 too, in a variable that is finite there. Then the second
         call corrects the first step, as the error of that would bound the order by 2.
@@ -78,20 +85,25 @@ def multistep(
     degrees = rising(degree, len(step), lower_order_final, denoise or (rho[-1] == 0 and not finite_at_zero))
 
     one, zero = np.ones(len(step)), np.zeros(len(step))
-    a, b, decay = zero, one, one
+    a, b, p, g = zero, one, one, zero
     if prediction == "x_0":
-        a, b, decay = one, np.where(np.isinf(rho[:-1]), 0.0, -rho[:-1]), (rho[1:] / rho[:-1]).astype(np.float64)
-    p, P = decay, _rows(predict, rho, step, step, degrees)
-    q, Q = p, P
-    if corrector and len(step) > 1:  # row n takes the accepted state from node n-1 to n, and from there predicts
-        q, Q = np.append(1.0, decay[:-1]), np.zeros((len(step), degrees[:-1].max() + 2))
-        Q[1:] = _rows(correct, rho, step[:-1], step[1:], degrees[:-1] + 1)
-        P = np.pad(P, [(0, 0), (0, Q.shape[1] - P.shape[1])]) + decay[:, None] * Q
-        p = decay * q
+        a, b, p = one, np.where(np.isinf(rho[:-1]), 0.0, -rho[:-1]), rho[1:] / rho[:-1]
+    if noise:
+        p, g = noise(rho)
+    p = p.astype(np.float64)
+    P = Q = _rows(predict, rho, step, step, degrees)
+    if corrector and len(step) > 1:  # row n corrects v, which holds the noise of the step before, and moves it on
+        limit = degree + 1 if correct_degree is None else correct_degree
+        correct_degrees = np.minimum(degrees[:-1] + 1, limit)
+        Q = np.zeros((len(step), correct_degrees.max() + 1))
+        Q[1:] = p[1:, None] * _rows(correct, rho, step[:-1], step[1:], correct_degrees)
+        lags = max(P.shape[1], Q.shape[1])
+        P, Q = (np.pad(rows, [(0, 0), (0, lags - rows.shape[1])]) for rows in (P, Q))
+        P = P + Q
     if np.isfinite(rho[0]):
-        return Table(name, t, s, rho, a, b, p, q, P, Q, g=zero)
+        return Table(name, t, s, rho, a, b, p, p, P, Q, g)
     s[0], rho[0] = sde.evaluation(t[0])
-    return begin_multistep(Table(name, t, s, rho, a, b, p, q, P, Q, g=zero), prediction, corrector, knows_T)
+    return begin_multistep(Table(name, t, s, rho, a, b, p, p, P, Q, g), prediction, corrector, knows_T)
 
 
 def with_options(name: str, options: Options) -> str:

@@ -22,6 +22,7 @@ import numpy as np
 from deis.schedule import check_nodes
 from deis.sde import SDE
 from deis.table import Table, eps_table
+from deis.tables.single_step import join
 from deis.tables.tableaus import TABLEAUS, Tableau
 
 P = ParamSpec("P")
@@ -71,13 +72,13 @@ def _from_noise(
     last = rest(np.array([ts[-2:].mean(), ts[-1]]) if is_all else ts[num:])  # which also checks the options
     parts = [kappa_step(sde, *ts[i : i + 2], **steps) for i in range(num)]
     if not is_all:
-        return _joined(last.name, [*parts, last])
+        return join(last.name, [*parts, last])
     if steps.get("large") and not denoise:  # the last step has none of that noise
         parts = [replace(part, g=0 * part.g) for part in parts]
     if denoise:
         t, s, rho = (column[-1:] for column in (parts[-1].t, parts[-1].s, parts[-1].rho))
         parts.append(eps_table("", np.append(t, t), np.append(s, 1.0), np.append(rho, 0.0), -rho[:, None]))
-    return _joined(last.name, parts)
+    return join(last.name, parts)
 
 
 def kappa_step(
@@ -127,9 +128,10 @@ def begin_multistep(table: Table, prediction: str, corrector: bool, knows_T: boo
         if knows_T and table.lags > 1 and len(p) > 1:
             P[1, 0], Q[1, 0], of_z[:, 1] = P[1, 0] - rho[1] / 2, Q[1, 0] - rho[1] / 2, of_z[:, 1] + rho[1] / 2
     elif len(p) > 1:
-        q[1], Q[1, :2] = (rho[1], [0.5, 0.5]) if prediction == "x_0" else (1.5 * rho[1], [-0.5 * rho[1], 1.0])
         decay = rho[2] / rho[1] if prediction == "x_0" else 1.0
-        p[1], P[1] = decay * q[1], P[1] + decay * Q[1]
+        of_v, of_m = (rho[1], [0.5, 0.5]) if prediction == "x_0" else (1.5 * rho[1], [-0.5 * rho[1], 1.0])
+        q[0], q[1], Q[1, :2] = 1.0, decay * of_v, decay * np.array(of_m)
+        p[1], P[1] = q[1], P[1] + Q[1]
     return with_first_eps(replace(table, a=a, b=b, p=p, q=q, P=P, Q=Q), *of_z)
 
 
@@ -165,17 +167,3 @@ def _taken_of_first(weights: np.ndarray) -> np.ndarray:
     i = np.arange(min(weights.shape))
     taken[i], weights[i, i] = weights[i, i], 0.0
     return taken
-
-
-def _joined(name: str, parts: list[Table]) -> Table:
-    """Tables one after the other, each from where the one before it ends; none sees another's history."""
-    lags = max(part.lags for part in parts)
-    columns: dict[str, Any] = {}
-    for key, shape in parts[0].shapes().items():
-        found = [getattr(part, key) for part in parts]
-        if key in ("t", "s", "rho"):
-            found = [*(column[:-1] for column in found[:-1]), found[-1]]
-        if len(shape) == 2:
-            found = [np.pad(column, [(0, 0), (0, lags - column.shape[1])]) for column in found]
-        columns[key] = np.concatenate(found)
-    return Table(name, **columns)
