@@ -68,8 +68,8 @@ class SampleJob(MeasuringJob):
         return self.keep_samples and self.save != "png"
 
 
-def main(cfg: DictConfig) -> None:
-    """Check the configuration, then draw, measure, and write into the run's folder."""
+def main(cfg: DictConfig) -> float | None:
+    """Check the configuration, then draw, measure, and write into the run's folder; returns the FID."""
     with checking():
         job: SampleJob = cli.to_object(cfg)
         seeds, metrics = check(job)
@@ -81,8 +81,10 @@ def main(cfg: DictConfig) -> None:
         table = build_table(job.sampler, build_sde(source.config["sde"]))
         job.batch_size = min(job.batch_size, len(seeds))  # no more is computed than what is asked for
         config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
+        if before := folder.finished(run_dir, config, source.path):
+            return before.get("metric")
         done = single_files.drawn_before(run_dir, seeds, origin_of_images(job, source)) if job.in_files else []
-    with folder.occupy(run_dir, config, sampler=table.name, nfe_asked=nfe_asked(job, table)):
+    with folder.occupy(run_dir, config, sampler=table.name, nfe_asked=nfe_asked(job, table)) as results:
         print(jax_setup.configure_jax(job.batch_size), file=sys.stderr)
         measurement = None if metrics is None else measurement_of(job, dataset, metrics, len(seeds))
         result = draw_images(job, source, table, seeds, done, run_dir, measurement)
@@ -95,9 +97,11 @@ def main(cfg: DictConfig) -> None:
             measured = ("nfe", *VALUES, "images_per_s", "seconds", "num_samples")
             log.metrics(source.step or 0, {key: result[key] for key in measured if result.get(key) is not None})
             log.image(source.step or 0, "samples", run_dir / "grid.png")
+        results["metric"] = result.get("fid")
     print(f"{summary(result)}, {run_dir}")
     if source.path == SHIPPED:
         print(NEXT, file=sys.stderr)
+    return result.get("fid")
 
 
 def check(job: SampleJob) -> tuple[list[int], MetricConfig | None]:

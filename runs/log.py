@@ -85,6 +85,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
 
 
+def last_values(path: Path) -> dict[str, Any]:
+    """The last value of everything in a metrics.jsonl, that of the FID, which is logged by its name, also as "fid"."""
+    found: dict[str, Any] = {}
+    for record in read_metrics(path):
+        name = next((key for key in record if key.startswith(("FID-", "FD-"))), None)
+        found |= record if name is None else record | {"fid": record[name], "fid_name": name}
+    return found
+
+
 def _wandb_run(cfg: LoggerConfig, folder: Path | None, job_type: str, config: dict[str, Any]) -> Any:
     """The run of wandb, of which the same folder is always the same one; None if wandb is switched off."""
     if os.environ.get("WANDB_MODE") == "disabled":  # not even imported, which takes seconds

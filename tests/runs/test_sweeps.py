@@ -7,12 +7,17 @@ import pickle
 import re
 import signal
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from commands import TINY, run, run_here
+from filelock import FileLock
 
+import data
 import train
 from models.sampling.source import find
 from runs import cli, folder
@@ -42,21 +47,39 @@ def test_errors_reach_another_process(error: RunError) -> None:
     assert (type(again), str(again), again.exit_code) == (type(error), str(error), error.exit_code)
 
 
-def test_the_runs_of_a_training_sweep_lie_below_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And they are found: by sample.py as the newest runs, and by the same command where they are not done."""
-    monkeypatch.setattr(train, "fit", lambda job, config, run_dir, *_: (run_dir / "checkpoints").mkdir())
+def fit(job: Any, config: Any, run_dir: Path, *_: Any) -> None:
+    """Stands for a training: it leaves the files that the sweep looks at."""
+    (run_dir / "checkpoints").mkdir()
+    (run_dir / "metrics.jsonl").write_text('{"step": 2, "eval_loss": 3.0}\n{"step": 4, "eval_loss": 0.25}\n')
+
+
+@pytest.fixture
+def train_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`python train.py` with a sweep's options and another `fit`, in `tmp_path`; returns the exit code."""
+
+    def command(fit: Callable[..., None], *options: str) -> int:
+        monkeypatch.setattr(train, "fit", fit)
+        monkeypatch.setattr(sys, "argv", ["train.py", *SWEEP, *options])
+        with pytest.raises(SystemExit) as ended:
+            cli.run(train.main, "train", train.TrainJob)
+        return int(str(ended.value.code))
+
+    images = np.zeros((16, 8, 8, 1), np.uint8)
+    monkeypatch.setattr(data, "load", lambda *_: data.Split(images, np.zeros(16, np.int32), 10))
     monkeypatch.setattr(logging, "shutdown", lambda _: None)  # by which Hydra closes pytest's handlers
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    monkeypatch.setattr(sys, "argv", ["train.py", *SWEEP])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        cli.run(train.main, "train", train.TrainJob)
-    assert ended.value.code == 0
+    return command
+
+
+def test_the_runs_of_a_training_sweep_lie_below_its_folder(tmp_path: Path, train_with: Callable[..., int]) -> None:
+    """And they are found: by sample.py as the newest runs, and by the same command where they are not done."""
+    assert train_with(fit) == 0
     (sweep,) = (tmp_path / "outputs" / "sweeps").glob("*/")
     for job, rate in enumerate(("0.001", "0.002")):
         status = folder.read_status(sweep / str(job))
-        assert status["status"] == "done"
+        assert (status["status"], status["metric"]) == ("done", 0.25)
         assert (sweep / str(job) / "checkpoints").is_dir()
         assert [text for text in status["overrides"] if "rate" in text] == [f"optimizer.learning_rate={rate}"]
     with pytest.raises(FileNotFoundError, match=re.escape(f"no checkpoint in {sweep / '1'}")):
@@ -66,6 +89,33 @@ def test_the_runs_of_a_training_sweep_lie_below_its_folder(tmp_path: Path, monke
     assert folder.unfinished(str(tmp_path / "outputs"), "digits", config) is None
     (sweep / "0" / "status.json").write_text(json.dumps({"status": "stopped"}))
     assert folder.unfinished(str(tmp_path / "outputs"), "digits", config) == sweep / "0"
+
+
+def test_the_same_command_repeats_only_what_failed(tmp_path: Path, train_with: Callable[..., int]) -> None:
+    """In the same folder; when all is done, or a new start is asked for, in another."""
+    trained: list[str] = []
+
+    def fit_or_fail(job: Any, config: Any, run_dir: Path, *rest: Any) -> None:
+        trained.append(f"{run_dir.parent.name}/{run_dir.name}")
+        if job.optimizer.learning_rate == 2e-3 and len(trained) == 2:
+            raise NonFiniteError("the loss is NaN")
+        fit(job, config, run_dir, *rest)
+
+    assert [train_with(fit_or_fail), train_with(fit_or_fail)] == [3, 0]
+    (sweep,) = (tmp_path / "outputs" / "sweeps").glob("*/")
+    assert trained == [f"{sweep.name}/{job}" for job in (0, 1, 1)]
+    for options in ([], ["resume=false"]):
+        assert train_with(fit_or_fail, *options) == 0
+    assert len(set(trained)) == len(trained) - 1 == 6
+
+
+def test_a_sweep_that_another_process_is_at_is_left_alone(tmp_path: Path, train_with: Callable[..., int]) -> None:
+    assert train_with(fit) == 0
+    (sweep,) = (tmp_path / "outputs" / "sweeps").glob("*/")
+    (sweep / "1" / "status.json").write_text(json.dumps({"status": "running"}))
+    with FileLock(sweep / ".lock"):
+        assert train_with(fit) == 0
+    assert len(list(sweep.parent.glob("*/"))) == 2
 
 
 @pytest.mark.skipif(
