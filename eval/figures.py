@@ -167,6 +167,22 @@ def against_nfe(rows: Sequence[Mapping[str, Any]], value: str, label: str, top: 
     return figure
 
 
+def held_out_plot(path: Path, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Plot the "eval_loss" of each named run's records against "step"; without any write nothing."""
+    curves = {
+        name: [(row["step"], row["eval_loss"]) for row in rows if "eval_loss" in row] for name, rows in runs.items()
+    }
+    if not any(curves.values()):
+        return
+    figure, (axes,) = panels(1, (7.0, 4.2))
+    axes.set(xlabel="step", ylabel="held-out loss", yscale="log")
+    for name, points in curves.items():
+        axes.plot(*np.array(points).reshape(-1, 2).T, label=name, marker="o", markersize=3, linewidth=1.2)
+    _plain_numbers(axes)
+    figure.legend(loc="outside right center", frameon=False, fontsize="small")
+    figure.savefig(path)
+
+
 def panels(count: int, size: tuple[float, float]) -> tuple[Any, Any]:
     """(a figure of `size` inches, its `count` axes side by side), with a faint grid and no box."""
     from matplotlib.figure import Figure
