@@ -11,21 +11,23 @@ if not __package__:  # python eval/table.py, which finds no other package of the
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from eval.job import MeasuringJob, check_measuring, dataset_of, origin
+from eval.job import MeasuringJob, check_measuring, check_shared, dataset_of, joined, origin
 from eval.paper.outline import TIMED, outline, seconds_per_call
 from eval.paper.plan import plan_cells
 from eval.paper.spec import Paper, validate
 from eval.paper.sweep import write_table
 from models.sampling.build import build_sde
 from models.sampling.source import find
+from models.training.config import DistributedConfig
 from runs import cli, folder, jax_setup
 from runs.errors import ConfigError, NonFiniteError, checking, writing
-from runs.log import open_log
+from runs.log import Log, open_log
 
 
 @dataclass
@@ -33,6 +35,7 @@ class TableJob(MeasuringJob):
     """The options of a paper's table; conf/table.yaml explains them."""
 
     paper: Paper = MISSING
+    distributed: DistributedConfig = MISSING
 
 
 def paper_table(cfg: DictConfig) -> None:
@@ -43,6 +46,7 @@ def paper_table(cfg: DictConfig) -> None:
     with checking():
         job: TableJob = cli.to_object(cfg)
         check(job)
+        check_shared(job.distributed, job.run_dir)
         source = find(job.checkpoint, job.step, job.output_root)
         dataset = dataset_of(source, job.dataset)
         planned = plan_cells(job.paper, build_sde(source.config["sde"]), job.num_samples)
@@ -51,14 +55,22 @@ def paper_table(cfg: DictConfig) -> None:
         run_dir = Path(job.run_dir).expanduser()
     else:
         run_dir = folder.unfinished(job.output_root, job.name, config) or folder.fresh(job.output_root, job.name)
-    with folder.occupy(run_dir, config, paper=job.paper.name), writing():
-        print(f"{jax_setup.configure_jax(job.batch_size)}\noutput: {run_dir}", file=sys.stderr)
-        from eval.paper import compute, page  # imports JAX, which is configured by now
+    using = jax_setup.configure_jax(job.batch_size)
+    from eval.paper import compute, page  # imports JAX, which is configured by now
+    from models.training.devices import one_at_first
 
-        setup = compute.set_up(source, dataset, job, run_dir / "cells")
+    with ExitStack() as owned, writing():
+        index, count = owned.enter_context(joined(job.distributed))
+        if index == 0:  # it writes the table
+            owned.enter_context(folder.occupy(run_dir, config, paper=job.paper.name))
+            print(f"{using}\noutput: {run_dir}", file=sys.stderr)
+        with one_at_first():
+            setup = compute.set_up(source, dataset, job, run_dir / "cells")
         cells = {cell.file_name(setup.identity): cell for cell in planned}
-        with open_log(job.logger, run_dir, "table", config) as log:
-            records = compute.measure_cells(setup, cells, log)
+        with open_log(job.logger, run_dir, "table", config) if index == 0 else Log(None) as log:
+            records = compute.measure_cells(setup, cells, log, index, count)
+            if index > 0:
+                return
             about = {"dataset": dataset.name, "extractor": setup.extractor.name, **origin(source)}
             text = page.write_results(job.paper, [record | about for record in records], run_dir)
             compute.show_samples(setup.folder, cells, run_dir / "grid.png")

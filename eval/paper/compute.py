@@ -33,6 +33,7 @@ from formats.files import read_npz, write_atomically, write_npz
 from models.sampling.draw import Trained, draw, load_trained, starts
 from models.sampling.source import Source
 from models.score import eps_fn
+from models.training.devices import gather, wait_for_all
 from runs.errors import Stopped, checking, stop_requests
 from runs.log import Log
 
@@ -127,16 +128,24 @@ def warm_up(setup: Setup, cells: Sequence[Cell]) -> None:
     setup.costs.lap("compiling")
 
 
-def measure_cells(setup: Setup, cells: Mapping[str, Cell], log: Log) -> list[Record]:
-    """The records of all cells, by file name; earlier ones are read. Raises Stopped between two batches on a signal."""
+def measure_cells(
+    setup: Setup, cells: Mapping[str, Cell], log: Log, process: int = 0, num_processes: int = 1
+) -> list[Record]:
+    """The records of all cells, by file name; earlier ones are read, and the others shared out over the processes.
+
+    Raises Stopped between two batches on a signal, and at the end ConnectionError if a process has been lost.
+    """
     files = {name: setup.folder / f"{name}.json" for name in cells}
     records: dict[str, Record] = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
     missing = {name: cell for name, cell in cells.items() if name not in records}
-    print(f"{len(records)} of {len(cells)} cells are done", file=sys.stderr)
+    wait_for_all()  # so that all have seen the same files
+    missing = shared_out(missing, process, num_processes)
+    if process == 0:
+        print(f"{len(records)} of {len(cells)} cells are done", file=sys.stderr)
     setup.costs.lap("setting up")
     warm_up(setup, list(missing.values()))
     calls = sum(cell.solver.nfe * -(-len(cell.seeds) // setup.batch_size) for cell in missing.values())
-    with stop_requests() as stop_signal, tqdm(total=calls, unit="call") as bar:
+    with stop_requests() as stop_signal, tqdm(total=calls, unit="call", disable=process > 0) as bar:
         for name, cell in missing.items():
             bar.set_description(f"{cell} ({len(records) + 1} of {len(cells)})", refresh=False)
 
@@ -151,7 +160,27 @@ def measure_cells(setup: Setup, cells: Mapping[str, Cell], log: Log) -> list[Rec
             if "error" not in record:
                 logged = {f"{cell}/{key}": record[key] for key in ("fid", "nfe", "images_per_s")}
                 log.metrics(list(cells).index(name), logged)
+    found = np.frombuffer(json.dumps(records).encode(), np.uint8)
+    for part in gather({"records": found}):
+        records |= json.loads(part["records"].tobytes())
     return [records[name] for name in cells]
+
+
+def shared_out(cells: Mapping[str, Cell], process: int, num_processes: int) -> dict[str, Cell]:
+    """The cells of one process, so that all have about as many network calls to make; the dearest cells come first.
+
+    An adaptive solver is taken for the dearest, as nobody knows its calls. One process keeps the order of the cells.
+    """
+    if num_processes == 1:
+        return dict(cells)
+    calls = {name: len(cell.seeds) * (cell.solver.nfe or 1000) for name, cell in cells.items()}
+    loads, mine = [0] * num_processes, {}
+    for name in sorted(cells, key=lambda name: -calls[name]):
+        least = loads.index(min(loads))
+        loads[least] += calls[name]
+        if least == process:
+            mine[name] = cells[name]
+    return mine
 
 
 def measure_cell(setup: Setup, cell: Cell, name: str, progress: Callable[[int], None]) -> Record:
