@@ -129,10 +129,14 @@ def main(cfg: DictConfig) -> float | None:
             with checking():
                 result |= measurement.result()
         write_atomically(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
-        with open_log(job.logger, run_dir, "sample", config) as log:
+        with open_log(job.logger, run_dir, "sample", config, f"{table.name} @ {table.nfe}") as log:
+            log.config(origin(source) | {"fid_name": result.get("fid_name")})
             measured = ("nfe", *VALUES, "images_per_s", "seconds", "num_samples")
             log.metrics(source.step or 0, {key: result[key] for key in measured if result.get(key) is not None})
             log.image(source.step or 0, "samples", run_dir / "grid.png")
+            if measurement is not None and job.logger.artifacts:
+                save_statistics(run_dir / "reference.npz", measurement.reference.statistics)
+                log.artifact(f"{measurement.reference.data_name}-statistics", "statistics", run_dir / "reference.npz")
         status["metric"] = result.get("fid")
     print(f"{summary(result)}, {run_dir}")
     if source.path == SHIPPED:

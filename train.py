@@ -267,6 +267,7 @@ def fit(
         if main:
             loss_curve_plot(run_dir / "loss.png", read_metrics(run_dir / "metrics.jsonl"))
             log.image(train.steps, "loss_curve", run_dir / "loss.png")
+            log.artifact(f"{job.name}-checkpoints", "model", run_dir / "checkpoints")
             sampling = f"python sample.py {option_of('checkpoint', str(run_dir))}"
             print(f"trained {train.steps} steps; samples: {sampling}", file=sys.stderr)
 

@@ -22,13 +22,12 @@ import deis
 from data.config import DatasetConfig
 from deis import adaptive
 from eval.features.extractor import Extractor
-from eval.figures import samples_picture
 from eval.job import MeasuringJob
 from eval.metrics.frechet import Statistics, empty_statistics, frechet_distance, merge, metric_name, rank_warning
 from eval.metrics.jackknife import BLOCKS, distances_without, extend_blocks, standard_error
 from eval.metrics.measurement import MetricConfig, open_measurement
 from eval.paper.grid import Record
-from eval.paper.plan import Adaptive, Analytic, Cell
+from eval.paper.plan import Adaptive, Analytic, Cell, shared_out
 from formats.files import read_npz, write_atomically, write_npz
 from models.sampling.draw import Trained, draw, load_trained, starts
 from models.sampling.source import Source
@@ -157,30 +156,20 @@ def measure_cells(
                     raise Stopped(stop_signal(), f"{done}; the same command goes on from there")
 
             records[name] = record = measure_cell(setup, cell, name, progress)
-            if "error" not in record:
-                logged = {f"{cell}/{key}": record[key] for key in ("fid", "nfe", "images_per_s")}
-                log.metrics(list(cells).index(name), logged)
+            log_cell(log, len(records), record)
     found = np.frombuffer(json.dumps(records).encode(), np.uint8)
     for part in gather({"records": found}):
-        records |= json.loads(part["records"].tobytes())
+        for name, record in json.loads(part["records"].tobytes()).items():
+            if name not in records:
+                records[name] = record
+                log_cell(log, len(records), record)
     return [records[name] for name in cells]
 
 
-def shared_out(cells: Mapping[str, Cell], process: int, num_processes: int) -> dict[str, Cell]:
-    """The cells of one process, so that all have about as many network calls to make; the dearest cells come first.
-
-    An adaptive solver is taken for the dearest, as nobody knows its calls. One process keeps the order of the cells.
-    """
-    if num_processes == 1:
-        return dict(cells)
-    calls = {name: len(cell.seeds) * (cell.solver.nfe or 1000) for name, cell in cells.items()}
-    loads, mine = [0] * num_processes, {}
-    for name in sorted(cells, key=lambda name: -calls[name]):
-        least = loads.index(min(loads))
-        loads[least] += calls[name]
-        if least == process:
-            mine[name] = cells[name]
-    return mine
+def log_cell(log: Log, step: int, record: Record) -> None:
+    """One point of the plot of FID against NFE, in the line of the cell's row."""
+    if "error" not in record:
+        log.metrics(step, {f"fid/{record['row']}": record["fid"], "nfe": record["nfe"]})
 
 
 def measure_cell(setup: Setup, cell: Cell, name: str, progress: Callable[[int], None]) -> Record:
@@ -270,14 +259,3 @@ def eps_norm(setup: Setup, solver: Analytic) -> Float[np.ndarray, " nodes"]:
     norm = deis.tables.estimate_eps_norm(solver.sde, solver.ts, network, x_0, z)
     write_npz(path, {"eps_norm": norm})
     return norm
-
-
-def show_samples(folder: Path, cells: Mapping[str, Cell], path: Path) -> None:
-    """Draw the first images of every finished cell into one picture, the same noise in each. folder: of the cells."""
-    images = {
-        (cell.row, cell.column): read_npz(folder / f"{name}.npz")["images"]
-        for name, cell in cells.items()
-        if cell.repeat == 0 and (folder / f"{name}.json").is_file()
-    }
-    if images:
-        samples_picture(path, images)

@@ -7,8 +7,9 @@ from typing import Any
 
 from eval.figures import fid_vs_nfe_plot
 from eval.paper.grid import Entry, columns_of, grid_rows
-from eval.paper.trainings import draw_trainings, trainings_page, with_metrics
+from eval.paper.trainings import METRICS, draw_trainings, labels, trainings_page, with_metrics
 from formats.tables import markdown_table, write_csv
+from runs.log import Log
 
 Run = dict[str, Any]  # the fields of status.json and result.json, and "folder"
 Rows = dict[str, dict[int, Run]]  # row name -> NFE asked for -> run
@@ -132,3 +133,24 @@ def write_table(folder: Path) -> str:
     fid_vs_nfe_plot(folder / "fid_vs_nfe.png", measured)
     draw_trainings(folder, trainings)
     return text
+
+
+def log_table(folder: Path, log: Log) -> None:
+    """Log the runs below `folder` as tables with their pictures, and FID against NFE with a line for each row."""
+    runs, trainings = gather(folder)
+    rows = [(name, run) for name, cells in arrange(runs).items() for run in cells.values()]
+    shown = ("nfe_asked", "nfe", "fid", "fid_name", "images_per_s", "seeds", "checkpoint", "step", "status", "folder")
+    log.table("samples", [{"row": name} | {key: run.get(key) for key in shown} | picture(run) for name, run in rows])
+    options = labels(trainings)
+    metrics = [{key: run.get(key) for key in (*METRICS, "fid_name", "status", "folder")} for run in trainings]
+    pictures = [picture(run) for run in trainings]
+    log.table("trainings", [a | b | c for a, b, c in zip(options, metrics, pictures, strict=True)])
+    for step, (name, run) in enumerate((name, run) for name, run in rows if run.get("fid") is not None):
+        log.metrics(step, {f"fid/{name}": run["fid"], "nfe": run["nfe"]})
+
+
+def picture(run: Run) -> dict[str, Path | None]:
+    """The grid of a run of sample.py, or the newest one of a training, as a column of a table."""
+    folder = Path(run["folder"])
+    found = [*sorted(folder.glob("samples_*.png")), *folder.glob("grid.png")]
+    return {"samples": found[-1] if found else None}
