@@ -76,7 +76,7 @@ def paper_table(cfg: DictConfig) -> None:
             text = page.write_results(job.paper, [record | about for record in records], run_dir)
             page.show_samples(setup.folder, cells, run_dir / "grid.png")
             log.config(about | {"fid_name": next((r["fid_name"] for r in records if "fid_name" in r), None)})
-            log.table("cells", page.logged_rows(setup.folder, cells, records))
+            log.table(len(cells), "cells", page.logged_rows(setup.folder, cells, records))
             if job.logger.artifacts:
                 save_statistics(run_dir / "reference.npz", setup.reference)
                 log.artifact(f"{dataset.name}-train-statistics", "statistics", run_dir / "reference.npz")

@@ -72,7 +72,7 @@ class Log:
         if self._board is not None:
             self._board.add_image(name, np.atleast_3d(np.asarray(Image.open(path))), step, dataformats="HWC")
 
-    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def table(self, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """A table in wandb with the columns of the first row; a Path or a uint8 [h, w, c] array is a picture."""
         if self._run is None or not rows:
             return
@@ -82,7 +82,9 @@ class Log:
             return _wandb_image(value) if isinstance(value, Path | np.ndarray) else value
 
         columns = list(rows[0])
-        self._run.log({name: wandb.Table([*columns], [[cell(row.get(column)) for column in columns] for row in rows])})
+        self._run.log(
+            {name: wandb.Table([*columns], [[cell(row.get(column)) for column in columns] for row in rows])}, step=step
+        )
 
     def config(self, values: Mapping[str, Any]) -> None:
         """What is known of the run later than its options, as the checkpoint that was found."""

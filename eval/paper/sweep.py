@@ -139,14 +139,18 @@ def log_table(folder: Path, log: Log) -> None:
     """Log the runs below `folder` as tables with their pictures, and FID against NFE with a line for each row."""
     runs, trainings = gather(folder)
     rows = [(name, run) for name, cells in arrange(runs).items() for run in cells.values()]
+    for step, (name, run) in enumerate((name, run) for name, run in rows if run.get("fid") is not None):
+        log.metrics(step, {f"fid/{name}": run["fid"], "nfe": run["nfe"]})
     shown = ("nfe_asked", "nfe", "fid", "fid_name", "images_per_s", "seeds", "checkpoint", "step", "status", "folder")
-    log.table("samples", [{"row": name} | {key: run.get(key) for key in shown} | picture(run) for name, run in rows])
+    log.table(
+        len(rows),
+        "samples",
+        [{"row": name} | {key: run.get(key) for key in shown} | picture(run) for name, run in rows],
+    )
     options = labels(trainings)
     metrics = [{key: run.get(key) for key in (*METRICS, "fid_name", "status", "folder")} for run in trainings]
     pictures = [picture(run) for run in trainings]
-    log.table("trainings", [a | b | c for a, b, c in zip(options, metrics, pictures, strict=True)])
-    for step, (name, run) in enumerate((name, run) for name, run in rows if run.get("fid") is not None):
-        log.metrics(step, {f"fid/{name}": run["fid"], "nfe": run["nfe"]})
+    log.table(len(rows), "trainings", [a | b | c for a, b, c in zip(options, metrics, pictures, strict=True)])
 
 
 def picture(run: Run) -> dict[str, Path | None]:

@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from commands import run_here
 from PIL import Image
+from wandb_files import records
 
 from eval.paper.sweep import arrange, gather, sweep_page, write_table
 from eval.table import main
@@ -30,6 +32,8 @@ RESULT = {
     "extractor": "digits@0123",
     "overrides": ["sampler=tab3", "sampler.nfe=10"],
 }
+
+TABLES = ("samples", "trainings")
 
 
 def write_run(folder, status="done", error=None, result=True, **fields):
@@ -203,3 +207,27 @@ def test_trainings_and_samples_are_one_table(trainings):
         lines = list(csv.DictReader(file))
     assert [line["eval_loss"] for line in lines] == ["", "", "0.2", "0.1", ""]
     assert [line["fid"] for line in lines] == ["4.17", "4.17", "4.0", "3.0", ""]
+
+
+def test_a_table_is_read_back_from_wandb_offline(trainings):
+    """Its group and name, the rows with their grids, and FID against NFE as a plot."""
+    Image.new("L", (8, 8)).save(trainings / "samples" / "0" / "grid.png")
+    logged = run_here("eval.table", str(trainings), "logger=wandb", "logger.mode=offline")
+    assert logged.returncode == 0, logged.stderr
+    found = list(records(trainings))
+    (run,) = {(record.run_group, record.display_name, record.job_type) for kind, record in found if kind == "run"}
+    assert run == (trainings.name, trainings.name, "sweep")
+    axes = {record.name or record.glob_name: record.step_metric for kind, record in found if kind == "metric"}
+    assert axes["fid/*"] == axes["fid"] == "nfe"
+    assert axes["eval_loss"] == ""
+    points = [
+        {item.nested_key[0]: json.loads(item.value_json) for item in record.item}
+        for kind, record in found
+        if kind == "history"
+    ]
+    assert [(point["nfe"], point["fid/tAB3"]) for point in points if "nfe" in point] == [(5, 4.17), (10, 4.17)]
+    samples, runs = (json.loads(next(trainings.rglob(f"media/table/{name}*.json")).read_text()) for name in TABLES)
+    assert [row[:4] for row in samples["data"]] == [["tAB3", 5, 5, 4.17], ["tAB3", 10, 10, 4.17]]
+    assert [row[0] for row in runs["data"]] == ["1e-3", "1e-2", "1"]
+    files = [[entry.path for entry in record.manifest.contents] for kind, record in found if kind == "artifact"]
+    assert [sum(path.endswith(".png") for path in paths) for paths in files] == [1, 2], "a grid for each that has one"

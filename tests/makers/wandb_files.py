@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import wandb
 from wandb.proto import wandb_internal_pb2
 
 BLOCK = 32768  # the file is a LevelDB log: blocks of records, which are cut at the end of a block
@@ -12,6 +13,7 @@ BLOCK = 32768  # the file is a LevelDB log: blocks of records, which are cut at 
 
 def records(folder: Path) -> Iterator[tuple[str, Any]]:
     """(kind, record) of everything in the one offline run below `folder`, such as ("history", ...)."""
+    wandb.teardown()  # which waits until all is written
     (path,) = folder.rglob("offline-run-*/*.wandb")
     content, at, message = path.read_bytes(), 7, b""
     while at + 7 <= len(content):
