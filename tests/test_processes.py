@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import ROOT, TINY, environment, free_port, run_here
+from commands import ROOT, TINY, environment, free_port, run, run_here
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +56,11 @@ def pair(cwd: Path, *commands: list[str], dies: int | None = None) -> list[subpr
     started = [
         subprocess.Popen(
             [sys.executable, "-c", PROCESS, str(index), "dies" if dies == index else "lives", typed],
-            **{"cwd": cwd, "env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True},
+            cwd=cwd,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for index in range(2)
     ]
@@ -138,10 +142,12 @@ def test_a_lost_process_ends_the_other_and_the_same_command_goes_on(alone: Path)
 
 
 def test_eight_devices_draw_the_same_images(alone: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "sample.py"), *SAMPLING, "run_dir=eight"],
-        **{"cwd": alone, "env": environment() | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}},
-        **{"capture_output": True, "text": True, "check": False},
+    done = run(
+        "sample.py",
+        *SAMPLING,
+        "run_dir=eight",
+        cwd=alone,
+        env={"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
     )
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(images(alone / "eight"), images(alone / "one"))

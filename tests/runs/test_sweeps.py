@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import os
 import pickle
 import re
 import signal
@@ -57,9 +58,9 @@ def fit(job: Any, config: Any, run_dir: Path, *_: Any) -> None:
 def train_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """`python train.py` with a sweep's options and another `fit`, in `tmp_path`; returns the exit code."""
 
-    def command(fit: Callable[..., None], *options: str) -> int:
+    def command(fit: Callable[..., None], *options: str, sweep: list[str] = SWEEP[1:]) -> int:
         monkeypatch.setattr(train, "fit", fit)
-        monkeypatch.setattr(sys, "argv", ["train.py", *SWEEP, *options])
+        monkeypatch.setattr(sys, "argv", ["train.py", "-m", *sweep, *options])
         with pytest.raises(SystemExit) as ended:
             cli.run(train.main, "train", train.TrainJob)
         return int(str(ended.value.code))
@@ -118,15 +119,64 @@ def test_a_sweep_that_another_process_is_at_is_left_alone(tmp_path: Path, train_
     assert len(list(sweep.parent.glob("*/"))) == 2
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is None, reason="an optional plugin"
+def needs(plugin: str) -> Any:
+    """Skip where an optional plugin of Hydra is not installed."""
+    return pytest.mark.skipif(importlib.util.find_spec(f"hydra_plugins.{plugin}") is None, reason="an optional plugin")
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param(["joblib", "hydra.launcher.n_jobs=2"], marks=needs("hydra_joblib_launcher")),
+        pytest.param(["submitit_local", "hydra.launcher.timeout_min=10"], marks=needs("hydra_submitit_launcher")),
+    ],
 )
-def test_jobs_of_a_sweep_at_the_same_time(tmp_path: Path) -> None:
-    done = run("train.py", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *SWEEP, cwd=tmp_path)
+def test_jobs_of_a_sweep_at_the_same_time(launcher: list[str], tmp_path: Path) -> None:
+    done = run("train.py", f"hydra/launcher={launcher[0]}", launcher[1], *SWEEP, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = [folder.read_status(path.parent) for path in tmp_path.glob("outputs/sweeps/*/*/status.json")]
     assert [status["status"] for status in found] == ["done", "done"]
     assert len({status["pid"] for status in found}) == 2
+    assert all(status["metric"] > 0 for status in found)
+
+
+@needs("hydra_submitit_launcher")
+def test_slurm_is_given_what_was_asked_for(tmp_path: Path) -> None:
+    """In the text of the script; no Slurm is here, and what stands for it keeps the script and fails."""
+    for name, lines in (("srun", ""), ("sbatch", 'cp "$1" script.sh; exit 1')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (tmp_path / name).chmod(0o755)
+    launcher = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.timeout_min=30"]
+    launcher += ["hydra.launcher.array_parallelism=2", "hydra.launcher.setup=[module load cuda]"]
+    jobs = ["sampler.nfe=2,3,4", "checkpoint=gone", "logger=none"]
+    run("sample.py", "-m", *launcher, *jobs, cwd=tmp_path, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    script = (tmp_path / "script.sh").read_text().splitlines()
+    for option in ("partition=gpu", "time=30", "gpus-per-node=1", "cpus-per-task=8", "array=0-2%2", "job-name=sample"):
+        assert f"#SBATCH --{option}" in script
+    assert "module load cuda" in script
+    assert script[-1].startswith("srun ")
+
+
+@needs("hydra_optuna_sweeper")
+def test_a_search_goes_on_where_it_was(tmp_path: Path, train_with: Callable[..., int]) -> None:
+    """Equal results lead to equal proposals; trials that are done are not repeated."""
+    rates: list[float] = []
+
+    def fit_until(job: Any, config: Any, run_dir: Path, *_: Any) -> None:
+        if len(rates) == 8:
+            rates.append(0.0)
+            raise KeyboardInterrupt
+        rates.append(job.optimizer.learning_rate)
+        (run_dir / "metrics.jsonl").write_text(json.dumps({"step": 4, "eval_loss": abs(rates[-1] - 2e-3)}) + "\n")
+
+    search = ["hparams_search=optuna", "hydra.sweeper.n_trials=10"]
+    assert [train_with(fit_until, *search, sweep=TINY), train_with(fit_until, *search, sweep=TINY)] == [130, 0]
+    assert len(rates) == 11
+    assert len(set(rates)) == 11, "no trial was repeated"
+    (search_folder,) = (tmp_path / "outputs" / "sweeps").glob("optuna_digits")
+    best = (search_folder / "optimization_results.yaml").read_text()
+    closest = min(rates[:8] + rates[9:], key=lambda rate: abs(rate - 2e-3))
+    assert f"optimizer.learning_rate: {closest}" in best
 
 
 def test_valid_combinations_run_and_the_others_are_listed(tmp_path: Path) -> None:
