@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 import data
 import deis
-from eval.figures import class_grid, denoising_gif, save_png
+from eval.figures import class_grid, denoising_gif, samples_picture, save_png
 from eval.job import (
     MeasuringJob,
     check_measuring,
@@ -29,8 +29,9 @@ from eval.metrics.frechet import save_statistics
 from eval.metrics.measurement import VALUES, Measurement, MetricConfig, lines, measurement_of, validate_metrics
 from formats.files import write_atomically
 from models.sampling import single_files
-from models.sampling.build import EpsOptions, build_sde, build_table, name_seeds, parse_seeds, parse_shard, share
-from models.sampling.source import SHIPPED, Source, check_classes, find
+from models.sampling.build import build_sde, build_table, name_seeds, parse_seeds, parse_shard, share
+from models.sampling.options import EpsOptions, check_eps, values_of
+from models.sampling.source import SHIPPED, Source, find, identity
 from models.training.config import DistributedConfig
 from runs import cli, folder, jax_setup
 from runs.errors import Stopped, checking, stop_requests, writing
@@ -43,22 +44,19 @@ NEXT = """Next: python sample.py sampler=ddim sampler.nfe=5              another
 
 
 @dataclass
-class SampleJob(MeasuringJob):
+class SampleJob(MeasuringJob, EpsOptions):
     """The options of sample.py; conf/sample.yaml explains them."""
 
     sampler: Any = MISSING
     seeds: str | None = MISSING
     shard: str | None = MISSING
-    label: int | None = MISSING
-    guidance: float | None = MISSING
-    clip: bool = MISSING
-    threshold: float | None = MISSING
     keep_samples: bool = MISSING
     save: str = MISSING
     metrics: list[str] | None = MISSING
     kid_subsets: int = MISSING
     kid_subset_size: int = MISSING
     grid_samples: int = MISSING
+    guidance_sheet: list[float] | None = MISSING
     gif: bool = MISSING
     gif_samples: int = MISSING
     distributed: DistributedConfig = MISSING
@@ -88,7 +86,9 @@ def main(cfg: DictConfig) -> float | None:
         dataset = job.dataset if job.dataset.name else None
         if source.config["dataset"] or (metrics is not None and job.fid_is_asked):
             dataset = dataset_of(source, job.dataset, otherwise=", or extractor=none")
-        check_classes(source, job.label, job.guidance)
+        worse = check_eps(job, source.config)
+        for weight in job.guidance_sheet or ():
+            check_eps(replace(job, label=0, guidance=weight), source.config)
         table = build_table(job.sampler, build_sde(source.config["sde"]))
         job.batch_size = min(job.batch_size, len(seeds))  # no more is computed than what is asked for
         if job.shard is not None:
@@ -98,7 +98,7 @@ def main(cfg: DictConfig) -> float | None:
         config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
         if before := folder.finished(run_dir, config, source.path):
             return before.get("metric")
-        done = single_files.drawn_before(run_dir, seeds, origin_of_images(job, source)) if job.in_files else []
+        done = single_files.drawn_before(run_dir, seeds, origin_of_images(job, source, worse)) if job.in_files else []
     using = jax_setup.configure_jax(job.batch_size)
     with ExitStack() as owned, writing():
         index, count = owned.enter_context(joined(job.distributed))
@@ -114,15 +114,15 @@ def main(cfg: DictConfig) -> float | None:
                 measurement_of(job.extractor, dataset, metrics, len(seeds), job.fid_is_asked) if metrics else None
             )
         mine = share(seeds, index, count, job.batch_size)
-        parts = devices.gather(draw_images(job, source, table, mine, done, run_dir, measurement))
+        parts = devices.gather(draw_images(job, source, worse, table, mine, done, run_dir, measurement))
         if measurement is not None:
             measurement.gather()
         if index > 0:
             return None
-        result = write_images(job, source, table, seeds, parts, run_dir)
+        result = write_images(job, source, worse, table, seeds, parts, run_dir)
         result |= {"dataset": dataset.name if dataset else None, "overrides": folder.overrides()}
         if job.shard is not None:
-            single_files.write_origin(run_dir, origin_of_images(job, source))
+            single_files.write_origin(run_dir, origin_of_images(job, source, worse))
             if measurement is not None:
                 save_statistics(run_dir / "statistics.npz", measurement.statistics)
         elif measurement is not None:
@@ -150,10 +150,6 @@ def check(job: SampleJob) -> tuple[list[int], MetricConfig | None]:
     require_positive(job, "grid_samples", "gif_samples")
     if job.save not in ("npz", "png", "both"):
         raise ValueError(f"save must be npz, png or both, got {job.save!r}")
-    if job.threshold is not None and (job.clip or not 0 < job.threshold <= 100):
-        raise ValueError(
-            f"threshold must be a percentile in (0, 100], without clip=true, as it clips too; got {job.threshold:g}"
-        )
     check_shared(job.distributed, job.run_dir)
     if job.shard is not None and (job.distributed.mode != "none" or list(job.metrics or ["fid"]) != ["fid"]):
         raise ValueError("shard= is for one process, and its mean and covariance for metrics=[fid] alone")
@@ -166,11 +162,11 @@ def check(job: SampleJob) -> tuple[list[int], MetricConfig | None]:
     return seeds, metrics
 
 
-def origin_of_images(job: SampleJob, source: Source) -> dict[str, Any]:
+def origin_of_images(job: SampleJob, source: Source, worse: Source | None) -> dict[str, Any]:
     """All that an image depends on beside its seed, as plain values."""
-    network = {"checkpoint": str(source.path.absolute()), "step": source.step, "sha256": source.config.get("sha256")}
+    network = identity(source) | {f"guidance_{key}": value for key, value in (identity(worse) if worse else {}).items()}
     sampler = {f"sampler.{key}": value for key, value in job.sampler.items()}
-    return network | sampler | {key: getattr(job, key) for key in (*EpsOptions._fields, "rounding")}
+    return network | sampler | values_of(job) | {"rounding": job.rounding}
 
 
 def nfe_asked(job: SampleJob, table: deis.Table) -> int:
@@ -181,6 +177,7 @@ def nfe_asked(job: SampleJob, table: deis.Table) -> int:
 def draw_images(
     job: SampleJob,
     source: Source,
+    worse: Source | None,
     table: deis.Table,
     seeds: list[int],
     done: list[int],
@@ -193,11 +190,10 @@ def draw_images(
     """
     import jax
 
-    from models.sampling.draw import draw, load_trained
+    from models.sampling.draw import draw, guided, load_trained
 
     with checking():
-        net = load_trained(source.path, source.step)
-    options = EpsOptions(job.label, job.guidance, job.clip, job.threshold)
+        net = guided(load_trained(source.path, source.step), worse)
     place = {seed: i for i, seed in enumerate(seeds)}
     before = [seed for seed in done if seed in place]
     missing = [seed for seed in seeds if seed not in set(before)]
@@ -216,15 +212,15 @@ def draw_images(
         with checking():
             take(these, single_files.read_images(run_dir, these))
     if job.in_files:
-        single_files.write_origin(run_dir, origin_of_images(job, source))
+        single_files.write_origin(run_dir, origin_of_images(job, source, worse))
     if missing:  # compiles before the clock runs
-        next(draw(net, deis.tables.ddim(net.sde, table.t[[0, -1]]), seeds[:1], job.batch_size, options))
+        next(draw(net, deis.tables.ddim(net.sde, table.t[[0, -1]]), seeds[:1], job.batch_size, job))
 
     drawn, seconds = 0, 0.0
     hidden = jax.process_index() > 0
     with stop_requests() as stop_signal, tqdm(total=len(missing), unit="image", leave=False, disable=hidden) as bar:
         clock = time.perf_counter()
-        for x_0 in draw(net, table, missing, job.batch_size, options):
+        for x_0 in draw(net, table, missing, job.batch_size, job):
             these = missing[drawn : drawn + len(x_0)]
             require_finite(x_0, these, table)
             images = data.to_uint8(x_0, job.rounding)
@@ -245,15 +241,16 @@ def draw_images(
 def write_images(
     job: SampleJob,
     source: Source,
+    worse: Source | None,
     table: deis.Table,
     seeds: list[int],
     parts: list[dict[str, np.ndarray]],
     run_dir: Path,
 ) -> dict[str, Any]:
     """Write samples.npz, grid.png and the animation, and say what was done. parts: what each process has drawn."""
-    from models.sampling.draw import draw_trajectory, labels_of, load_trained
+    from models.sampling.draw import draw_by_guidance, draw_trajectory, guided, labels_of, load_trained
 
-    net, options = load_trained(source.path, source.step), EpsOptions(job.label, job.guidance, job.clip, job.threshold)
+    net = guided(load_trained(source.path, source.step), worse)
     kept, labels = np.concatenate([part["images"] for part in parts]), labels_of(net, seeds, job.label)
     drawn, seconds = sum(int(part["drawn"]) for part in parts), max(float(part["seconds"]) for part in parts)
     if job.in_npz:
@@ -263,8 +260,11 @@ def write_images(
             arrays["labels"] = labels
         np.savez_compressed(run_dir / "samples.npz", **arrays)
     save_png(run_dir / "grid.png", class_grid(kept, labels, job.grid_samples))
+    if job.guidance_sheet:
+        sheet = draw_by_guidance(net, table, seeds[: 4 if len(seeds) >= 4 else 1], job, job.guidance_sheet)
+        samples_picture(run_dir / "guidance.png", {key: data.to_uint8(x, job.rounding) for key, x in sheet.items()})
     if job.gif:
-        denoising_gif(run_dir / "denoising.gif", *draw_trajectory(net, table, seeds[: job.gif_samples], options))
+        denoising_gif(run_dir / "denoising.gif", *draw_trajectory(net, table, seeds[: job.gif_samples], job))
     return {
         "sampler": table.name,
         "method": job.sampler["method"],
@@ -275,7 +275,7 @@ def write_images(
         "seconds": seconds,
         "images_per_s": drawn / seconds if drawn else None,
         "seeds": name_seeds(seeds) if job.shard else job.seeds or f"0-{job.num_samples - 1}",
-        **options._asdict(),
+        **values_of(job),
         "rounding": job.rounding,
         **origin(source),
     }

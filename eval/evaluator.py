@@ -16,7 +16,8 @@ from eval.figures import image_grid, save_png
 from eval.metrics.measurement import measure_fid
 from models.config import UNetConfig
 from models.sampling.build import share
-from models.sampling.draw import draw, trained
+from models.sampling.draw import Trained, draw, trained
+from models.sampling.options import EpsOptions
 from models.score import Params
 from models.training import devices
 from models.training.config import ObjectiveConfig
@@ -29,12 +30,15 @@ class Evaluator:
     """Evaluates the EMA parameters, which may be sharded over `mesh`, with the same images and noise each time.
 
     With several processes all make these calls at the same steps; they share the samples out, and process 0 has them.
+    options, worse: what is done to eps where samples are drawn, and the worse network if autoguidance is asked for.
     """
 
     model: UNetConfig
     sde: SDE
     objective: ObjectiveConfig
     table: Table
+    options: EpsOptions
+    worse: Trained | None
     extractor: ExtractorConfig
     dataset: DatasetConfig
     test_set: "data.Split"
@@ -69,10 +73,10 @@ class Evaluator:
         return {found["fid_name"]: found["fid"]}
 
     def _samples(self, ema: Params, count: int, batch_size: int) -> np.ndarray | None:
-        net = trained(self.model, self.sde, jax.device_get(self._replicate(ema)))
+        net = trained(self.model, self.sde, jax.device_get(self._replicate(ema)))._replace(worse=self.worse)
         seeds = share(list(range(count)), jax.process_index(), jax.process_count(), batch_size)
         images = [np.empty((0, *net.image_shape), np.uint8)]
-        images += [data.to_uint8(x_0) for x_0 in draw(net, self.table, seeds, batch_size)]
+        images += [data.to_uint8(x_0) for x_0 in draw(net, self.table, seeds, batch_size, self.options)]
         parts = devices.gather({"images": np.concatenate(images)})
         return np.concatenate([part["images"] for part in parts]) if jax.process_index() == 0 else None
 

@@ -24,6 +24,7 @@ from eval.paper.plan import plan_cells
 from eval.paper.spec import Paper, validate
 from eval.paper.sweep import log_table, write_table
 from models.sampling.build import build_sde
+from models.sampling.options import EpsOptions, check_eps
 from models.sampling.source import find
 from models.training.config import DistributedConfig
 from runs import cli, folder, jax_setup
@@ -32,7 +33,7 @@ from runs.log import Log, open_log
 
 
 @dataclass
-class TableJob(MeasuringJob):
+class TableJob(MeasuringJob, EpsOptions):
     """The options of a paper's table; conf/table.yaml explains them."""
 
     paper: Paper = MISSING
@@ -50,7 +51,8 @@ def paper_table(cfg: DictConfig) -> None:
         check_shared(job.distributed, job.run_dir)
         source = find(job.checkpoint, job.step, job.output_root)
         dataset = dataset_of(source, job.dataset)
-        planned = plan_cells(job.paper, build_sde(source.config["sde"]), job.num_samples)
+        planned = plan_cells(job.paper, build_sde(source.config["sde"]), job.num_samples, job)
+        worse = {cell.eps.guidance_network: check_eps(cell.eps, source.config) for cell in planned}
     config = cli.to_dict(cfg)
     if job.run_dir is not None:
         run_dir = Path(job.run_dir).expanduser()
@@ -66,8 +68,8 @@ def paper_table(cfg: DictConfig) -> None:
             owned.enter_context(folder.occupy(run_dir, config, paper=job.paper.name))
             print(f"{using}\noutput: {run_dir}", file=sys.stderr)
         with one_at_first():
-            setup = compute.set_up(source, dataset, job, run_dir / "cells")
-        cells = {cell.file_name(setup.identity): cell for cell in planned}
+            setup = compute.set_up(source, worse, dataset, job, run_dir / "cells", job.paper.precision_recall)
+        cells = {cell.file_name(setup.identity_of(cell)): cell for cell in planned}
         with open_log(job.logger, run_dir, "table", config, job.name) if index == 0 else Log(None) as log:
             records = compute.measure_cells(setup, cells, log, index, count)
             if index > 0:

@@ -5,8 +5,10 @@ table = deis.choose(sde, eps_fn, x_T, x_0, nfe=5)[0].table           the best th
 table = deis.learn.fit(sde, eps_fn, table, x_T, x_0)                 better
 """
 
-from deis.learn.choosing import Choice, choose, untrained
+from deis.learn.choosing import Choice, choose, on_nodes, untrained
 from deis.learn.fitting import LOSSES, Progress, check, fit
+from deis.learn.gits import StepErrors, gits, step_errors
 from deis.learn.rows import PARTS
 
-__all__ = ["LOSSES", "PARTS", "Choice", "Progress", "check", "choose", "fit", "untrained"]
+__all__ = ["LOSSES", "PARTS", "Choice", "Progress", "StepErrors", "check", "choose", "fit", "gits", "on_nodes"]
+__all__ += ["step_errors", "untrained"]

@@ -2,6 +2,7 @@
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,8 @@ def test_tensorboard_has_numbers_and_pictures(tmp_path: Path) -> None:
         opened.metrics(20, {"loss": 0.5})
         opened.image(20, "samples", tmp_path / "grid.png")
     (path,) = (tmp_path / "tensorboard").iterdir()
-    content, at, found = path.read_bytes(), 0, {}
+    content, at = path.read_bytes(), 0
+    found: dict[str, Any] = {}
     while at < len(content):
         (length,) = struct.unpack("<Q", content[at : at + 8])
         event = Event.FromString(content[at + 12 : at + 12 + length])
