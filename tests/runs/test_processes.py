@@ -5,15 +5,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import published_network
 import pytest
-from commands import ROOT, TINY, environment, free_port, run, run_here
+from commands import ROOT, environment, free_port, run, run_here
 
 pytestmark = pytest.mark.slow
 
 SAMPLING = ["logger=none", "checkpoint=net", "extractor=pixels", "sampler.nfe=2", "num_samples=90", "batch_size=16"]
-TABLE = ["logger=none", "checkpoint=net", "extractor=pixels", "paper=timesteps", "paper.nfe=[2]", "num_samples=16"]
+IN_FILES = [*SAMPLING, "save=png", "run_dir=png"]
+TABLE = ["logger=none", "checkpoint=net", "extractor=pixels", "paper=last_step", "paper.nfe=[2]", "num_samples=16"]
 MEASURING = ["calc", "one", "dataset=digits", "extractor=pixels", "metrics=[fid,kid]", "kid_subset_size=40"]
 
 # one process of several that gives several commands in turn, all over the connection of the first
@@ -79,8 +82,8 @@ def pair(cwd: Path, *commands: list[str], dies: int | None = None) -> list[subpr
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny network, and with what one process finds."""
     cwd = tmp_path_factory.mktemp("alone")
+    published_network.write(cwd / "net")
     for script, *options in (
-        ["train.py", *TINY, "run_dir=net"],
         ["sample.py", *SAMPLING, "run_dir=one"],
         ["eval.fid", *MEASURING, "dest=one.json"],
         ["eval.table", *TABLE, "run_dir=one_table"],
@@ -102,42 +105,47 @@ def cells(folder: Path) -> dict[tuple[str, str], str]:
         return {(line["row"], line["nfe_asked"]): line["fid"] for line in csv.DictReader(file)}
 
 
-def test_two_processes_find_what_one_does(alone: Path) -> None:
-    commands = [
-        [str(ROOT / "sample.py"), *SAMPLING, "run_dir=two"],
-        ["eval.fid", *MEASURING, "dest=two.json"],
-        ["eval.table", *TABLE, "run_dir=two_table"],
-    ]
-    for process in pair(alone, *commands):
+@pytest.fixture(scope="module")
+def lost(alone: Path) -> tuple[list[subprocess.CompletedProcess[str]], dict[Path, int]]:
+    """Two processes of which one died, and the images that they left, with their times."""
+    ended = pair(alone, [str(ROOT / "sample.py"), *IN_FILES], dies=1)
+    return ended, {path: path.stat().st_mtime_ns for path in alone.glob("png/images/*/*.png")}
+
+
+@pytest.fixture(scope="module")
+def two(alone: Path, lost: Any) -> Path:
+    """The same folder, with what two processes find; one command is that of the process that was lost."""
+    sample = str(ROOT / "sample.py")
+    commands = [[sample, *IN_FILES], [sample, *SAMPLING, "run_dir=two"], ["eval.fid", *MEASURING, "dest=two.json"]]
+    for process in pair(alone, *commands, ["eval.table", *TABLE, "run_dir=two_table"]):
         assert process.returncode == 0, process.stderr
-    np.testing.assert_array_equal(images(alone / "two"), images(alone / "one"))
-    one, two = (result(alone / name / "result.json") for name in ("one", "two"))
-    assert two["fid"] == pytest.approx(one["fid"], rel=1e-9)
-    assert {key: two[key] for key in ("seeds", "num_samples", "fid_name")} == {
-        key: one[key] for key in ("seeds", "num_samples", "fid_name")
-    }
-    measured = [result(alone / f"{name}.json") for name in ("one", "two")]
+    return alone
+
+
+def test_two_processes_find_what_one_does(two: Path) -> None:
+    np.testing.assert_array_equal(images(two / "two"), images(two / "one"))
+    one, other = (result(two / name / "result.json") for name in ("one", "two"))
+    assert other["fid"] == pytest.approx(one["fid"], rel=1e-9)
+    for key in ("seeds", "num_samples", "fid_name"):
+        assert other[key] == one[key]
+    measured = [result(two / f"{name}.json") for name in ("one", "two")]
     for key in ("fid", "kid"):
         assert measured[1][key] == pytest.approx(measured[0][key], rel=1e-9)
-    assert cells(alone / "two_table") == cells(alone / "one_table")
-    assert len(cells(alone / "one_table")) >= 6
+    assert cells(two / "two_table") == cells(two / "one_table")
+    assert len(cells(two / "one_table")) >= 6
 
 
-def test_a_lost_process_ends_the_other_and_the_same_command_goes_on(alone: Path) -> None:
+def test_a_lost_process_ends_the_other_and_the_same_command_goes_on(
+    lost: tuple[list[subprocess.CompletedProcess[str]], dict[Path, int]], two: Path
+) -> None:
     """The other has drawn its share by then; in the end every image was written once."""
-    command = [str(ROOT / "sample.py"), *SAMPLING, "save=png", "run_dir=png"]
-    survivor, lost = pair(alone, command, dies=1)
-    assert lost.returncode == 9
-    assert survivor.returncode == 1
+    (survivor, dead), before = lost
+    assert (survivor.returncode, dead.returncode) == (1, 9)
     assert "error: process 1 of 2 was lost; the same command goes on" in survivor.stderr
-    assert result(alone / "png" / "status.json")["status"] == "failed"
-    before = {path: path.stat().st_mtime_ns for path in alone.glob("png/images/*/*.png")}
     assert len(before) == 48 + 16, "three batches of 16 of the other's share, one of the lost one's"
-    for process in pair(alone, command):
-        assert process.returncode == 0, process.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert len(list(alone.glob("png/images/*/*.png"))) == 90
-    one, png = (result(alone / name / "result.json") for name in ("one", "png"))
+    assert len(list(two.glob("png/images/*/*.png"))) == 90
+    one, png = (result(two / name / "result.json") for name in ("one", "png"))
     assert png["fid"] == pytest.approx(one["fid"], rel=1e-9)
 
 
