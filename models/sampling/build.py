@@ -183,6 +183,28 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
+def name_seeds(seeds: list[int]) -> str:
+    """The seeds as `parse_seeds` reads them."""
+    return f"{seeds[0]}-{seeds[-1]}" if seeds == [*range(seeds[0], seeds[-1] + 1)] else "+".join(map(str, seeds))
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(index, count) of a shard such as "3/16", counted from 0. Raises ValueError for anything else."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not int(match[1]) < int(match[2]):
+        raise ValueError(f"shard must be INDEX/COUNT with INDEX from 0 to COUNT - 1, as 3/16, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def share(seeds: list[int], index: int, count: int, batch_size: int) -> list[int]:
+    """Share `index` of `count` of the seeds: consecutive batches of them, about equally many in every share.
+
+    As batches are whole, every image is drawn in the same batch, so with the same bits, whatever the number of shares.
+    """
+    batches = -(-len(seeds) // batch_size)
+    return seeds[batches * index // count * batch_size : batches * (index + 1) // count * batch_size]
+
+
 def _checked(group: str, function: Callable[..., Any], given: Mapping[str, Any], **shared: Any) -> Options:
     """The given options with their values converted to the types that `function` declares.
 

@@ -1,7 +1,8 @@
 """From seeds to images: image i depends on its own seed only, whatever the batch it is drawn in."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from deis.wrappers import autoguidance, classifier_free_guidance, clip_x_0, thre
 from models.config import UNetConfig, validate_diffusion
 from models.published.network import read_checkpoint, read_published
 from models.sampling.build import build_sde
-from models.sampling.options import EpsOptions, given
+from models.sampling.options import EpsOptions, given, values_of
 from models.sampling.source import Source
 from models.score import Network, Params, predict_eps
 from models.unet import network_of
@@ -165,6 +166,17 @@ def _guidance(sde: deis.SDE, numbers: dict[str, Any]) -> tuple[guidance.Rule, An
 def _on_devices(*axes: str) -> NamedSharding:
     """Laid over this process's devices: along the given axes, or whole on each."""
     return NamedSharding(Mesh(np.array(jax.local_devices()), ("data",)), PartitionSpec(*axes))
+
+
+def draw_by_guidance(
+    net: Trained, table: deis.Table, seeds: list[int], options: EpsOptions, weights: Sequence[float]
+) -> dict[tuple[str, str], Float[np.ndarray, "b h w c"]]:
+    """The images of the seeds, as one batch, for every (class, weight of guidance) by name."""
+    cells = {}
+    for label, weight in product(range(net.num_classes), weights):
+        asked = EpsOptions(**values_of(options) | {"label": label, "guidance": weight})
+        (cells[f"class {label}", f"guidance {weight:g}"],) = draw(net, table, seeds, len(seeds), asked)
+    return cells
 
 
 def draw_trajectory(
