@@ -8,15 +8,13 @@ import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin, SchedulerOutput
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Generator, Tensor
 
 from deis.diffusers.nodes import PREDICTIONS, is_flow, nodes_of, sde_of
+from deis.diffusers.run import Run, clipped, thresholded
 from deis.diffusers.solvers import begun_at, solver
 from deis.diffusers.translate import translated
 from deis.table import Table
-from deis.torch import Row, advance, rows
-from deis.wrappers import from_prediction
 
 
 class TableScheduler(SchedulerMixin, ConfigMixin):
@@ -98,7 +96,6 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         self.init_noise_sigma = self._sde.prior_std
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(num_train_timesteps).flip(0)
-        self._step_index = self._begin_index = None
         self._forget()
 
     @classmethod
@@ -125,7 +122,7 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
     @property
     def step_index(self) -> int | None:
         """Network calls made in this run, with those that it leaves out at its beginning; None before the first."""
-        return self._step_index
+        return None if self._run is None else self._first + self._run.calls
 
     @property
     def begin_index(self) -> int | None:
@@ -167,7 +164,6 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         if is_flow(self.config):
             self.sigmas = torch.cat([torch.tensor(told / self._unit, dtype=torch.float32), torch.zeros(1)])
         self._told = told
-        self._step_index = self._begin_index = None
         self._forget()
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
@@ -190,21 +186,16 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         Sums are float32, or float64 for a float64 sample, whatever the dtype of sample and model.
         Raises ValueError for a time that is not of this run, before `set_timesteps` or after the last call.
         """
-        if self._step_index is None:
-            self._begin(timestep)
-        i = self._step_index - self._first  # type: ignore[operator]
-        if i == len(self._rows):
+        run = self._run or self._begun(timestep)
+        if run.calls == len(run.rows):
             raise ValueError(f"all {len(self.timesteps)} network calls of this run are made; call set_timesteps")
-        row = self._rows[i]
-        u, v = self._state(row, sample)
-        e = self._eps(i, u, model_output, sample)
-        z = randn_tensor(u.shape, generator, u.device, u.dtype) if row.adds_noise else None
-        u, v, self._history = advance(row, u, v, self._history, e, z)
-        self._u, self._v = u, v
-        self._step_index += 1  # type: ignore[operator]
-        answer = (row.s_next * u).to(sample.dtype)
-        if i + 1 == len(self._rows):
-            self._forget()
+        if model_output.shape[1] == 2 * sample.shape[1]:  # with a learned variance behind it
+            model_output = model_output[:, : sample.shape[1]]
+        if model_output.shape != sample.shape:
+            raise ValueError(
+                f"model_output must have the shape of sample, {tuple(sample.shape)}, got {tuple(model_output.shape)}"
+            )
+        answer = run.step(model_output, sample, generator)
         return SchedulerOutput(prev_sample=answer) if return_dict else (answer,)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -230,29 +221,27 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         return tuple(part.to(like.dtype).reshape(shape) for part in self._sde.marginal(t))
 
     def _forget(self) -> None:
-        self._u = self._v = None
-        self._history: list[Tensor] = []
+        self._run: Run | None = None
+        self._begin_index: int | None = None
 
     def _require_times(self) -> None:
         if self.num_inference_steps is None:
             raise ValueError("no table yet: call set_timesteps first")
 
-    def _begin(self, timestep: Any) -> None:
+    def _begun(self, timestep: Any) -> Run:
         """Lay out the rows from where the run begins."""
         self._require_times()
         first = self._index_of(timestep) if self._begin_index is None else self._begin_index
-        if not 0 <= first < len(self._told):
-            raise ValueError(f"begin_index must be 0 to {len(self._told) - 1} in this run, got {first}")
-        self._table = begun_at(first, self._table, self._restarted)
-        self._rows, self._first, self._step_index = rows(self._table), first, first
-        t = self._table.t[:-1]
-        zero, one = np.zeros(len(t)), np.ones(len(t))
-        prediction = PREDICTIONS[self.config.prediction_type]
-        of_x, of_output = (
-            from_prediction(self._sde, lambda x, t: output, prediction)(x, t)  # noqa: B023
-            for x, output in ((one, zero), (zero, one))
-        )
-        self._weights = np.stack([of_x, of_output, *self._sde.evaluation(t)], axis=1).tolist()
+        if not 0 <= first < self._table.nfe:
+            raise ValueError(f"begin_index must be 0 to {self._table.nfe - 1} in this run, got {first}")
+        config, bound = self.config, None
+        if config.thresholding:
+            bound = thresholded(config.dynamic_thresholding_ratio, config.sample_max_value)
+        elif config.clip_sample:
+            bound = clipped(config.clip_sample_range)
+        self._table, self._first = begun_at(first, self._table, self._restarted), first
+        self._run = Run(self._table, self._sde, PREDICTIONS[config.prediction_type], bound)
+        return self._run
 
     def _restarted(self, t: float) -> Table | None:
         """The method's table on the nodes from t on; None for a given table, and if t is no node."""
@@ -267,41 +256,6 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         if len(at) == 0:
             raise ValueError(f"timestep {t:g} is none of this run's, {', '.join(f'{t:g}' for t in self._told)}")
         return int(at[-1])  # the last of equal ones begins a step
-
-    def _state(self, row: Row, sample: Tensor) -> tuple[Tensor, Tensor]:
-        """(u, v) at a row, moved by what was done to the sample since the last step."""
-        wide = torch.promote_types(sample.dtype, torch.float32)
-        if self._u is None or self._v is None:
-            u = sample.to(wide) / row.s
-            return u, u
-        answered = (row.s * self._u).to(sample.dtype)
-        moved = (sample.to(wide) - answered.to(wide)) / row.s  # exactly 0 where nothing was done
-        u = self._u + moved
-        return u, u if self._v is self._u else self._v + moved
-
-    def _eps(self, i: int, u: Tensor, model_output: Tensor, sample: Tensor) -> Tensor:
-        if model_output.shape[1] == 2 * sample.shape[1]:  # with a learned variance behind it
-            model_output = model_output[:, : sample.shape[1]]
-        if model_output.shape != sample.shape:
-            raise ValueError(
-                f"model_output must have the shape of sample, {tuple(sample.shape)}, got {tuple(model_output.shape)}"
-            )
-        of_x, of_output, s, rho = self._weights[i]
-        e = of_output * model_output.to(u.dtype)
-        if of_x:
-            e = torch.add(e, sample.to(u.dtype), alpha=of_x)
-        if not (self.config.thresholding or self.config.clip_sample) or rho == 0:
-            return e
-        x_0 = torch.sub(sample.to(u.dtype) / s, e, alpha=rho)
-        return torch.add(e, x_0 - self._bounded(x_0), alpha=1 / rho)
-
-    def _bounded(self, x_0: Tensor) -> Tensor:
-        """The predicted x_0, clipped or dynamically thresholded."""
-        if not self.config.thresholding:
-            return x_0.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
-        limit = torch.quantile(x_0.abs().flatten(1), self.config.dynamic_thresholding_ratio, dim=1)
-        limit = limit.clamp(1, self.config.sample_max_value).reshape(-1, *[1] * (x_0.ndim - 1))
-        return x_0.clamp(-limit, limit) / limit
 
 
 def _written(table: Table) -> dict[str, Any]:
