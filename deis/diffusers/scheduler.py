@@ -10,11 +10,12 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin, SchedulerOutput
 from torch import Generator, Tensor
 
+from deis.diffusers.middle import begun_at
 from deis.diffusers.nodes import PREDICTIONS, is_flow, nodes_of, sde_of
 from deis.diffusers.run import Run, clipped, thresholded
-from deis.diffusers.solvers import begun_at, solver
 from deis.diffusers.translate import translated
 from deis.table import Table
+from deis.tables.named import solver
 
 
 class TableScheduler(SchedulerMixin, ConfigMixin):
