@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from deis.sampler import get_sampler, sample, trajectory
 
 __all__ = ["SDE", "DiscreteVPSDE", "discrete_vp", "edm", "flow", "sub_vp", "ve", "vp_cosine", "vp_linear"]
-__all__ += ["VPSDE", "vp_zero_snr", "get_cos_alpha_fns", "get_linear_alpha_fns", "get_sampler"]
+__all__ += ["VPSDE", "get_cos_alpha_fns", "get_linear_alpha_fns", "get_sampler", "vp_zero_snr"]
 __all__ += ["Table", "__version__", "choose", "sample", "tables", "timesteps", "trajectory"]
 
 __version__ = "0.1.0"

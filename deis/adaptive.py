@@ -50,6 +50,7 @@ def _integrate(
 ) -> tuple[State, int]:
     if variable not in VARIABLES:
         raise ValueError(f"variable must be one of {', '.join(VARIABLES)}, got {variable!r}")
+    sde.refuse_noise("the ODE in x or v")
     try:
         import diffrax  # noqa: F401
     except ModuleNotFoundError as error:

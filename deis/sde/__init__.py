@@ -6,4 +6,4 @@ from deis.sde.kernel import SDE
 from deis.sde.published import VPSDE, get_cos_alpha_fns, get_linear_alpha_fns
 
 __all__ = ["SDE", "DiscreteVPSDE", "discrete_vp", "edm", "flow", "sub_vp", "ve", "vp_cosine", "vp_linear"]
-__all__ += ["VPSDE", "vp_zero_snr", "get_cos_alpha_fns", "get_linear_alpha_fns"]
+__all__ += ["VPSDE", "get_cos_alpha_fns", "get_linear_alpha_fns", "vp_zero_snr"]

@@ -17,7 +17,11 @@ def DiscreteVPSDE(discrete_alpha: Any) -> SDE:
     Raises ValueError for any other array.
     """
     alpha_bar = np.asarray(discrete_alpha, np.float64)
-    if alpha_bar.ndim != 1 or len(alpha_bar) < 2 or not (np.all(np.diff(alpha_bar, prepend=1.0) < 0) and alpha_bar[-1] >= 0):
+    if (
+        alpha_bar.ndim != 1
+        or len(alpha_bar) < 2
+        or not (np.all(np.diff(alpha_bar, prepend=1.0) < 0) and alpha_bar[-1] >= 0)
+    ):
         raise ValueError(
             "discrete_alpha must be a decreasing array of at least 2 alpha_bar values between 0 and 1, the last of "
             "which may be 0"

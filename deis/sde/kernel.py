@@ -78,6 +78,14 @@ class SDE:
             s = array_library(s).where(s == 0, sigma, s)
         return s, sigma / s
 
+    def refuse_noise(self, what: str) -> None:
+        """Raise ValueError if s(T) = 0, where `what` says nothing of x_0."""
+        if self.starts_at_noise:
+            raise ValueError(
+                f"{what} says nothing of x_0 at T={self.T:g}, where s = 0 and x is pure noise; let the SDE end below, "
+                "dataclasses.replace(sde, T=...), or use a network that predicts x_0, v or flow"
+            )
+
     def marginal(self, t: Any) -> tuple[Any, Any]:
         """(s(t), sigma(t)): mean s x_0 and standard deviation sigma of x_t given x_0."""
         return self.s(t), self.sigma(t)

@@ -13,8 +13,9 @@ from deis.tables.ancestral import analytic_ddim, ddim_eta, ddpm, estimate_eps_no
 from deis.tables.dpm_solver import dpm_solver, dpm_solver_pp
 from deis.tables.edm import dpm_2, edm_heun
 from deis.tables.pndm import f_pndm, plms, s_pndm
-from deis.tables.runge_kutta import TABLEAUS, Tableau, rho_rk
+from deis.tables.runge_kutta import rho_rk
 from deis.tables.stochastic import dpm_solver_pp_sde, t_ab_sde
+from deis.tables.tableaus import TABLEAUS, Tableau
 from deis.tables.unipc import unipc
 
 __all__ = ["METHODS", "TABLEAUS", "Tableau", "build", "estimate_eps_norm", "fewest_steps"]

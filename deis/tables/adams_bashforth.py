@@ -38,7 +38,7 @@ def t_ab(sde: SDE, ts: np.ndarray, order: int = 3, **options: Unpack[Options]) -
     ts: [N+1] decreasing nodes. The order of convergence is order + 1, with the corrector order + 2.
     Raises ValueError for an order outside 0 to 6 or bad nodes.
     """
-    return _adams_bashforth(f"tAB{order}", sde, ts, order, lagrange(sde.t_of_rho), **options)
+    return _adams_bashforth(f"tAB{order}", sde, ts, order, lagrange(sde.t_of_rho), True, **options)
 
 
 def rho_ab(sde: SDE, ts: np.ndarray, order: int = 3, **options: Unpack[Options]) -> Table:
@@ -77,11 +77,18 @@ def ipndm(
 
 
 def _adams_bashforth(
-    name: str, sde: SDE, ts: np.ndarray, order: int, weights: Weights, **options: Unpack[Options]
+    name: str,
+    sde: SDE,
+    ts: np.ndarray,
+    order: int,
+    weights: Weights,
+    knows_T: bool = False,
+    **options: Unpack[Options],
 ) -> Table:
     if not 0 <= order <= MAX_ORDER:
         raise ValueError(f"order must be 0 (DDIM) to {MAX_ORDER}, got {order}; the paper's best is 3")
-    return multistep(with_options(name, options), sde, ts, order, weights, weights, finite_at_zero=True, **options)
+    name = with_options(name, options)
+    return multistep(name, sde, ts, order, weights, weights, finite_at_zero=True, knows_T=knows_T, **options)
 
 
 def _constant(weights: tuple[np.ndarray, ...]) -> Weights:

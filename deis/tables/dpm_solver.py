@@ -11,9 +11,14 @@ import numpy as np
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.multistep import Options, extended_nodes, lagrange, multistep, total_weight, with_options
+from deis.tables.pure_noise import from_noise
 from deis.tables.single_step import single_step
+from deis.tables.tableaus import MIDPOINT, TABLEAUS
+
+_IN_KAPPA = {1: TABLEAUS["1euler"], 2: MIDPOINT, 3: TABLEAUS["3heun"]}  # with evaluations at the same fractions
 
 
+@from_noise(lambda order, **options: {"rk": _IN_KAPPA.get(order, MIDPOINT)})
 def dpm_solver(sde: SDE, ts: np.ndarray, order: int = 2, *, denoise: bool = False) -> Table:
     """DPM-Solver-2 (algorithm 1, r_1 = 1/2) and DPM-Solver-3 (algorithm 2, r_1 = 1/3, r_2 = 2/3).
 

@@ -12,7 +12,9 @@ from deis.sde import SDE
 from deis.table import Table
 from deis.tables.dpm_solver import stages_2
 from deis.tables.multistep import extended_nodes
+from deis.tables.pure_noise import from_noise
 from deis.tables.single_step import Stages, single_step
+from deis.tables.tableaus import MIDPOINT, TABLEAUS
 
 
 class Churn(TypedDict, total=False):
@@ -22,7 +24,8 @@ class Churn(TypedDict, total=False):
     s_tmin, s_tmax: the rho between which steps do so; all unless given.
     s_noise: the standard deviation of the noise is this many times what the level asks for; 1 unless given.
 
-    No step starts above the first node. So the first has no noise added: x_T is noise already, at that level.
+    No step starts above the first node. So the first has no noise added: x_T is noise already, at that level. From
+    s(T) = 0 on, where the first level is infinite, it is the first node at which rho < 1.
     """
 
     s_churn: float
@@ -31,6 +34,7 @@ class Churn(TypedDict, total=False):
     s_noise: float
 
 
+@from_noise(lambda **options: {"rk": TABLEAUS["2heun"]})
 def edm_heun(sde: SDE, ts: np.ndarray, *, denoise: bool = True, **churn: Unpack[Churn]) -> Table:
     """EDM's sampler: Heun's method, 2 NFE a step, and an Euler step to sigma = 0, 1 NFE. Order of convergence 2.
 
@@ -42,6 +46,7 @@ def edm_heun(sde: SDE, ts: np.ndarray, *, denoise: bool = True, **churn: Unpack[
     return _two_stages("Heun", sde, ts, _heun, denoise, **churn)
 
 
+@from_noise(lambda **options: {"rk": MIDPOINT})
 def dpm_2(sde: SDE, ts: np.ndarray, *, denoise: bool = True, **churn: Unpack[Churn]) -> Table:
     """DPM-2 (k-diffusion's name): the midpoint method, with the middle in log rho, which makes it DPM-Solver-2.
 

@@ -10,7 +10,7 @@ has the marginals of the forward SDE. With v = x / s, rho = sigma / s and score 
 
 Within a step, eps moves with v as it does for a single data point, d eps / dv = 1 / rho. This linear part is
 integrated exactly, and of the step's noise g^2 = rho'^2 (1 - q^(2 lambda^2)) is left at its end, q = rho' / rho.
-A step to sigma = 0 adds no noise.
+A step to sigma = 0 adds no noise. From pure noise, s(T) = 0, nothing of z is left for any lambda > 0, g = rho'.
 """
 
 import numpy as np
@@ -19,8 +19,10 @@ from deis.sde import SDE
 from deis.table import Table
 from deis.tables.adams_bashforth import t_ab
 from deis.tables.multistep import extended_nodes, lagrange_integrals, quadrature, rising
+from deis.tables.pure_noise import from_noise
 
 
+@from_noise(lambda lam, **options: {"eta": 1.0} if lam else None)
 def t_ab_sde(
     sde: SDE,
     ts: np.ndarray,
@@ -66,6 +68,7 @@ def t_ab_sde(
     return _x_0_table(f"tAB{order}(lambda={lam:g})", t, s, rho, p, P, lam**2)
 
 
+@from_noise(lambda eta, **options: {"eta": float(eta > 0)})
 def dpm_solver_pp_sde(
     sde: SDE,
     ts: np.ndarray,
