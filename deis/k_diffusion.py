@@ -115,10 +115,11 @@ def sample_table(
 
 
 def get_sigmas(n: int, phase: str = "t", order: float = 2.0, sde: SDE | None = None) -> Tensor:
-    """[n+1] noise levels of a grid of `deis.timesteps`: n network calls of a method that makes one a step, and then 0."""
+    """[n+1] noise levels: those of a grid of `deis.timesteps`, n in number, and then 0."""
     sde = latent_diffusion() if sde is None else sde
     ts = timesteps(sde, max(n - 1, 1), phase, order)[:n]
-    return tensor([*(sde.sigma(ts) if sde.starts_at_noise else sde.rho(ts)).tolist(), 0.0])
+    levels = sde.sigma(ts) if sde.starts_at_noise else sde.rho(ts)
+    return tensor([*levels.tolist(), 0.0])
 
 
 def sigmas_of(table: Table, sde: SDE | None = None) -> Tensor:

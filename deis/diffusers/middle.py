@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from deis.table import Table
+from deis.table import Table, eps_table
+from deis.tables.pure_noise import _joined as joined
 
 
 def begun_at(row: int, table: Table, restart: Callable[[float], Table | None]) -> Table:
@@ -44,19 +45,6 @@ def _joined(table: Table, row: int, first: int, rest: Table | None) -> Table:
     if row == first and rest is not None:
         return rest
     nodes = slice(row, first + 1)
-    t, s, rho = table.t[nodes], table.s[nodes], table.rho[nodes]
-    one, zero = np.ones(first - row), np.zeros(first - row)
-    P = np.diff(rho)[:, None]
-    head = Table(table.name, t, s, rho, a=zero, b=one, p=one, q=one, P=P, Q=P, g=zero)
-    if rest is None:
-        return head
-    columns = {
-        name: np.concatenate([getattr(head, name)[: len(one)], getattr(rest, name)])
-        for name in ("t", "s", "rho", "a", "b", "p", "q", "g")
-    }
-    lags = max(head.lags, rest.lags)
-    for name in ("P", "Q"):
-        columns[name] = np.concatenate(
-            [np.pad(rows, [(0, 0), (0, lags - rows.shape[1])]) for rows in (getattr(head, name), getattr(rest, name))]
-        )
-    return Table(table.name, **columns)
+    rho = table.rho[nodes]
+    head = eps_table(table.name, table.t[nodes], table.s[nodes], rho, np.diff(rho)[:, None])
+    return head if rest is None else joined(table.name, [head, rest])

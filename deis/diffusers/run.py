@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from deis.sde import SDE
 from deis.table import Table
 from deis.torch import Row, advance, rows
-from deis.wrappers import from_prediction
+from deis.wrappers import prediction_weights
 
 
 class Run:
@@ -26,10 +26,8 @@ class Run:
         self._u = self._v = None
         self._history: list[Tensor] = []
         t = table.t[:-1]
-        zero, one = np.zeros(len(t)), np.ones(len(t))
-        of_x = from_prediction(sde, lambda x, t: zero, prediction)(one, t)
-        of_output = from_prediction(sde, lambda x, t: one, prediction)(zero, t)
-        self._weights = np.stack([of_x, of_output, *sde.evaluation(t)], axis=1).tolist()
+        weights = (*prediction_weights(sde, prediction, t), *sde.evaluation(t))
+        self._weights = np.stack(np.broadcast_arrays(*weights), axis=1).tolist()
 
     def step(self, output: Tensor, sample: Tensor, generator: Generator | list[Generator] | None) -> Tensor:
         """x_t at the next network call, or at last the result, from the network's output at `sample`.
