@@ -26,8 +26,8 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
 
     method, options: a name of `deis.tables.METHODS`, or of the paper as "tab3", and that function's own options, as
         {"order": 2}. num_inference_steps counts its steps: methods with k calls a step make about k times as many.
-    table: the file of a table, as `Table.save` writes it, instead of a method. It fixes the times; num_inference_steps
-        must be its number of calls. The configuration keeps the numbers, so that `save_pretrained` needs no other file.
+    table: the file of a table, as `Table.save` writes it, instead of a method. It has its own times, whichever are
+        given; num_inference_steps must be its number of calls. The configuration keeps the numbers, so that `save_pretrained` needs no other file.
     num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr: the diffusion that
         the model was trained under. prediction_type: "epsilon", "v_prediction", "sample" or "flow_prediction".
     timestep_spacing: "linspace", "leading" and "trailing" as in diffusers (arXiv 2305.08891, table 2), with
@@ -151,13 +151,14 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
             self._nodes, self._denoise = nodes_of(self.config, self._sde, num_inference_steps, timesteps, sigmas, mu)
             self._table = self._solver(self._sde, self._nodes, self._denoise)
             self.num_inference_steps = len(self._nodes) - 1 + self._denoise
-        elif num_inference_steps != self._fixed.nfe:
-            raise ValueError(
-                f"the table {self._fixed.name} makes {self._fixed.nfe} network calls: "
-                f"give num_inference_steps={self._fixed.nfe}, got {num_inference_steps}"
-            )
         else:
-            self._table, self.num_inference_steps = self._fixed, self._fixed.nfe
+            given = next((times for times in (timesteps, sigmas) if times is not None), ())
+            self._table, self.num_inference_steps = self._fixed, num_inference_steps or len(given)
+            if self.num_inference_steps != self._fixed.nfe:
+                raise ValueError(
+                    f"the table {self._fixed.name} makes {self._fixed.nfe} network calls: "
+                    f"give num_inference_steps={self._fixed.nfe}, got {self.num_inference_steps}"
+                )
         told = self._table.t[:-1] * self._unit
         whole = not is_flow(self.config) and np.array_equal(told, np.round(told))
         self.timesteps = torch.tensor(told, dtype=torch.int64 if whole else torch.float32, device=device)
