@@ -117,7 +117,8 @@ def sample_table(
 def get_sigmas(n: int, phase: str = "t", order: float = 2.0, sde: SDE | None = None) -> Tensor:
     """[n+1] noise levels: those of a grid of `deis.timesteps`, n in number, and then 0."""
     sde = latent_diffusion() if sde is None else sde
-    ts = timesteps(sde, max(n - 1, 1), phase, order)[:n]
+    ends_at_0 = sde.sigma(np.array(sde.t_0)) == 0
+    ts = timesteps(sde, n if ends_at_0 else max(n - 1, 1), phase, order)[:n]
     levels = sde.sigma(ts) if sde.starts_at_noise else sde.rho(ts)
     return tensor([*levels.tolist(), 0.0])
 

@@ -94,7 +94,7 @@ def _discrete_times(config: Config, sde: SDE, num_step: int) -> Nodes:
         ends = np.asarray(sde.rho(np.array([sde.T, sde.t_0])))
         high, low = (config[name] or end for name, end in zip(("sigma_max", "sigma_min"), ends, strict=True))
         ts = np.asarray(sde.t_of_rho(_spaced(kind, high, low, num_step)), np.float64)
-        return np.clip(ts, sde.t_0, sde.T)
+        return np.clip(np.round(ts, 9), sde.t_0, sde.T)  # the ends are whole times
     match spacing:
         case "linspace":
             ts = np.linspace(0, times - 1, num_step + 1)[:0:-1].round()

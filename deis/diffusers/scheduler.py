@@ -16,6 +16,7 @@ from deis.diffusers.run import Run, clipped, thresholded
 from deis.diffusers.translate import translated
 from deis.table import Table
 from deis.tables.named import solver
+from deis.wrappers import AT_NOISE
 
 
 class TableScheduler(SchedulerMixin, ConfigMixin):
@@ -84,6 +85,8 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         sample_max_value: float = 1.0,
     ):
         self._sde = sde_of(self.config)
+        if PREDICTIONS[prediction_type] not in AT_NOISE:
+            self._sde.refuse_noise(f"prediction_type={prediction_type!r}")
         self._unit = num_train_timesteps if is_flow(self.config) else 1  # of the network's times, in the SDE's
         self._fixed = None
         if table is not None:

@@ -13,8 +13,9 @@ from deis import Table, tables, wrappers
 torch = pytest.importorskip("torch", reason="runs diffusers' pipelines; make test-peers installs them")
 diffusers = pytest.importorskip("diffusers", reason="runs diffusers' pipelines; make test-peers installs them")
 
-import deis.torch  # noqa: E402
 import tiny  # noqa: E402
+
+import deis.torch  # noqa: E402
 from deis.diffusers import TableScheduler  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # diffusers' own
