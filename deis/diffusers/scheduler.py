@@ -28,7 +28,8 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
     method, options: a name of `deis.tables.METHODS`, or of the paper as "tab3", and that function's own options, as
         {"order": 2}. num_inference_steps counts its steps: methods with k calls a step make about k times as many.
     table: the file of a table, as `Table.save` writes it, instead of a method. It has its own times, whichever are
-        given; num_inference_steps must be its number of calls. The configuration keeps the numbers, so that `save_pretrained` needs no other file.
+        given; num_inference_steps must be its number of calls. The configuration keeps the numbers, so that
+        `save_pretrained` needs no other file.
     num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr: the diffusion that
         the model was trained under. prediction_type: "epsilon", "v_prediction", "sample" or "flow_prediction".
     timestep_spacing: "linspace", "leading" and "trailing" as in diffusers (arXiv 2305.08891, table 2), with
