@@ -40,26 +40,32 @@ AT_NOISE: dict[str, Callable[[Any], tuple[Any, Any]]] = {
 """The same weights where s = 0, for e = x / sigma - x_0 (`deis.sde.kernel`); eps and score do not know x_0 there."""
 
 
-def prediction_weights(sde: SDE, prediction: str, t: Any) -> tuple[Any, Any]:
-    """(a, b) in eps = a x + b network(x, t) at the times t, for a name in PREDICTIONS, in AT_NOISE if s(T) = 0."""
-    s, sigma = sde.marginal(t)
+def prediction_weights(sde: SDE, prediction: str, s: Any, sigma: Any) -> tuple[Any, Any]:
+    """(a, b) in eps = a x + b network(x, t) for s and sigma at t: those of PREDICTIONS, and of AT_NOISE where s = 0.
+
+    Raises ValueError for a prediction that is not in AT_NOISE, if s(T) = 0.
+    """
     weights = PREDICTIONS[prediction](s, sigma)
     if not sde.starts_at_noise:
         return weights
-    return tuple(
-        array_library(s).where(s == 0, *pair) for pair in zip(AT_NOISE[prediction](sigma), weights, strict=True)
-    )
+    if prediction not in AT_NOISE:
+        sde.refuse_noise(f"a prediction of {prediction}")
+    a, b = (array_library(s).where(s == 0, *pair) for pair in zip(AT_NOISE[prediction](sigma), weights, strict=True))
+    return a, b
 
 
 def from_prediction(sde: SDE, network: Network, prediction: str) -> EpsFn:
-    """eps from a network that predicts `prediction`, a name in PREDICTIONS, and in AT_NOISE if s(T) = 0; else ValueError."""
+    """eps from a network that predicts `prediction`, a name in PREDICTIONS, or of AT_NOISE if s(T) = 0.
+
+    Raises ValueError for any other.
+    """
     if prediction not in PREDICTIONS:
         raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
     if prediction not in AT_NOISE:
         sde.refuse_noise(f"a prediction of {prediction}")
 
     def eps_fn(x: Any, t: Any) -> Any:
-        a, b = prediction_weights(sde, prediction, t)
+        a, b = prediction_weights(sde, prediction, sde.s(t), sde.sigma(t))
         return a * x + b * network(x, t)
 
     return eps_fn

@@ -57,6 +57,7 @@ def discrete_vp(
     beta_end: float = 0.02,
     num_times: int = 1000,
     zero_terminal_snr: bool = False,
+    betas: list[float] | None = None,
 ) -> SDE:
     """The DiscreteVPSDE of alpha_bar_i = prod_{j <= i} (1 - beta_j), i = 0 .. num_times - 1; by default DDPM's.
 
@@ -64,18 +65,23 @@ def discrete_vp(
         "scaled_linear", linear in sqrt(beta) (latent diffusion); or "cosine" (Nichol & Dhariwal, arXiv 2102.09672,
         eq. 17), which takes no note of beta_start and beta_end: its alpha_bar falls as a squared cosine, by at most
         the factor 1000 from one index to the next.
+    betas: the beta_j themselves, instead of all of the above.
     zero_terminal_snr: sqrt(alpha_bar) shifted to 0 at the last time and scaled back at the first (Lin et al.,
         arXiv 2305.08891, algorithm 1).
     Raises ValueError for another schedule, fewer than 2 or more than 100,000 times, or a beta that is not between 0
     and 1.
     """
+    if betas is not None:
+        num_times, beta_start, beta_end = len(betas), min(betas, default=0.0), max(betas, default=0.0)
     if num_times < 2:
         raise ValueError(f"num_times must be at least 2, got {num_times}")
     if num_times > 100_000:
         raise ValueError(f"num_times must be at most 100,000, got {num_times:,}")
     if not (0 < beta_start < 1 and 0 < beta_end < 1):
         raise ValueError(f"beta_start and beta_end must lie between 0 and 1, got {beta_start:g} and {beta_end:g}")
-    if schedule == "linear":
+    if betas is not None:
+        beta = np.array(betas, np.float64)
+    elif schedule == "linear":
         beta = np.linspace(beta_start, beta_end, num_times)
     elif schedule == "scaled_linear":
         beta = np.linspace(beta_start**0.5, beta_end**0.5, num_times) ** 2

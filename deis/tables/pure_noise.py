@@ -67,18 +67,17 @@ def _from_noise(
     num = 1
     if "rk" in steps and steps["rk"].stages > 1:
         num = max(1, int(np.sum(sde.rho(ts) >= 1)) - 1)
+    is_all = len(ts) == num + 1
+    last = rest(np.array([ts[-2:].mean(), ts[-1]]) if is_all else ts[num:])  # which also checks the options
     parts = [kappa_step(sde, *ts[i : i + 2], **steps) for i in range(num)]
-    if len(ts) > num + 1:
-        parts.append(rest(ts[num:]))
-        return _joined(parts[-1].name, parts)
-    name = rest(np.array([ts[:2].mean(), ts[1]])).name  # which also checks the options
+    if not is_all:
+        return _joined(last.name, [*parts, last])
     if steps.get("large") and not denoise:  # the last step has none of that noise
         parts = [replace(part, g=0 * part.g) for part in parts]
     if denoise:
         t, s, rho = (column[-1:] for column in (parts[-1].t, parts[-1].s, parts[-1].rho))
-        ends = np.append(t, t), np.append(s, 1.0), np.append(rho, 0.0)
-        parts.append(eps_table(name, *ends, -rho[:, None]))
-    return _joined(name, parts)
+        parts.append(eps_table("", np.append(t, t), np.append(s, 1.0), np.append(rho, 0.0), -rho[:, None]))
+    return _joined(last.name, parts)
 
 
 def kappa_step(

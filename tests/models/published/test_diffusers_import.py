@@ -19,7 +19,9 @@ from safetensors.numpy import load_file, save_file
 
 import deis
 from models.published.diffusers import read_diffusers
+from models.published.network import read_published, write_published
 from models.published.translate import Tensors, flat
+from models.sampling.build import build_sde
 from models.unet import network_of
 
 GOLDEN = Path(__file__).parents[2] / "fixtures" / "unet2d"
@@ -146,6 +148,32 @@ def test_the_scheduler_says_what_was_trained(folder: Path, options: dict, schedu
     assert deis.discrete_vp(**{key: value for key, value in found.sde.items() if key != "name"}).T == 999
 
 
+def test_a_flow_model_is_told_1000_sigma(folder: Path) -> None:
+    """Of its own scheduler, or of a multistep one with flow_prediction."""
+    flow = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "num_train_timesteps": 1000}
+    (folder / SCHEDULER).write_text(json.dumps(flow))
+    found = read_diffusers(folder)
+    assert (found.sde, found.model.output, found.model.time) == ({"name": "flow", "shift": 3.0}, "flow", "flow_1000")
+    change(folder / SCHEDULER, _class_name="UniPCMultistepScheduler", prediction_type="flow_prediction", flow_shift=2)
+    change(folder / SCHEDULER, shift=1.0)
+    assert read_diffusers(folder).sde == {"name": "flow", "shift": 2.0}
+    change(folder / SCHEDULER, num_train_timesteps=500)
+    assert refusal(folder) == "scheduler_config.json: num_train_timesteps must be 1000, got 500"
+
+
+def test_zero_terminal_snr_and_betas_of_its_own(folder: Path, tmp_path: Path) -> None:
+    betas = np.linspace(0.001, 0.5, 1000).tolist()
+    for options in ({"rescale_betas_zero_snr": True}, {"trained_betas": betas, "beta_schedule": None}):
+        change(folder / SCHEDULER, prediction_type="v_prediction", **options)
+    found = read_diffusers(folder)
+    assert (found.sde["zero_terminal_snr"], found.sde["betas"], found.model.output) == (True, betas, "v")
+    write_published(tmp_path / "ours", found)
+    sde = build_sde(read_published(tmp_path / "ours").sde)
+    root = np.sqrt(np.cumprod(1 - np.array(betas)))
+    rescaled = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    np.testing.assert_allclose(sde.s(np.arange(1000.0)), rescaled, rtol=1e-9, atol=1e-12)
+
+
 def test_a_missing_scheduler_may_be_written(folder: Path) -> None:
     (folder / SCHEDULER).unlink()
     assert refusal(folder).startswith("scheduler_config.json does not exist, and nothing else says under which")
@@ -161,9 +189,10 @@ def test_a_missing_scheduler_may_be_written(folder: Path) -> None:
         ("beta_schedule", "sigmoid", "must be 'linear' or 'scaled_linear' or 'squaredcos_cap_v2', got 'sigmoid'"),
         ("beta_start", None, "must be a number between 0 and 1, got None"),
         ("beta_end", 2.0, "must be a number between 0 and 1, got 2.0"),
-        ("trained_betas", [0.1, 0.2], "must be None, got [0.1, 0.2]"),
-        ("rescale_betas_zero_snr", True, "must be False, got True"),
-        ("prediction_type", "flow_prediction", "must be 'epsilon' or 'sample' or 'v_prediction', got 'flow_pred"),
+        ("trained_betas", [0.1, 0.2], "must be 1000, as num_train_timesteps says"),
+        ("trained_betas", [0.1, 2.0], "must be None or a list of numbers between 0 and 1, got [0.1, 2.0]"),
+        ("rescale_betas_zero_snr", True, "needs prediction_type v_prediction or sample: eps is x at the end"),
+        ("prediction_type", "noise", "must be 'epsilon' or 'sample' or 'v_prediction', got 'noise'"),
         ("predict_epsilon", False, "must be True, got False"),
         ("num_train_timesteps", "many", "must be a whole number from 1 to 100000, got 'many'"),
         ("num_train_timesteps", 10**12, "must be a whole number from 1 to 100000, got 1000000000000"),

@@ -99,6 +99,34 @@ def test_the_loss_of_v_is_exact_where_noise_is_nearly_all(weight: str) -> None:
     assert 0 <= got["loss"] < 1e-9
 
 
+@pytest.mark.parametrize("name", ["flow", "vp_zero_snr", "discrete"])
+@pytest.mark.parametrize("output", ["x_0", "v", "flow"])
+def test_the_loss_from_pure_noise_is_the_published_one(output: str, name: str) -> None:
+    """At all times up to T itself, where s = 0 and a network of v knows nothing of eps."""
+    sde = {"flow": deis.flow(), "vp_zero_snr": deis.vp_zero_snr(), "discrete": deis.discrete_vp(zero_terminal_snr=True)}
+    times = "uniform" if name == "flow" else "discrete"
+    for weight in ("output", "eps", "min_snr"):
+        got = seen(sde[name], ObjectiveConfig(weight, times=times), output=output)
+        s, sigma = (value[:, None, None, None] for value in sde[name].marginal(got["t"]))
+        eps = (got["x"] - s * X_0) / np.where(sigma > 0, sigma, 1)
+        truth = {"x_0": X_0, "v": s * eps - sigma * X_0, "flow": eps - X_0}[output]
+        with np.errstate(divide="ignore"):
+            of_eps = {"x_0": s / sigma, "v": s / (s**2 + sigma**2), "flow": s / (s + sigma)}[output] ** 2
+            weights = {"output": 1.0, "eps": of_eps, "min_snr": np.minimum(1, 5 * (sigma / s) ** 2) * of_eps}[weight]
+        assert times == "uniform" or s.min() == 0
+        if sigma.min() > 1e-4 or output != "x_0":
+            np.testing.assert_allclose(got["loss"], (weights * (PREDICTED - truth) ** 2).mean(), rtol=2e-3)
+
+
+def test_logit_normal_times_of_flow_matching() -> None:
+    """ln rho is normal: arXiv 2403.03206, with the shift 3 of its large images."""
+    cfg = ObjectiveConfig("output", times="log_normal", log_sigma_mean=np.log(3.0), log_sigma_std=1.0)
+    t = seen(deis.flow(), cfg, output="flow")["t"]
+    u = 1 / (1 + np.exp(-scipy.stats.norm.ppf((np.arange(B) + 0.5) / B)))
+    np.testing.assert_allclose(np.mean(t), np.mean(3 * u / (1 + 2 * u)), rtol=2e-3)
+    assert np.all(np.diff(t) > 0)
+
+
 GAUSSIAN_STD = 0.7
 
 
