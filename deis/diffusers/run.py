@@ -26,7 +26,7 @@ class Run:
         self._u = self._v = None
         self._history: list[Tensor] = []
         t = table.t[:-1]
-        weights = (*prediction_weights(sde, prediction, t), *sde.evaluation(t))
+        weights = (*prediction_weights(sde, prediction, *sde.marginal(t)), *sde.evaluation(t))
         self._weights = np.stack(np.broadcast_arrays(*weights), axis=1).tolist()
 
     def step(self, output: Tensor, sample: Tensor, generator: Generator | list[Generator] | None) -> Tensor:

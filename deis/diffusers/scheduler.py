@@ -133,7 +133,7 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
     def begin_index(self) -> int | None:
         return self._begin_index
 
-    def set_begin_index(self, begin_index: int = 0) -> None:
+    def set_begin_index(self, begin_index: int | None = 0) -> None:
         """Begin the run at this index of `timesteps`, as image-to-image does."""
         self._begin_index = begin_index
 
@@ -228,7 +228,7 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
 
     def _forget(self) -> None:
         self._run: Run | None = None
-        self._begin_index: int | None = None
+        self.set_begin_index(None)
 
     def _require_times(self) -> None:
         if self.num_inference_steps is None:
@@ -271,4 +271,5 @@ def _written(table: Table) -> dict[str, Any]:
 
 
 def _read(written: Mapping[str, Any]) -> Table:
-    return Table(**{name: value if name in ("name", "about") else np.asarray(value) for name, value in written.items()})
+    columns = {name: np.asarray(value) for name, value in written.items() if name not in ("name", "about")}
+    return Table(written["name"], **columns, about=written["about"])

@@ -2,14 +2,14 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
 
 from deis.sde import SDE
-from deis.table import Table
+from deis.table import Table, eps_table
 from deis.tables import METHODS, PAPER_NAMES
+from deis.tables.pure_noise import _joined as joined
 
 Solver = Callable[[SDE, np.ndarray, bool], Table]
 """(sde, nodes, whether one more network call, at the last of them, leads to sigma = 0) -> table."""
@@ -45,10 +45,5 @@ def _takes_denoise(build: Callable[..., Table]) -> bool:
 
 def _denoised(table: Table) -> Table:
     """The table with one more row, which evaluates at the result and steps to sigma = 0: x is the predicted x_0."""
-    step = {"a": 0.0, "b": 1.0, "p": 1.0, "q": 1.0, "g": 0.0}
-    columns = {name: np.append(getattr(table, name), value) for name, value in step.items()}
-    last = np.zeros((1, table.lags))
-    last[0, 0] = -table.rho[-1]
-    columns |= {"P": np.concatenate([table.P, last]), "Q": np.concatenate([table.Q, last])}
-    ends = {"t": table.t[-1], "s": 1.0, "rho": 0.0}
-    return replace(table, **columns, **{name: np.append(getattr(table, name), end) for name, end in ends.items()})
+    ends = np.repeat(table.t[-1:], 2), np.append(table.s[-1:], 1.0), np.append(table.rho[-1:], 0.0)
+    return joined(table.name, [table, eps_table(table.name, *ends, -table.rho[-1:, None])])

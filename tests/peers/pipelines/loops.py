@@ -22,5 +22,5 @@ def run(scheduler: TableScheduler, num_step: int = 6, x: Any = None) -> Any:
     for t in scheduler.timesteps:
         x = scheduler.step(
             model(scheduler.scale_model_input(x, t), t), t, x, generator=torch.Generator().manual_seed(int(t))
-        ).prev_sample
+        )[0]
     return x

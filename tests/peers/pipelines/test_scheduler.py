@@ -31,18 +31,10 @@ CONFIGS: list[dict[str, Any]] = [
     {"prediction_type": "flow_prediction", "flow_shift": 3.0},
     {"trained_betas": np.linspace(1e-4, 0.02, 100).tolist(), "num_train_timesteps": 100},
 ]
-OF_DDPMS_KIND = (
-    "DDIM",
-    "DDPM",
-    "PNDM",
-    "LMSDiscrete",
-    "EulerDiscrete",
-    "EulerAncestralDiscrete",
-    "HeunDiscrete",
-    "LCM",
-)
-OF_DDPMS_KIND += ("KDPM2Discrete", "DEISMultistep", "DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep")
-OF_DDPMS_KIND += ("SASolver", "TCD")
+OF_DDPMS_KIND = [
+    *("DDIM", "DDPM", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "LCM", "TCD"),
+    *("KDPM2Discrete", "DEISMultistep", "DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "SASolver"),
+]
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: ",".join(config) or "default")
 
 

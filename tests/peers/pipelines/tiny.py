@@ -147,7 +147,12 @@ def class_conditional(scheduler: Any) -> Tiny:
     pipe = quiet(diffusers.DiTPipeline(transformer, autoencoder(), scheduler))
     decoded: list[Tensor] = []
     decode = pipe.vae.decode
-    pipe.vae.decode = lambda latents: (decoded.append(latents), decode(latents))[1]
+
+    def recorded(latents: Tensor) -> Any:
+        decoded.append(latents)
+        return decode(latents)
+
+    pipe.vae.decode = recorded
 
     def draw(steps: int, latents: Tensor, generators: list[torch.Generator]) -> Tensor:
         pipe([3, 7], guidance_scale=1.0, num_inference_steps=steps, generator=generators, output_type="np")
