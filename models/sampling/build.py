@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import field, make_dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints, is_typeddict
 
 import numpy as np
@@ -19,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 import deis
 from deis import tables
 from deis.schedule import Nodes, check_nodes
+from models.checkpoints.hub import local_table
 
 Options = dict[str, Any]
 
@@ -127,7 +127,7 @@ def build_table(sampler: Mapping[str, Any], sde: deis.SDE) -> deis.Table:
     """
     options = check_sampler(sampler)
     if options["method"] == "learned":
-        return deis.Table.load(Path(options["table"]).expanduser(), sde)
+        return deis.Table.load(local_table(options["table"]), sde)
     solver, sde, nfe = solver_of(options), end_sde(options, sde), options["nfe"]
 
     def table(num_step: int) -> deis.Table:
