@@ -7,8 +7,15 @@ from jaxtyping import Float64
 
 from deis.sde import SDE
 
-PHASES = ("t", "rho", "log", "edm")
+PHASES = ("t", "rho", "log", "edm", "beta", "ays_sd", "ays_sdxl", "ays_svd")
 INTEGER_PHASES = ("uniform", "quadratic", "leading", "trailing")
+
+AYS = {
+    "ays_sd": (14.6146, 6.4746, 3.8637, 2.6946, 1.8842, 1.3944, 0.96426, 0.65237, 0.39775, 0.15152, 0.029167),
+    "ays_sdxl": (14.6146, 6.3184, 3.7682, 2.1811, 1.3405, 0.86207, 0.55507, 0.37985, 0.23324, 0.11142, 0.029167),
+    "ays_svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
+}
+"""rho of the eleven nodes of Align Your Steps (arXiv 2404.14507): Stable Diffusion 1.5, its XL and video models."""
 
 Nodes = Float64[np.ndarray, " num_step+1"]
 
@@ -17,7 +24,9 @@ def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> 
     """Decreasing nodes t[0] > ... > t[num_step] = t_0, in the SDE's units of time; t[0] = T in the first four phases.
 
     phase: "t", linear in t^(1/order) (order 1 is linear, 2 quadratic; DEIS, arXiv 2204.13902, appendix H);
-        "rho", linear in rho^(1/order); "log", linear in log rho; "edm", linear in rho^(1/7) (arXiv 2206.00364, eq. 5).
+        "rho", linear in rho^(1/order); "log", linear in log rho; "edm", linear in rho^(1/7) (arXiv 2206.00364, eq. 5);
+        "beta", t at the quantiles of the Beta(0.6, 0.6) distribution (arXiv 2407.12173); and the nodes of `AYS`, for
+        other numbers of steps linear between them in log rho, all but the ends.
         For discrete-time models, whose times are integers: "uniform", "quadratic", "leading" and "trailing", of
         `integer_timesteps`.
     order: the power above; the phases that have none ignore it.
@@ -32,25 +41,31 @@ def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> 
     if phase in INTEGER_PHASES:
         return integer_timesteps(sde, num_step, phase)
     weight = np.linspace(0.0, 1.0, num_step + 1)
+    rho_T, rho_0 = sde.rho(np.array([sde.T, sde.t_0]))
     if phase == "t" and order != 1 and sde.t_0 < 0:
         raise ValueError(f'phase "t" takes roots of the times, so t_0 must not be negative, got {sde.t_0:g}')
-    if phase == "t":
-        ts = _power_space(sde.T, sde.t_0, weight, order)
-    elif phase in PHASES and sde.starts_at_noise:
+    if phase == "log" and rho_0 == 0:
+        raise ValueError(f'phase "log" needs sigma(t_0) > 0, but it is 0 at t_0={sde.t_0:g}; raise t_0')
+    if phase in ("rho", "log", "edm") and sde.starts_at_noise:
         raise ValueError(
             f'phase "{phase}" divides the range of sigma/s, which is infinite at T={sde.T:g}, where s = 0: use "t"'
         )
-    elif phase in PHASES:
-        rho_T, rho_0 = sde.rho(np.array([sde.T, sde.t_0]))
-        if phase != "log":
-            rho = _power_space(rho_T, rho_0, weight, 7.0 if phase == "edm" else order)
-        elif rho_0 > 0:
-            rho = np.exp((1 - weight) * np.log(rho_T) + weight * np.log(rho_0))
-        else:
-            raise ValueError(f'phase "log" needs sigma(t_0) > 0, but it is 0 at t_0={sde.t_0:g}; raise t_0')
-        ts = sde.t_of_rho(rho)
-    else:
-        raise ValueError(f"ts_phase must be one of {', '.join((*PHASES, *INTEGER_PHASES))}, got {phase!r}")
+    match phase:
+        case "t":
+            ts = _power_space(sde.T, sde.t_0, weight, order)
+        case "rho" | "edm":
+            ts = sde.t_of_rho(_power_space(rho_T, rho_0, weight, 7.0 if phase == "edm" else order))
+        case "log":
+            ts = sde.t_of_rho(np.exp((1 - weight) * np.log(rho_T) + weight * np.log(rho_0)))
+        case "beta":
+            from scipy.special import betaincinv
+
+            ts = sde.t_0 + (sde.T - sde.t_0) * betaincinv(0.6, 0.6, 1 - weight)
+        case "ays_sd" | "ays_sdxl" | "ays_svd":
+            ts = sde.t_of_rho(np.exp(np.interp(weight, np.linspace(0, 1, len(AYS[phase])), np.log(AYS[phase]))))
+        case _:
+            names = ", ".join((*PHASES, *INTEGER_PHASES))
+            raise ValueError(f"ts_phase must be one of {names}, or with a solver optimized, got {phase!r}")
     ts[0], ts[-1] = sde.T, sde.t_0
     return check_nodes(sde, ts)
 

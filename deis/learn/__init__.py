@@ -10,8 +10,10 @@ from deis.extras import needs
 with needs("jax", "deis.learn"):
     import jax  # noqa: F401
 
-from deis.learn.choosing import Choice, choose, untrained
+from deis.learn.choosing import Choice, choose, on_nodes, untrained
 from deis.learn.fitting import LOSSES, Progress, check, fit
+from deis.learn.gits import StepErrors, gits, step_errors
 from deis.learn.rows import PARTS
 
-__all__ = ["LOSSES", "PARTS", "Choice", "Progress", "check", "choose", "fit", "untrained"]
+__all__ = ["LOSSES", "PARTS", "Choice", "Progress", "StepErrors", "check", "choose", "fit", "gits", "on_nodes"]
+__all__ += ["step_errors", "untrained"]

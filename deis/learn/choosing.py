@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -10,11 +12,17 @@ import jax
 import jax.numpy as jnp
 
 from deis import tables
+from deis.grids import optimized
 from deis.learn.batches import Condition, batches
 from deis.sampler import State, sample
-from deis.schedule import INTEGER_PHASES, timesteps
+from deis.schedule import INTEGER_PHASES, Nodes, timesteps
 from deis.sde import SDE
 from deis.table import Table
+
+OPTIMIZED = [("ipndm", {"order": 3}), ("ipndm", {"order": 4}), ("t_ab", {"order": 2}), ("t_ab", {"order": 3})]
+"""The solvers that are tried on nodes that are made for them, up to FEW calls: that takes a second or two for each."""
+
+FEW = 20
 
 GRIDS: tuple[tuple[str, float], ...] = (("t", 1.0), ("t", 2.0), ("t", 3.0), ("rho", 7.0), ("log", 1.0))
 """Phase and order of the grids that are tried, as `deis.timesteps` takes them."""
@@ -88,21 +96,48 @@ def choose(
 
 
 def untrained(sde: SDE, nfe: int) -> Iterator[Table]:
-    """Every table of `nfe` calls: SOLVERS on every grid that the SDE has. Its `about` says how it is made."""
+    """Every table of `nfe` calls: SOLVERS on every grid that the SDE has, and OPTIMIZED on nodes of their own.
+
+    Its `about` says how it is made.
+    """
     grids = [(phase, 1.0) for phase in INTEGER_PHASES] if sde.is_discrete else GRIDS
-    for (phase, ts_order), (method, options) in product(grids, SOLVERS):
-        about = {"method": method, **options, "ts_phase": phase, "ts_order": ts_order}
+    for grid, solver in product(grids, SOLVERS):
+        about = dict(zip(("ts_phase", "ts_order"), grid, strict=True))
+        yield from _made(sde, nfe, solver, partial(timesteps, sde, phase=grid[0], order=grid[1]), about)
+    for method, options in OPTIMIZED if nfe <= FEW else []:
+        with suppress(ValueError):  # sigma = 0 at the end, too few whole times
+            own = partial(tables.METHODS[method], **options)
+            yield _saying(own(sde, optimized(sde, nfe, own)), method, options, {"ts_phase": "optimized"})
 
-        def table(num_step: int, made: tuple = (method, options, phase, ts_order)) -> Table:
-            method, options, phase, ts_order = made
-            return tables.METHODS[method](sde, timesteps(sde, num_step, phase, ts_order), **options)
 
-        try:
-            found = table(tables.fewest_steps(table, nfe))
-        except ValueError:  # too few whole times, sigma = 0 under a logarithm
-            continue
-        if found.nfe == nfe:
-            yield replace(found, about={name: str(value) for name, value in about.items()})
+def on_nodes(sde: SDE, nfe: int, nodes: Callable[[int], Nodes]) -> Iterator[Table]:
+    """Every table of `nfe` calls on the nodes that a function of the number of steps gives, as `gits`."""
+    for solver in SOLVERS:
+        yield from _made(sde, nfe, solver, nodes, {})
+
+
+def _made(
+    sde: SDE, nfe: int, solver: tuple[str, dict[str, Any]], nodes: Callable[[int], Nodes], about: dict[str, Any]
+) -> Iterator[Table]:
+    """The solver's table of `nfe` calls, if it has one. about: how the nodes are made; {} for the nodes themselves."""
+    method, options = solver
+
+    def table(num_step: int) -> Table:
+        return tables.METHODS[method](sde, nodes(num_step), **options)
+
+    try:
+        num_step = tables.fewest_steps(table, nfe)
+        found = table(num_step)
+    except ValueError:  # too few whole times, sigma = 0 under a logarithm
+        return
+    if found.nfe == nfe:
+        about = about or {"ts": "[" + ",".join(f"{t:.6g}" for t in nodes(num_step)) + "]"}
+        yield _saying(found, method, options, about)
+
+
+def _saying(table: Table, method: str, options: dict[str, Any], nodes: dict[str, Any]) -> Table:
+    """The table, whose `about` are the options of the command line that make it."""
+    return replace(table, about={key: str(value) for key, value in ({"method": method} | options | nodes).items()})
 
 
 def _error(choice: Choice) -> float:

@@ -2,8 +2,10 @@
 
 from bisect import bisect_left
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from deis.grids import optimized
 from deis.schedule import round_down, timesteps
 from deis.sde import SDE
 from deis.table import Table
@@ -66,6 +68,7 @@ def build(
     method: one of METHODS; or a name of PAPER_NAMES, as "tab3", which says the order or the tableau as well.
     ab_order: the polynomial's degree; for "ipndm", whose order counts evaluations, degree 3 is its order 4; for
         "dpm_solver", "dpm_solver_pp" and "unipc", the order in their names. The others have none.
+    ts_phase: as in `deis.timesteps`, or "optimized", the nodes that `deis.grids.optimized` finds for the solver.
     For a `DiscreteVPSDE` the nodes are whole times: rounded down, equal ones moved apart.
     Raises ValueError for any name or number that is not allowed.
     """
@@ -74,11 +77,16 @@ def build(
         ab_order, rk_method = arguments.get("ab_order", ab_order), arguments.get("rk_method", rk_method)
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join((*METHODS, *PAPER_NAMES))}, got {method!r}")
+    solver = partial(METHODS[method], **_published_options(method, ab_order, rk_method))
+    if ts_phase == "optimized":
+        return solver(sde, optimized(sde, num_step, solver))
     ts = timesteps(sde, num_step, ts_phase, ts_order)
-    if sde.is_discrete:
-        ts = round_down(ts, int(sde.T))
+    return solver(sde, round_down(ts, int(sde.T)) if sde.is_discrete else ts)
+
+
+def _published_options(method: str, ab_order: int, rk_method: str) -> dict[str, Any]:
     if method == "rho_rk":
-        return rho_rk(sde, ts, rk_method)
+        return {"rk_method": rk_method}
     if method == "ipndm":
-        return ipndm(sde, ts, ab_order + 1)
-    return METHODS[method](sde, ts, ab_order) if method in _WITH_ORDER else METHODS[method](sde, ts)
+        return {"order": ab_order + 1}
+    return {"order": ab_order} if method in _WITH_ORDER else {}

@@ -4,12 +4,15 @@ The options of an SDE or a solver are the keyword arguments of the function that
 `deis.tables.METHODS` needs no schema.
 """
 
+import hashlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import field, make_dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, get_args, get_type_hints, is_typeddict
+from pathlib import Path
+from typing import Any, get_args, get_type_hints, is_typeddict
 
 import numpy as np
 from omegaconf import MISSING, OmegaConf
@@ -18,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 import deis
 from deis import tables
 from deis.schedule import Nodes, check_nodes
+from formats.files import read_npz, write_npz
 from models.checkpoints.hub import local_table
 
 Options = dict[str, Any]
@@ -30,25 +34,13 @@ SDES: dict[str, Callable[..., deis.SDE]] = {
     )
 }
 
+KEPT = Path("~/.cache/deis/grids").expanduser()
+
 SHARED = {
     **{"method": str, "nfe": int, "round_nfe": bool},
     **{"ts_phase": str, "ts_order": float, "ts": list[float] | None, "t_0": float | None},
 }
 """The options that every solver has beside its own; conf/sampler/euler.yaml explains them."""
-
-
-class EpsOptions(NamedTuple):
-    """How the network's eps is asked for and changed on its way to the solver.
-
-    label: class of all images; None draws each by its seed. guidance: weight of classifier-free guidance, as in
-    `models.score.eps_fn`. clip: whether the predicted x_0 is clipped to [-1, 1]; threshold: percentile of dynamic
-    thresholding, in (0, 100], as in `deis.wrappers.threshold_x_0`.
-    """
-
-    label: int | None = None
-    guidance: float | None = None
-    clip: bool = False
-    threshold: float | None = None
 
 
 def build_sde(options: Mapping[str, Any]) -> deis.SDE:
@@ -60,6 +52,15 @@ def build_sde(options: Mapping[str, Any]) -> deis.SDE:
     if name not in SDES:
         raise ValueError(f"sde.name must be one of {', '.join(SDES)}, got {name!r}")
     return SDES[name](**_checked("sde", SDES[name], {key: value for key, value in options.items() if key != "name"}))
+
+
+def same_diffusion(one: deis.SDE, other: deis.SDE) -> bool:
+    """Whether two diffusions have the same marginals at the times that both know."""
+    low, high = max(one.t_0, other.t_0), min(one.T, other.T)
+    if one.is_discrete != other.is_discrete or low >= high:
+        return False
+    t = np.linspace(low, high, 11)
+    return all(np.allclose(a, b, rtol=1e-6, atol=0) for a, b in zip(one.marginal(t), other.marginal(t), strict=True))
 
 
 def check_sampler(options: Mapping[str, Any]) -> Options:
@@ -107,9 +108,12 @@ def end_sde(options: Options, sde: deis.SDE) -> deis.SDE:
 def nodes_of(options: Options, sde: deis.SDE, num_step: int) -> Nodes:
     """The nodes that the options of `check_sampler` name: their own `ts`, else `num_step` steps of their schedule.
 
-    sde: as `end_sde` gives it. Raises ValueError for own nodes outside of its times, and as `deis.timesteps` does.
+    sde: as `end_sde` gives it. Raises ValueError for own nodes outside of its times, and as `deis.timesteps` and
+    `deis.grids.optimized` do.
     """
     if options.get("ts") is None:
+        if options["ts_phase"] == "optimized":
+            return _optimized(sde, num_step, solver_of(options))
         return deis.timesteps(sde, num_step, options["ts_phase"], options["ts_order"])
     if outside := [t for t in options["ts"] if not sde.t_0 <= t <= sde.T]:
         raise ValueError(
@@ -135,7 +139,9 @@ def build_table(sampler: Mapping[str, Any], sde: deis.SDE) -> deis.Table:
 
     if options.get("ts") is not None:
         return table(len(options["ts"]) - 1)
-    num_step = tables.fewest_steps(table, nfe)
+    # the number of calls is the same on any nodes
+    plain = options | {"ts_phase": "t", "ts_order": 1.0} if options["ts_phase"] == "optimized" else options
+    num_step = tables.fewest_steps(lambda num_step: solver(sde, nodes_of(plain, sde, num_step)), nfe)
     result = table(num_step)
     if result.nfe != nfe and not options["round_nfe"]:
         smaller = [table(num_step - 1).nfe] if num_step > 1 and result.nfe > nfe else []
@@ -145,6 +151,19 @@ def build_table(sampler: Mapping[str, Any], sde: deis.SDE) -> deis.Table:
             f"use sampler.nfe={reachable}, or sampler.round_nfe=true"
         )
     return result
+
+
+def _optimized(sde: deis.SDE, num_step: int, solver: Callable[..., deis.Table]) -> Nodes:
+    """The nodes of `deis.grids.optimized`, kept on disk: the solver's table on other nodes says which they are."""
+    table = solver(sde, deis.timesteps(sde, num_step, "t", 1.0))
+    columns = b"".join(getattr(table, name).tobytes() for name in table.shapes())
+    path = KEPT / f"optimized-{hashlib.sha256(columns).hexdigest()[:16]}.npz"
+    if path.is_file():
+        return read_npz(path)["ts"]
+    ts = deis.grids.optimized(sde, num_step, solver)
+    with suppress(OSError):  # a home that cannot be written to
+        write_npz(path, {"ts": ts})
+    return ts
 
 
 def parse_seeds(text: str) -> list[int]:

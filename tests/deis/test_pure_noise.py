@@ -1,5 +1,6 @@
 """Diffusions with s(T) = 0, where x_T is pure noise: flow matching and zero terminal SNR."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 
@@ -80,7 +81,7 @@ def test_every_method_begins_at_T(sde, method):
         assert (table.t[0], table.s[0], table.rho[0]) == (sde.T, 1.0, 1.0)
         assert table.rho[-1] == pytest.approx(0 if method in ("edm_heun", "dpm_2") else sde.rho(sde.t_0), rel=1e-12)
         if num_step <= 5:
-            x = problem.run(table, MIXTURE.eps_fn(sde), problem.start(sde), np.zeros((table.nfe, 8, 2)))
+            x = problem.run(table, MIXTURE.eps_fn(sde), problem.start(sde), [*np.zeros((table.nfe, 8, 2))])
             assert np.max(np.abs(x)) < 10
         assert num_step <= table.nfe <= max(4 * num_step, num_step + 9)
 
@@ -100,12 +101,12 @@ def test_a_single_data_point_is_sampled_exactly(sde, method):
     table = tables.METHODS[method](sde, nodes(sde, 6))
     s, sigma = table.s[-1], table.s[-1] * table.rho[-1]
     unit = np.eye(table.nfe + 2)  # no noise at all, that of x_T, that of each row
-    x = problem.run(table, eps_fn, unit[:, :1], unit[:, 1:-1].T[:, :, None])
+    x = problem.run(table, eps_fn, unit[:, :1], [*unit[:, 1:-1].T[:, :, None]])
     assert x[-1] == pytest.approx(s * 0.7, rel=1e-9)
     assert np.sum((x[:-1] - x[-1]) ** 2) == pytest.approx(sigma**2, rel=1e-9, abs=1e-18)
 
 
-ORDERS = {
+ORDERS: dict[str, tuple[Callable[..., Table], int]] = {
     **{f"rho_rk {name}": (partial(tables.rho_rk, rk_method=name), order) for name, (_, order) in RUNGE_KUTTA.items()},
     **{f"dpm_solver {k}": (partial(tables.dpm_solver, order=k), k) for k in (1, 2, 3)},
     **{name: (partial(tables.METHODS[name], denoise=False), 2) for name in ("edm_heun", "dpm_2")},
@@ -165,7 +166,7 @@ def test_nothing_is_clamped(method):
     if method not in ("ddim", "rho_ab", "ipndm", "ddim_eta", "ddpm"):
         pytest.skip("has a first step of its own, or comes to it with 1 / log rho")
     below, ts = replace(sde, T=1 - 1e-7), nodes(sde, 6)
-    draws = np.random.default_rng(1).normal(size=(6, 8, 2))
+    draws = [*np.random.default_rng(1).normal(size=(6, 8, 2))]
     got = problem.run(tables.METHODS[method](sde, ts), MIXTURE.eps_fn(sde), z, draws)
     near = problem.run(tables.METHODS[method](below, np.append(below.T, ts[1:])), MIXTURE.eps_fn(below), z, draws)
     np.testing.assert_allclose(got, near, rtol=0, atol=2e-6)

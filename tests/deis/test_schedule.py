@@ -52,6 +52,23 @@ def test_quadratic_by_hand():
     np.testing.assert_allclose(deis.timesteps(sde, 3), [1.0, 0.49, 0.16, 0.01], rtol=1e-14)
 
 
+def test_published_nodes_and_what_lies_between():
+    sde = deis.edm(t_0=0.0292, T=14.6146)  # time is rho
+    np.testing.assert_allclose(deis.timesteps(sde, 10, "ays_sdxl")[[2, 5, 9]], [3.7682, 0.86207, 0.11142], rtol=1e-12)
+    between = deis.timesteps(sde, 20, "ays_sd")
+    np.testing.assert_allclose(between[3], np.sqrt(6.4746 * 3.8637), rtol=1e-12)
+    assert (between[0], between[-1]) == (sde.T, sde.t_0)
+
+
+def test_beta_nodes_are_quantiles():
+    """The Beta(0.6, 0.6) distribution is symmetric; its mass below the third of four nodes is a quarter."""
+    from scipy.stats import beta
+
+    sde = deis.ve(t_0=0.0, T=1.0)
+    ts = deis.timesteps(sde, 4, "beta")
+    np.testing.assert_allclose(beta(0.6, 0.6).cdf(ts), [1, 0.75, 0.5, 0.25, 0], rtol=1e-12)
+
+
 SPACINGS = ("uniform", "quadratic", "leading", "trailing")
 
 

@@ -49,7 +49,9 @@ class Mixture:
         def eps_fn(x: Any, t: Any) -> Any:
             s, sigma = sde.marginal(t)
             e = self.eps(x, s, sigma, xp)
-            return xp.where(s == 0, x / sigma - self.x_0(x, s, sigma, xp), e) if sde.starts_at_noise else e
+            if not sde.starts_at_noise:
+                return e
+            return xp.where(s == 0, x / xp.where(s == 0, sigma, 1.0) - self.x_0(x, s, sigma, xp), e)
 
         return eps_fn
 

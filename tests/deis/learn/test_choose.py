@@ -10,6 +10,7 @@ import deis
 from deis import tables
 from deis.learn import untrained
 from deis.sampler import _run
+from deis.schedule import INTEGER_PHASES
 
 SDE = deis.vp_linear()
 EPS = MIXTURE.eps_fn(SDE, jnp)
@@ -31,7 +32,7 @@ def test_every_candidate_makes_the_calls_and_says_how_it_is_made(nfe: int) -> No
     for table in untrained(SDE, nfe):
         assert table.nfe == nfe
         assert not table.is_stochastic
-        assert {"method", "ts_phase", "ts_order"} <= set(table.about)
+        assert {"method", "ts_phase"} <= set(table.about)
     assert len({table.about["method"] for table in untrained(SDE, 6)}) >= 10
 
 
@@ -67,7 +68,7 @@ def test_one_that_explodes_comes_last() -> None:
 def test_a_discrete_model_is_offered_whole_times() -> None:
     sde = deis.discrete_vp()
     found = list(untrained(sde, 5))
-    assert {table.about["ts_phase"] for table in found} == {"uniform", "quadratic", "leading", "trailing"}
+    assert {table.about["ts_phase"] for table in found} == {*INTEGER_PHASES, "optimized"}
     for table in found:
         if table.about["method"] not in ("rho_rk", "dpm_solver"):  # their trial points lie between
             np.testing.assert_array_equal(table.t, np.round(table.t))

@@ -19,9 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 import deis
 from models.published.diffusers import read_diffusers
-from models.published.network import read_published, write_published
 from models.published.translate import Tensors, flat
-from models.sampling.build import build_sde
 from models.unet import network_of
 
 GOLDEN = Path(__file__).parents[2] / "fixtures" / "unet2d"
@@ -146,32 +144,6 @@ def test_the_scheduler_says_what_was_trained(folder: Path, options: dict, schedu
     found = read_diffusers(folder)
     assert (found.sde["schedule"], found.model.output) == (schedule, output)
     assert deis.discrete_vp(**{key: value for key, value in found.sde.items() if key != "name"}).T == 999
-
-
-def test_a_flow_model_is_told_1000_sigma(folder: Path) -> None:
-    """Of its own scheduler, or of a multistep one with flow_prediction."""
-    flow = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "num_train_timesteps": 1000}
-    (folder / SCHEDULER).write_text(json.dumps(flow))
-    found = read_diffusers(folder)
-    assert (found.sde, found.model.output, found.model.time) == ({"name": "flow", "shift": 3.0}, "flow", "flow_1000")
-    change(folder / SCHEDULER, _class_name="UniPCMultistepScheduler", prediction_type="flow_prediction", flow_shift=2)
-    change(folder / SCHEDULER, shift=1.0)
-    assert read_diffusers(folder).sde == {"name": "flow", "shift": 2.0}
-    change(folder / SCHEDULER, num_train_timesteps=500)
-    assert refusal(folder) == "scheduler_config.json: num_train_timesteps must be 1000, got 500"
-
-
-def test_zero_terminal_snr_and_betas_of_its_own(folder: Path, tmp_path: Path) -> None:
-    betas = np.linspace(0.001, 0.5, 1000).tolist()
-    for options in ({"rescale_betas_zero_snr": True}, {"trained_betas": betas, "beta_schedule": None}):
-        change(folder / SCHEDULER, prediction_type="v_prediction", **options)
-    found = read_diffusers(folder)
-    assert (found.sde["zero_terminal_snr"], found.sde["betas"], found.model.output) == (True, betas, "v")
-    write_published(tmp_path / "ours", found)
-    sde = build_sde(read_published(tmp_path / "ours").sde)
-    root = np.sqrt(np.cumprod(1 - np.array(betas)))
-    rescaled = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    np.testing.assert_allclose(sde.s(np.arange(1000.0)), rescaled, rtol=1e-9, atol=1e-12)
 
 
 def test_a_missing_scheduler_may_be_written(folder: Path) -> None:

@@ -1,12 +1,16 @@
 """Every sampler and SDE that the command line offers is built, with the number of network calls that is asked for."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from jobs import CONF
 from jobs import job as job_of
 
+import deis
 from deis import tables
+from models.sampling import build
 from models.sampling.build import SDES, build_sde, build_table
 
 SAMPLERS = sorted(path.stem for path in (CONF / "sampler").glob("*.yaml"))
@@ -98,3 +102,17 @@ def test_nodes_that_no_solver_takes_are_refused(ts: str, said: str) -> None:
     options = job(f"sampler.ts={ts}")
     with pytest.raises(ValueError, match=said):
         build_table(options.sampler, build_sde(options.sde))
+
+
+def test_optimized_nodes_are_kept_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "KEPT", tmp_path)
+    options = job("sampler=ipndm", "sampler.order=3", "sampler.nfe=5", "sampler.ts_phase=optimized")
+    sde = build_sde(options.sde)
+    table = build_table(options.sampler, sde)
+    assert table.nfe == 5
+    np.testing.assert_array_equal(table.t, deis.tables.build(sde, "optimized", 0, 5, "ipndm", 2).t)
+    (kept,) = tmp_path.iterdir()
+    np.savez(kept, ts=deis.timesteps(sde, 5, "edm"))
+    np.testing.assert_array_equal(build_table(options.sampler, sde).t, deis.timesteps(sde, 5, "edm"))
+    assert build_table({**options.sampler, "order": 4}, sde).t[1] != deis.timesteps(sde, 5, "edm")[1]
+    assert len(list(tmp_path.iterdir())) == 2

@@ -1,21 +1,14 @@
-"""Tables by the calling convention of k-diffusion and ComfyUI: a denoiser, and noise levels that end with 0.
-
-x = deis.k_diffusion.sample_tab(model, x, deis.k_diffusion.get_sigmas(10, phase="rho", order=7.0), order=3)
-
-model(x, sigma [batch]) answers x_0, where x = x_0 + sigma eps, and for flow matching x = (1 - sigma) x_0 + sigma eps.
-"""
+"""Solvers by k-diffusion's calling convention."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import deis
 from deis.extras import needs
-from deis.schedule import timesteps
+from deis.k_diffusion.sigmas import latent_diffusion, sigmas_of
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.named import solver
@@ -27,12 +20,6 @@ with needs("torch", "deis.k_diffusion"):
 
 Model = Callable[..., Tensor]
 NoiseSampler = Callable[[Tensor, Tensor], Tensor]
-
-
-@cache
-def latent_diffusion() -> SDE:
-    """The discrete-time diffusion of Stable Diffusion 1, 2 and XL."""
-    return deis.discrete_vp("scaled_linear", 0.00085, 0.012)
 
 
 def sample_tab(
@@ -112,21 +99,6 @@ def sample_table(
         z = noise_sampler(sigma[i], sigma[i + 1]).to(wide) if row.adds_noise else None
         u, v, history = advance(row, u, v, history, e, z)
     return (u * table.s.item(-1) if flow else u).to(x.dtype)
-
-
-def get_sigmas(n: int, phase: str = "t", order: float = 2.0, sde: SDE | None = None) -> Tensor:
-    """[n+1] noise levels: those of a grid of `deis.timesteps`, n in number, and then 0."""
-    sde = latent_diffusion() if sde is None else sde
-    ends_at_0 = sde.sigma(np.array(sde.t_0)) == 0
-    ts = timesteps(sde, n if ends_at_0 else max(n - 1, 1), phase, order)[:n]
-    levels = sde.sigma(ts) if sde.starts_at_noise else sde.rho(ts)
-    return tensor([*levels.tolist(), 0.0])
-
-
-def sigmas_of(table: Table, sde: SDE | None = None) -> Tensor:
-    """[nfe+1] noise levels at a table's network calls, and at its result."""
-    flow = sde is not None and sde.starts_at_noise
-    return tensor((table.rho * table.s if flow else table.rho).tolist())
 
 
 def _built(sde: SDE, levels: np.ndarray, method: str, options: Mapping[str, Any]) -> Table:
