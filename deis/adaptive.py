@@ -7,14 +7,17 @@ directions. diffrax is an optional dependency.
 from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
+from deis.extras import needs
 from deis.sampler import EpsFn, State, as_partial
 from deis.sde import SDE
 from deis.sde.timefn import derivative
+
+with needs("jax", "deis.adaptive"):
+    import jax
+    import jax.numpy as jnp
+    from jax.flatten_util import ravel_pytree
 
 VARIABLES = ("rho", "t")
 

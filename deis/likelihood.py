@@ -16,16 +16,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
 
 from deis import tables
+from deis.extras import needs
 from deis.sampler import EpsFn, State, as_partial, keys_of_samples, sample
 from deis.sde import SDE
 from deis.sde.timefn import TimeFn
 from deis.table import Table
+
+with needs("jax", "deis.likelihood"):
+    import jax
+    import jax.numpy as jnp
+    from jaxtyping import Array, Float, UInt8
 
 Solver = Callable[[SDE, np.ndarray], Table]
 Flow = Callable[[SDE, EpsFn, State], tuple[State, int]]

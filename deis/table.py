@@ -126,9 +126,14 @@ class Table:
             table = cls(words["name"], **columns, about=json.loads(words["about"]))
         except (SafetensorError, TypeError, KeyError):
             raise ValueError(f"{path} is damaged, or no solver table of deis, as Table.save writes them") from None
-        if sde is not None and not _is_of(table, sde):
-            raise ValueError(f"{path}: {table.name} was made for another SDE than this network's; make one for it")
+        if sde is not None:
+            table.require_sde(sde, str(path))
         return table
+
+    def require_sde(self, sde: SDE, source: str = "table") -> None:
+        """Raise ValueError, which begins with `source`, if the table was made for another SDE."""
+        if not _is_of(self, sde):
+            raise ValueError(f"{source}: {self.name} was made for another SDE than this network's; make one for it")
 
 
 def about_sde(sde: SDE) -> str:

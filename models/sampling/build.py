@@ -22,6 +22,7 @@ import deis
 from deis import tables
 from deis.schedule import Nodes, check_nodes
 from formats.files import read_npz, write_npz
+from models.checkpoints.hub import local_table
 
 Options = dict[str, Any]
 
@@ -130,7 +131,7 @@ def build_table(sampler: Mapping[str, Any], sde: deis.SDE) -> deis.Table:
     """
     options = check_sampler(sampler)
     if options["method"] == "learned":
-        return deis.Table.load(Path(options["table"]).expanduser(), sde)
+        return deis.Table.load(local_table(options["table"]), sde)
     solver, sde, nfe = solver_of(options), end_sde(options, sde), options["nfe"]
 
     def table(num_step: int) -> deis.Table:
