@@ -25,6 +25,7 @@ figcaption {{ color: #666; font-size: 85% }}
 img {{ max-width: 100% }}
 code, pre {{ font-size: 85%; background: #f5f5f5 }}
 pre {{ padding: 1em; overflow-x: auto }}
+h1 {{ overflow-wrap: anywhere }}
 h2 {{ margin-top: 2.5em; border-top: 1px solid #ddd; padding-top: 1em; overflow-wrap: anywhere }}
 </style>
 </head>
