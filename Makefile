@@ -43,18 +43,25 @@ test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal --fast
 
 test-peers: $(PEERS_READY)
-	.venv-peers/bin/python -m pytest tests/peers tests/deis/sampler/test_torch.py tests/test_docs.py tests/runs/test_sweeps.py
+	.venv-peers/bin/python -m pytest tests/peers tests/deis/sampler/test_torch.py tests/test_docs.py tests/runs/test_sweeps.py \
+		tests/docs/test_notebooks.py
 
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 
-docs: $(DOCS_READY)
-	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+MKDOCS := NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs
+# the one on PyTorch is shown without results: torch is in .venv-peers alone, whose tests run it
+NOTEBOOKS := $(patsubst %.py,build/%.md,$(filter-out notebooks/pytorch.py,$(wildcard notebooks/*.py)))
+docs: $(DOCS_READY) $(NOTEBOOKS)
+	$(MKDOCS) build --strict
 
-docs-serve: $(DOCS_READY)
-	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs serve
+docs-serve: $(DOCS_READY) $(NOTEBOOKS)
+	$(MKDOCS) serve
+
+build/notebooks/%.md: notebooks/%.py docs/notebooks.py | $(READY)
+	$(BIN)/python -m docs.notebooks $< $@
 
 clean:
 	rm -rf .venv .venv-peers .venv-docs

@@ -1,7 +1,8 @@
 """The pages of the site that are made when it is built, from what is written elsewhere already; a hook of mkdocs.
 
 The configuration is shown from conf/, whose comments explain it; the commands by their help; contributing and changes
-are the files at the root.
+are the files at the root. A notebook is shown as `docs.notebooks` ran it, or without results where it did not, and is
+there as .ipynb too.
 """
 
 import ast
@@ -10,17 +11,24 @@ from typing import Any
 
 import yaml
 
+from docs.notebooks import markdown
+
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
 PLAIN = ("models/convert.py", "eval/report/__main__.py")  # commands without a file in conf/; their docstring is the help
 
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages to those of docs/; called by mkdocs."""
+    import jupytext
     from mkdocs.structure.files import File
 
     for path, text in pages().items():
         files.append(File.generated(config, path, content=text))
+    for path in NOTEBOOKS:
+        book = jupytext.writes(jupytext.read(path, fmt="py:percent"), fmt="ipynb")
+        files.append(File.generated(config, f"notebooks/{path.stem}.ipynb", content=book))
     return files
 
 
@@ -31,7 +39,16 @@ def pages() -> dict[str, str]:
         "reference/configuration.md": configuration(),
         "contributing.md": (ROOT / "CONTRIBUTING.md").read_text(),
         "changes.md": (ROOT / "CHANGELOG.md").read_text(),
+        **{f"notebooks/{path.stem}.md": notebook(path) for path in NOTEBOOKS},
     }
+
+
+def notebook(path: Path) -> str:
+    """The page of a notebook, with a link to the file for Jupyter and Colab."""
+    ran = ROOT / "build" / "notebooks" / f"{path.stem}.md"
+    text = ran.read_text() if ran.is_file() else markdown(path.read_text(), run=False)
+    title, _, body = text.partition("\n")
+    return f"{title}\n\n[This page as a notebook]({path.stem}.ipynb), for Jupyter or Colab.\n{body}"
 
 
 def commands() -> str:
