@@ -43,8 +43,8 @@ test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal --fast
 
 test-peers: $(PEERS_READY)
-	.venv-peers/bin/python -m pytest tests/peers tests/deis/sampler/test_torch.py tests/test_docs.py tests/runs/test_sweeps.py \
-		tests/docs/test_notebooks.py
+	.venv-peers/bin/python -m pytest tests/peers tests/deis/sampler/test_torch.py tests/deis/test_guidance.py \
+		tests/test_docs.py tests/docs/test_notebooks.py tests/runs/test_sweeps.py
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -3,9 +3,10 @@
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from omegaconf import MISSING, DictConfig
@@ -15,17 +16,21 @@ import data
 import deis
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig
-from eval.figures import denoising_gif, image_grid, save_png
+from eval.figures import denoising_gif, image_grid, samples_picture, save_png
 from eval.job import MeasuringJob, check_measuring, dataset_of, origin, require_positive
 from eval.metrics.measurement import VALUES, Measurement, MetricConfig, lines, open_measurement, validate_metrics
 from eval.metrics.reference import missing_features
 from formats.files import write_atomically
 from models.sampling import single_files
-from models.sampling.build import EpsOptions, build_sde, build_table, parse_seeds
-from models.sampling.source import SHIPPED, Source, check_classes, find
+from models.sampling.build import build_sde, build_table, parse_seeds
+from models.sampling.options import EpsOptions, check_eps, values_of
+from models.sampling.source import SHIPPED, Source, find, identity
 from runs import cli, folder, jax_setup
 from runs.errors import NonFiniteError, Stopped, checking, stop_requests
 from runs.log import open_log
+
+if TYPE_CHECKING:
+    from models.sampling.draw import Trained
 
 NEXT = """Next: python sample.py sampler=ddim sampler.nfe=5              another solver, fewer network calls
       python sample.py gif=true extractor=none                 the images as they come out of the noise
@@ -34,21 +39,18 @@ NEXT = """Next: python sample.py sampler=ddim sampler.nfe=5              another
 
 
 @dataclass
-class SampleJob(MeasuringJob):
+class SampleJob(MeasuringJob, EpsOptions):
     """The options of sample.py; conf/sample.yaml explains them."""
 
     sampler: Any = MISSING
     seeds: str | None = MISSING
-    label: int | None = MISSING
-    guidance: float | None = MISSING
-    clip: bool = MISSING
-    threshold: float | None = MISSING
     keep_samples: bool = MISSING
     save: str = MISSING
     metrics: list[str] | None = MISSING
     kid_subsets: int = MISSING
     kid_subset_size: int = MISSING
     grid_samples: int = MISSING
+    guidance_sheet: list[float] | None = MISSING
     gif: bool = MISSING
     gif_samples: int = MISSING
 
@@ -77,15 +79,17 @@ def main(cfg: DictConfig) -> None:
         dataset = job.dataset if job.dataset.name else None
         if source.config["dataset"] or (metrics is not None and job.fid_is_asked):
             dataset = dataset_of(source, job.dataset, otherwise=", or extractor=none")
-        check_classes(source, job.label, job.guidance)
+        worse = check_eps(job, source.config)
+        for weight in job.guidance_sheet or ():
+            check_eps(replace(job, label=0, guidance=weight), source.config)
         table = build_table(job.sampler, build_sde(source.config["sde"]))
         job.batch_size = min(job.batch_size, len(seeds))  # no more is computed than what is asked for
         config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
-        done = single_files.drawn_before(run_dir, seeds, origin_of_images(job, source)) if job.in_files else []
+        done = single_files.drawn_before(run_dir, seeds, origin_of_images(job, source, worse)) if job.in_files else []
     with folder.occupy(run_dir, config, sampler=table.name, nfe_asked=nfe_asked(job, table)):
         print(jax_setup.configure_jax(job.batch_size), file=sys.stderr)
         measurement = None if metrics is None else measurement_of(job, dataset, metrics, len(seeds))
-        result = draw_images(job, source, table, seeds, done, run_dir, measurement)
+        result = draw_images(job, source, worse, table, seeds, done, run_dir, measurement)
         result |= {"dataset": dataset.name if dataset else None, "overrides": folder.overrides()}
         if measurement is not None:
             with checking():
@@ -106,10 +110,6 @@ def check(job: SampleJob) -> tuple[list[int], MetricConfig | None]:
     require_positive(job, "grid_samples", "gif_samples")
     if job.save not in ("npz", "png", "both"):
         raise ValueError(f"save must be npz, png or both, got {job.save!r}")
-    if job.threshold is not None and (job.clip or not 0 < job.threshold <= 100):
-        raise ValueError(
-            f"threshold must be a percentile in (0, 100], without clip=true, as it clips too; got {job.threshold:g}"
-        )
     seeds = parse_seeds(job.seeds or f"0-{job.num_samples - 1}")
     if job.extractor is not None and job.extractor.name == "none":
         return seeds, None
@@ -141,11 +141,11 @@ def measurement_of(
     return open_measurement(extractor, dataset, metrics)
 
 
-def origin_of_images(job: SampleJob, source: Source) -> dict[str, Any]:
+def origin_of_images(job: SampleJob, source: Source, worse: Source | None) -> dict[str, Any]:
     """All that an image depends on beside its seed, as plain values."""
-    network = {"checkpoint": str(source.path.absolute()), "step": source.step, "sha256": source.config.get("sha256")}
+    network = identity(source) | {f"guidance_{key}": value for key, value in (identity(worse) if worse else {}).items()}
     sampler = {f"sampler.{key}": value for key, value in job.sampler.items()}
-    return network | sampler | {key: getattr(job, key) for key in (*EpsOptions._fields, "rounding")}
+    return network | sampler | values_of(job) | {"rounding": job.rounding}
 
 
 def nfe_asked(job: SampleJob, table: deis.Table) -> int:
@@ -156,6 +156,7 @@ def nfe_asked(job: SampleJob, table: deis.Table) -> int:
 def draw_images(
     job: SampleJob,
     source: Source,
+    worse: Source | None,
     table: deis.Table,
     seeds: list[int],
     done: list[int],
@@ -169,13 +170,13 @@ def draw_images(
     from models.sampling.draw import (  # imports JAX, which is configured by now
         draw,
         draw_trajectory,
+        guided,
         labels_of,
         load_trained,
     )
 
     with checking():
-        net = load_trained(source.path, source.step)
-    options = EpsOptions(job.label, job.guidance, job.clip, job.threshold)
+        net = guided(load_trained(source.path, source.step), worse)
     place = {seed: i for i, seed in enumerate(seeds)}
     before = set(done)
     missing = [seed for seed in seeds if seed not in before]
@@ -195,14 +196,14 @@ def draw_images(
         with checking():
             take(these, single_files.read_images(run_dir, these))
     if job.in_files:
-        single_files.write_origin(run_dir, origin_of_images(job, source))
+        single_files.write_origin(run_dir, origin_of_images(job, source, worse))
     if missing:  # compiles before the clock runs
-        next(draw(net, deis.tables.ddim(net.sde, table.t[[0, -1]]), seeds[:1], job.batch_size, options))
+        next(draw(net, deis.tables.ddim(net.sde, table.t[[0, -1]]), seeds[:1], job.batch_size, job))
 
     drawn, seconds = 0, 0.0
     with stop_requests() as stop_signal, tqdm(total=len(missing), unit="image", leave=False) as bar:
         clock = time.perf_counter()
-        for x_0 in draw(net, table, missing, job.batch_size, options):
+        for x_0 in draw(net, table, missing, job.batch_size, job):
             these = missing[drawn : drawn + len(x_0)]
             require_finite(x_0, these, table)
             images = data.to_uint8(x_0, job.rounding)
@@ -224,8 +225,10 @@ def draw_images(
             arrays["labels"] = labels
         np.savez_compressed(run_dir / "samples.npz", **arrays)
     save_png(run_dir / "grid.png", grid(kept, labels, job))
+    if job.guidance_sheet:
+        samples_picture(run_dir / "guidance.png", sheet(net, table, seeds, job))
     if job.gif:
-        denoising_gif(run_dir / "denoising.gif", *draw_trajectory(net, table, seeds[: job.gif_samples], options))
+        denoising_gif(run_dir / "denoising.gif", *draw_trajectory(net, table, seeds[: job.gif_samples], job))
     return {
         "sampler": table.name,
         "method": job.sampler["method"],
@@ -236,7 +239,7 @@ def draw_images(
         "seconds": seconds,
         "images_per_s": drawn / seconds if drawn else None,
         "seeds": job.seeds or f"0-{job.num_samples - 1}",
-        **options._asdict(),
+        **values_of(job),
         "rounding": job.rounding,
         **origin(source),
     }
@@ -253,6 +256,18 @@ def grid(images: np.ndarray, labels: np.ndarray | None, job: SampleJob) -> np.nd
     if columns == 0:
         return image_grid(images[: job.grid_samples])
     return image_grid(images[np.concatenate([row[:columns] for row in rows])], columns)
+
+
+def sheet(net: "Trained", table: deis.Table, seeds: list[int], job: SampleJob) -> dict[tuple[str, str], np.ndarray]:
+    """The images of the first seed, or of the first four, by class and by weight of guidance."""
+    from models.sampling.draw import draw
+
+    shown, cells = seeds[: 4 if len(seeds) >= 4 else 1], {}
+    for label, weight in product(range(net.num_classes), job.guidance_sheet or ()):
+        options = replace(job, label=label, guidance=weight)
+        (x_0,) = draw(net, table, shown, len(shown), options)
+        cells[f"class {label}", f"guidance {weight:g}"] = data.to_uint8(x_0, job.rounding)
+    return cells
 
 
 def require_finite(x_0: np.ndarray, seeds: list[int], table: deis.Table) -> None:

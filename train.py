@@ -16,6 +16,7 @@ from eval.features.config import ExtractorConfig, validate_extractor
 from models.checkpoints import checkpoint
 from models.config import UNetConfig, validate
 from models.sampling.build import build_sde, build_table
+from models.sampling.options import EpsOptions, check_eps
 from models.sampling.source import Source
 from models.training.config import DistributedConfig, ObjectiveConfig, OptimizerConfig, TrainConfig, validate_training
 from models.training.initial import find_initial, initial_params
@@ -28,7 +29,7 @@ SHOWN = ("loss", "images_per_s")  # beside the progress bar
 
 
 @dataclass
-class TrainJob:
+class TrainJob(EpsOptions):
     """The options of train.py; conf/train.yaml explains them."""
 
     name: str = MISSING
@@ -83,6 +84,7 @@ def main(cfg: DictConfig) -> None:
 def check(job: TrainJob) -> None:
     """Refuse with a ValueError what cannot work, before anything expensive starts."""
     build_table(job.sampler, build_sde(job.sde))
+    check_eps(job, {"model": dataclasses.asdict(job.model), "sde": job.sde})
     validate_extractor(job.extractor)
     validate_training(job.train, job.optimizer)
     if job.train.fid_every and job.extractor.name == "none":
@@ -161,6 +163,7 @@ def fit(
     from eval.figures import loss_curve_plot
     from models import unet
     from models.checkpoints.saver import Saver
+    from models.sampling.draw import load_trained
     from models.training import devices
     from models.training.feeding import feed
     from models.training.progress import Progress
@@ -179,6 +182,8 @@ def fit(
     shardings = devices.shardings(shapes, mesh, train.fsdp)
     with checking():
         found = checkpoint.restore_latest(run_dir / "checkpoints", like=shapes)
+        guide = check_eps(job, config)
+        worse = load_trained(guide.path, guide.step) if guide else None
     unlogged = checkpoint.read_unlogged(run_dir / "checkpoints", found[0]) if found else []
     if found:
         start, state = found[0], devices.shard_tree(found[1], shardings)
@@ -191,7 +196,8 @@ def fit(
     train_step = make_train_step(unet.network_of(model), *recipe, shardings)
     batches = feed(train_set, train.placement, train.batch_size, job.seed, start, train.steps, mesh)
     table = build_table(job.sampler, sde)
-    evaluator = Evaluator(model, sde, job.objective, table, job.extractor, job.dataset, test_set, mesh, job.seed)
+    drawing = (table, job, worse)
+    evaluator = Evaluator(model, sde, job.objective, *drawing, job.extractor, job.dataset, test_set, mesh, job.seed)
     progress = Progress(model, train.batch_size, int(state.skipped_in_a_row), unlogged)
     saver = Saver(run_dir / "checkpoints", train.keep_checkpoints, train.keep_best)
 

@@ -37,7 +37,7 @@ __all__ += ["Table", "__version__", "choose", "sample", "tables", "timesteps", "
 __version__ = "0.1.0"
 
 _NEED_JAX = {"choose": "learn.choosing"} | dict.fromkeys(("get_sampler", "sample", "trajectory"), "sampler")
-_MODULES = ("adaptive", "grids", "learn", "likelihood", "torch", "wrappers")
+_MODULES = ("adaptive", "grids", "guidance", "learn", "likelihood", "torch", "wrappers")
 
 
 def __dir__() -> list[str]:

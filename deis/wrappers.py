@@ -13,6 +13,7 @@ function that takes the parameters, so that these stay arguments of the compiled
 from collections.abc import Callable
 from typing import Any
 
+from deis.guidance import Rule, linear
 from deis.sde import SDE
 from deis.sde.timefn import TimeFn, array_library
 
@@ -73,21 +74,34 @@ def discrete_time(network: Network, num_times: int, index: TimeFn = lambda t: t)
     return eps_fn
 
 
-def classifier_free_guidance(network: Callable[[Any, Any, Any], Any], condition: Any, null: Any, weight: Any) -> EpsFn:
+def classifier_free_guidance(
+    network: Callable[[Any, Any, Any], Any], condition: Any, null: Any, weight: Any, rule: Rule = linear
+) -> EpsFn:
     """eps(null) + weight (eps(condition) - eps(null)), both from one call with twice the batch.
 
     network(x, t, condition): eps, where condition is an array [batch, ...] such as labels or embeddings.
     null: the condition that stands for none, in the shape and dtype of `condition`.
-    weight: 0 unconditional, 1 conditional, above 1 guided; it is 1 + w of Ho & Salimans (arXiv 2207.12598, eq. 6).
+    weight: 0 unconditional, 1 conditional, above 1 guided; it is 1 + w of Ho & Salimans (arXiv 2207.12598, eq. 6). Or a
+        function of the time, as `deis.guidance.interval`.
+    rule: how the two become one, of `deis.guidance`.
     """
 
     def eps_fn(x: Any, t: Any) -> Any:
         # the two stand side by side, not one batch behind the other: a batch that is laid over devices stays put
         both = network(_pairs(x, x), t, _pairs(null, condition))
         both = both.reshape(x.shape[0], 2, *x.shape[1:])
-        return both[:, 0] + weight * (both[:, 1] - both[:, 0])
+        return rule(x, t, both[:, 1], both[:, 0], weight(t) if callable(weight) else weight)
 
     return eps_fn
+
+
+def autoguidance(eps_fn: EpsFn, worse: EpsFn, weight: Any, rule: Rule = linear) -> EpsFn:
+    """worse + weight (eps - worse): away from a worse network for the same images (Karras et al., arXiv 2406.02507).
+
+    worse: eps of a smaller or less trained network of the same images, diffusion and condition.
+    weight, rule: as in `classifier_free_guidance`.
+    """
+    return lambda x, t: rule(x, t, eps_fn(x, t), worse(x, t), weight(t) if callable(weight) else weight)
 
 
 def classifier_guidance(sde: SDE, eps_fn: EpsFn, gradient: Network, weight: float = 1.0) -> EpsFn:

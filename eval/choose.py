@@ -17,8 +17,9 @@ from eval.figures import against_nfe
 from eval.job import NetworkJob, require_positive
 from formats.files import write_atomically
 from formats.tables import markdown_table, write_csv
-from models.sampling.build import EpsOptions, build_sde
-from models.sampling.source import check_classes, find
+from models.sampling.build import build_sde
+from models.sampling.options import EpsOptions, check_eps
+from models.sampling.source import find
 from runs import cli, folder, jax_setup
 from runs.errors import checking
 from runs.log import open_log
@@ -27,15 +28,13 @@ SHOWN = 5  # solvers of every number of calls in choices.md
 
 
 @dataclass
-class ChooseJob(NetworkJob):
+class ChooseJob(NetworkJob, EpsOptions):
     """The options of this command; conf/choose.yaml explains them."""
 
     nfe: list[int] = MISSING
     num_samples: int = MISSING
     batch_size: int = MISSING
     reference_nfe: int = MISSING
-    label: int | None = MISSING
-    guidance: float | None = MISSING
 
 
 def main(cfg: DictConfig) -> None:
@@ -44,18 +43,17 @@ def main(cfg: DictConfig) -> None:
         job: ChooseJob = cli.to_object(cfg)
         check(job)
         source = find(job.checkpoint, job.step, job.output_root)
-        check_classes(source, job.label, job.guidance)
+        worse = check_eps(job, source.config)
         sde = build_sde(source.config["sde"])
     config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
     with folder.occupy(run_dir, config, nfe=list(job.nfe)):
         print(jax_setup.configure_jax(job.batch_size), file=sys.stderr)
         from eval.few_calls.trajectories import solve  # imports JAX, which is configured by now
-        from models.sampling.draw import load_trained
+        from models.sampling.draw import guided, load_trained
 
         with checking():
-            net = load_trained(source.path, source.step)
-        options = EpsOptions(job.label, job.guidance)
-        fine = solve(net, job.num_samples, job.batch_size, job.reference_nfe, options, None)
+            net = guided(load_trained(source.path, source.step), worse)
+        fine = solve(net, job.num_samples, job.batch_size, job.reference_nfe, job, None)
         how: dict[str, Any] = {"batch_size": job.batch_size, "condition": fine.label}
         gits = partial(deis.learn.gits, deis.learn.step_errors(sde, *fine[:2], **how))
         rows: list[dict[str, Any]] = []

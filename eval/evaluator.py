@@ -15,7 +15,8 @@ from eval.features.config import ExtractorConfig, load_extractor
 from eval.figures import image_grid, save_png
 from eval.metrics.measurement import measure_fid
 from models.config import UNetConfig
-from models.sampling.draw import draw, trained
+from models.sampling.draw import Trained, draw, trained
+from models.sampling.options import EpsOptions
 from models.score import Params
 from models.training import devices
 from models.training.config import ObjectiveConfig
@@ -28,12 +29,15 @@ class Evaluator:
     """Evaluates the EMA parameters, which may be sharded over `mesh`, with the same images and noise each time.
 
     With several processes all make these calls at the same steps; process 0 draws the samples.
+    options, worse: what is done to eps where samples are drawn, and the worse network if autoguidance is asked for.
     """
 
     model: UNetConfig
     sde: SDE
     objective: ObjectiveConfig
     table: Table
+    options: EpsOptions
+    worse: Trained | None
     extractor: ExtractorConfig
     dataset: DatasetConfig
     test_set: "data.Split"
@@ -71,8 +75,9 @@ class Evaluator:
         ema = self._replicate(ema)
         if jax.process_index() > 0:
             return None
-        net = trained(self.model, self.sde, jax.device_get(ema))
-        return np.concatenate([data.to_uint8(x_0) for x_0 in draw(net, self.table, list(range(count)), batch_size)])
+        net = trained(self.model, self.sde, jax.device_get(ema))._replace(worse=self.worse)
+        batches = draw(net, self.table, list(range(count)), batch_size, self.options)
+        return np.concatenate([data.to_uint8(x_0) for x_0 in batches])
 
     @cached_property
     def _features(self):

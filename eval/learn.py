@@ -17,15 +17,16 @@ from eval.job import MeasuringJob, check_measuring, dataset_of, origin, require_
 from eval.metrics.measurement import MetricConfig, lines, open_measurement
 from formats.files import write_atomically
 from formats.tables import markdown_table
-from models.sampling.build import EpsOptions, build_sde, build_table
-from models.sampling.source import check_classes, find
+from models.sampling.build import build_sde, build_table
+from models.sampling.options import EpsOptions, check_eps
+from models.sampling.source import find
 from runs import cli, folder, jax_setup
 from runs.errors import Stopped, checking
 from runs.log import open_log
 
 
 @dataclass
-class LearnJob(MeasuringJob):
+class LearnJob(MeasuringJob, EpsOptions):
     """The options of this command; conf/learn.yaml explains them."""
 
     sampler: Any = None
@@ -34,10 +35,9 @@ class LearnJob(MeasuringJob):
     reference_nfe: int = MISSING
     learn: list[str] | None = MISSING
     loss: str = MISSING
+    features: str | None = MISSING
     steps: int = MISSING
     micro_batch: int = MISSING
-    label: int | None = MISSING
-    guidance: float | None = MISSING
 
 
 def main(cfg: DictConfig) -> None:
@@ -46,7 +46,7 @@ def main(cfg: DictConfig) -> None:
         job: LearnJob = cli.to_object(cfg)
         check(job)
         source = find(job.checkpoint, job.step, job.output_root)
-        check_classes(source, job.label, job.guidance)
+        worse = check_eps(job, source.config)
         dataset = None if job.extractor is None else dataset_of(source, job.dataset)
         sde = build_sde(source.config["sde"])
         base = None if job.sampler is None else build_table({**job.sampler, "nfe": job.nfe}, sde)
@@ -56,16 +56,18 @@ def main(cfg: DictConfig) -> None:
         run_dir = run_dir or folder.of_job(given, job.output_root, job.name)
     with folder.occupy(run_dir, config, nfe=job.nfe):
         print(jax_setup.configure_jax(job.batch_size), file=sys.stderr)
+        from eval.features.efficientnet_lite0 import features_of_samples
         from eval.few_calls import learning, trajectories  # import JAX, which is configured by now
-        from models.sampling.draw import load_trained
+        from models.sampling.draw import guided, load_trained
 
         with checking():
-            net = load_trained(source.path, source.step)
-            options = EpsOptions(job.label, job.guidance)
+            net = guided(load_trained(source.path, source.step), worse)
             kept = run_dir / "trajectories.npz"
-            fine = trajectories.solve(net, job.trajectories, job.batch_size, job.reference_nfe, options, kept)
+            fine = trajectories.solve(net, job.trajectories, job.batch_size, job.reference_nfe, job, kept)
             base = base or learning.chosen(sde, fine, job.nfe, job.micro_batch)
-            how = {"learn": job.learn, "loss": job.loss, "steps": job.steps}
+            how: dict[str, Any] = {"learn": job.learn, "loss": job.loss, "steps": job.steps}
+            if job.features:
+                how["features"] = features_of_samples
             learned, stopped = learning.learned(sde, fine, base, run_dir, job.micro_batch, **how)
         learned.save(run_dir / "learned.safetensors")
         if stopped:
@@ -77,9 +79,7 @@ def main(cfg: DictConfig) -> None:
         if dataset is not None and job.extractor is not None:
             open_one = partial(open_measurement, job.extractor, dataset, MetricConfig())
         with checking():
-            rows, images = learning.compare(
-                net, solvers, job.num_samples, job.batch_size, job.rounding, options, open_one
-            )
+            rows, images = learning.compare(net, solvers, job.num_samples, job.batch_size, job.rounding, job, open_one)
         samples_picture(run_dir / "samples.png", images)
         result = origin(source) | {"about": dict(learned.about), "solvers": rows}
         write_atomically(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
@@ -99,6 +99,12 @@ def check(job: LearnJob) -> None:
     require_positive(job, "nfe", "trajectories", "reference_nfe", "steps", "micro_batch")
     if job.reference_nfe <= job.nfe:
         raise ValueError(f"reference_nfe must be above nfe={job.nfe}, got {job.reference_nfe}")
+    if job.features not in (None, "efficientnet_lite0"):
+        raise ValueError(f"features must be null or efficientnet_lite0, got {job.features!r}")
+    if job.features and job.extractor is not None and job.extractor.name == job.features:
+        raise ValueError(
+            f"FID is not to be measured by what is learned from: features={job.features} needs another extractor"
+        )
     if job.trajectories < 2 * job.micro_batch:
         raise ValueError(f"trajectories must be at least two micro_batch of {job.micro_batch}, got {job.trajectories}")
 

@@ -22,6 +22,7 @@ from eval.paper.plan import plan_cells
 from eval.paper.spec import Paper, validate
 from eval.paper.sweep import write_table
 from models.sampling.build import build_sde
+from models.sampling.options import EpsOptions, check_eps
 from models.sampling.source import find
 from runs import cli, folder, jax_setup
 from runs.errors import ConfigError, NonFiniteError, checking, writing
@@ -29,7 +30,7 @@ from runs.log import open_log
 
 
 @dataclass
-class TableJob(MeasuringJob):
+class TableJob(MeasuringJob, EpsOptions):
     """The options of a paper's table; conf/table.yaml explains them."""
 
     paper: Paper = MISSING
@@ -45,7 +46,8 @@ def paper_table(cfg: DictConfig) -> None:
         check(job)
         source = find(job.checkpoint, job.step, job.output_root)
         dataset = dataset_of(source, job.dataset)
-        planned = plan_cells(job.paper, build_sde(source.config["sde"]), job.num_samples)
+        planned = plan_cells(job.paper, build_sde(source.config["sde"]), job.num_samples, job)
+        worse = {cell.eps.guidance_network: check_eps(cell.eps, source.config) for cell in planned}
     config = cli.to_dict(cfg)
     if job.run_dir is not None:
         run_dir = Path(job.run_dir).expanduser()
@@ -55,8 +57,8 @@ def paper_table(cfg: DictConfig) -> None:
         print(f"{jax_setup.configure_jax(job.batch_size)}\noutput: {run_dir}", file=sys.stderr)
         from eval.paper import compute, page  # imports JAX, which is configured by now
 
-        setup = compute.set_up(source, dataset, job, run_dir / "cells")
-        cells = {cell.file_name(setup.identity): cell for cell in planned}
+        setup = compute.set_up(source, worse, dataset, job, run_dir / "cells", job.paper.precision_recall)
+        cells = {cell.file_name(setup.identity_of(cell)): cell for cell in planned}
         with open_log(job.logger, run_dir, "table", config) as log:
             records = compute.measure_cells(setup, cells, log)
             about = {"dataset": dataset.name, "extractor": setup.extractor.name, **origin(source)}

@@ -56,8 +56,8 @@ def read_network(source: Path, config: str | None, time: str) -> PublishedNetwor
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist")
     if source.is_dir():
-        checkpoints = source if source.name == "checkpoints" else source / "checkpoints"
-        if (step := checkpoint.latest_step(checkpoints)) is not None:
+        checkpoints, step = checkpoint.locate(source)
+        if step is not None:
             return read_checkpoint(checkpoints, step)
         if (source / "model.safetensors").is_file():
             raise ValueError(f"{source} is in the published form already")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from deis import SDE
-from deis.wrappers import PREDICTIONS, classifier_free_guidance
+from deis.wrappers import PREDICTIONS
 
 Params = Any
 Images = Float[Array, "b h w c"]
@@ -89,41 +89,18 @@ def eps_weights(network: Network, s: Any, sigma: Any) -> tuple[Any, Any]:
     return PREDICTIONS[network.output](s, sigma)
 
 
-def eps_fn(
-    network: Network, sde: SDE, params: Params, label: Labels = None, guidance: float | None = None
-) -> jax.tree_util.Partial:
+def eps_fn(network: Network, sde: SDE, params: Params, label: Labels = None) -> jax.tree_util.Partial:
     """The network as `deis.sample` takes it, a function of (x [b, h, w, c], scalar t).
 
-    guidance: weight of classifier-free guidance as in `deis.wrappers`, where 1 is the conditional network alone; None
-        to call the network once. Parameters, labels and the weight are arguments of the compiled code, so that other
-        values do not compile again.
-    Raises ValueError for guidance of a network that was not trained with a null class.
+    Parameters and labels are arguments of the compiled code, so that other values do not compile again.
     """
-    if guidance is None:
-        return jax.tree_util.Partial(_eps_at(network, sde), params, label)
-    if label is None or network.null_label is None:
-        raise ValueError("guidance needs a network with classes and a null class, trained with model.null_class=true")
-    return jax.tree_util.Partial(_guided_eps_at(network, sde), params, label, guidance)
+    return jax.tree_util.Partial(_eps_at(network, sde), params, label)
 
 
 @lru_cache
 def _eps_at(network: Network, sde: SDE) -> Callable[..., Images]:
     def eps_at(params: Params, label: Labels, x: Images, t: Float[Array, ""]) -> Images:
         return predict_eps(network, sde, params, x, jnp.full(len(x), t), label)
-
-    return eps_at
-
-
-@lru_cache
-def _guided_eps_at(network: Network, sde: SDE) -> Callable[..., Images]:
-    null_label = network.null_label
-    assert null_label is not None
-
-    def eps_at(params: Params, label: Array, weight: Float[Array, ""], x: Images, t: Float[Array, ""]) -> Images:
-        def conditional(x: Images, t: Float[Array, ""], label: Labels) -> Images:
-            return predict_eps(network, sde, params, x, jnp.full(len(x), t), label)
-
-        return classifier_free_guidance(conditional, label, jnp.full_like(label, null_label), weight)(x, t)
 
     return eps_at
 

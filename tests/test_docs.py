@@ -31,6 +31,7 @@ def run(page: str) -> dict[str, Any]:
         "denoiser": lambda x, sigma: x / (1 + sigma**2),
         "integer_network": integer_network,
         "conditional": lambda x, t, labels: jnp.tanh(x) + 0.01 * labels[:, None, None, None],
+        "smaller_network": lambda x, t: 0.9 * jnp.tanh(x),
         "labels": jnp.arange(16),
         "no_labels": jnp.zeros(16, int),
         "known": jnp.zeros(SHAPE),

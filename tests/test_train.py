@@ -157,7 +157,8 @@ def test_a_loss_that_is_not_finite_ends_with_3(tmp_path: Path) -> None:
 
 
 def test_own_jpegs_with_ve_and_classes(tmp_path: Path) -> None:
-    """Folder of JPEGs in class folders -> train a conditional network -> sample one class with guidance."""
+    """Folder of JPEGs in class folders -> train a conditional network, with guided grids -> sample one class with
+    autoguidance by a checkpoint of its own, and a sheet of both classes."""
     rng = np.random.default_rng(0)
     for label in ("cats", "dogs"):
         (tmp_path / "photos" / label).mkdir(parents=True)
@@ -167,12 +168,15 @@ def test_own_jpegs_with_ve_and_classes(tmp_path: Path) -> None:
     conditional = ["model.num_classes=2", "model.null_class=true", "objective.label_dropout=0.2", "train.accumulate=2"]
     trained = run(
         "train.py", *TINY, "dataset=images", "dataset.path=photos", *conditional, "sde=ve", "train.placement=stream",
-        cwd=tmp_path,
+        "guidance=1.5", "guidance_rescale=0.5", cwd=tmp_path,
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
     assert re.search(r"the first step compiles .*\n[\s\S]*compiled in \d+\.\d s\n", trained.stderr)
+    (early,) = (tmp_path / "outputs").glob("*/*/checkpoints/00000004")
     arguments = [
         "logger=none",
+        f"guidance_network={early}",
+        "guidance_sheet=[1,2]",
         "sampler=rho2heun",
         "sampler.nfe=3",
         "num_samples=5",
@@ -187,4 +191,4 @@ def test_own_jpegs_with_ve_and_classes(tmp_path: Path) -> None:
     assert samples["images"].dtype == np.uint8
     result = json.loads((tmp_path / "drawn" / "result.json").read_text())
     assert (result["nfe"], result["nfe_asked"]) == (4, 3)
-    assert {"grid.png", "denoising.gif"} <= set(os.listdir(tmp_path / "drawn"))
+    assert {"grid.png", "guidance.png", "denoising.gif"} <= set(os.listdir(tmp_path / "drawn"))

@@ -3,11 +3,12 @@
 Its weights are a pip package, so a distance by it needs no download. It is not Inception: its distance is called FD.
 """
 
+from functools import cache
 from pathlib import Path
 
 import jax.numpy as jnp
 from jax.nn import relu6
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Num
 
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig
@@ -42,6 +43,19 @@ def extractor(cfg: ExtractorConfig, dataset: DatasetConfig | None = None, batch_
     return network_extractor("efficientnet_lite0", "FD", outputs, layers, WIDTH, batch_size, cfg.cache_dir)
 
 
+def features_of_samples(samples: Float[Array, "b h w c"]) -> Float[Array, "b 1280"]:
+    """Pool features of samples in [-1, 1], which are not rounded to pixels, so that they can be differentiated.
+
+    The weights are those of the installed package; errors are `extractor`'s.
+    """
+    return outputs(_installed(), 127.5 * (samples + 1))[0]
+
+
+@cache
+def _installed() -> Layers:
+    return read_efficientnet(efficientnet_file(None))
+
+
 def read_efficientnet(path: Path) -> Layers:
     """Weights in a file of efficientnet-lite-pytorch, or .safetensors with the same names. Raises as `read_layers`."""
 
@@ -52,7 +66,7 @@ def read_efficientnet(path: Path) -> Layers:
     return read_layers(path, kernel_shapes(efficientnet_lite0, SIZE), theirs, "_fc", (CLASSES, WIDTH))
 
 
-def outputs(layers: Layers, images: UInt8[Array, "b h w c"]) -> tuple[Float[Array, "b 1280"], Float[Array, "b 1000"]]:
+def outputs(layers: Layers, images: Num[Array, "b h w c"]) -> tuple[Float[Array, "b 1280"], Float[Array, "b 1000"]]:
     """(pool features, logits) of grey or RGB images of any size.
 
     The torch model leaves the scaling of pixels to its user; this is the one that the weights were trained with.

@@ -16,8 +16,8 @@ from eval.figures import panels
 from eval.metrics.measurement import Measurement
 from formats.files import read_npz, write_npz
 from formats.tables import write_csv
-from models.sampling.build import EpsOptions
 from models.sampling.draw import Trained, draw
+from models.sampling.options import EpsOptions
 from runs.errors import stop_requests
 
 CHOSEN_BY = 32  # trajectories that a base is chosen by

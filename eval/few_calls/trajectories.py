@@ -1,19 +1,17 @@
 """Fine solutions of a trained network, which tables for few calls are chosen and learned by."""
 
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 from tqdm import tqdm
 
 import deis
 from formats.files import read_npz, write_npz
-from models.sampling.build import EpsOptions
-from models.sampling.draw import Start, Trained, changed_eps, starts
+from models.sampling.draw import Trained, changed_eps, conditional_eps, starts
+from models.sampling.options import EpsOptions
 
 FIRST_SEED = 1 << 31
 """Trajectories start from this seed on, so that samples of the seeds 0, 1, 2, ... are of noise that nothing was learned
@@ -56,16 +54,3 @@ def solve(net: Trained, num: int, batch_size: int, nfe: int, options: EpsOptions
         if kept is not None:
             write_npz(kept, found)
     return Trajectories(eps_fn, found["x_T"], found["x_0"], found.get("label"))
-
-
-def conditional_eps(net: Trained, options: EpsOptions) -> jax.tree_util.Partial:
-    """The network as a function of (x, t) or (x, t, label); other parameters do not compile again."""
-    return jax.tree_util.Partial(_conditional(net._replace(params=None), options), net.params)
-
-
-@lru_cache
-def _conditional(net: Trained, options: EpsOptions) -> Any:
-    def eps_at(params: Any, x: Array, t: Array, label: Array | None = None) -> Array:
-        return changed_eps(net._replace(params=params), Start(x, label, jnp.zeros(0)), options)(x, t)
-
-    return eps_at

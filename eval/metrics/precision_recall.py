@@ -27,12 +27,17 @@ class PrecisionRecall(NamedTuple):
 
 
 def precision_recall(
-    samples: Float[np.ndarray, "n d"], reference: Float[np.ndarray, "m d"], k: int = 3, k_density: int = 5
+    samples: Float[np.ndarray, "n d"],
+    reference: Float[np.ndarray, "m d"],
+    k: int = 3,
+    k_density: int = 5,
+    radii: Float[np.ndarray, "2 m"] | None = None,
 ) -> PrecisionRecall:
     """All four from three passes over blocks of the distances, in the precision of the features.
 
     A ball reaches to the k-th nearest neighbour in its own set (the k_density-th for density and coverage), the
     boundary included. Values depend on n and m: compare only with the same numbers. `reference` may be a memory map.
+    radii: `reference_radii` of the same reference and neighbours, which take longest; None: they are computed.
 
     Raises ValueError if a set has too few rows for its neighbours.
     """
@@ -43,7 +48,7 @@ def precision_recall(
         )
     centre = reference.mean(axis=0)
     [radius] = _neighbour_distances(samples, centre, [k])
-    radius_of_reference, radius_for_density = _neighbour_distances(reference, centre, [k, k_density])
+    radius_of_reference, radius_for_density = reference_radii(reference, k, k_density) if radii is None else radii
 
     inside, balls = 0, 0
     recalled, covered = np.zeros(len(reference), bool), np.zeros(len(reference), bool)
@@ -59,6 +64,11 @@ def precision_recall(
         density=balls / (k_density * len(samples)),
         coverage=float(covered.mean()),
     )
+
+
+def reference_radii(reference: Float[np.ndarray, "m d"], k: int = 3, k_density: int = 5) -> Float[np.ndarray, "2 m"]:
+    """The squared radii of the reference's balls, which several sets of samples can be judged by."""
+    return _neighbour_distances(reference, reference.mean(axis=0), [k, k_density])
 
 
 def _neighbour_distances(

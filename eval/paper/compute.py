@@ -6,7 +6,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,13 @@ from eval.job import MeasuringJob
 from eval.metrics.frechet import Statistics, empty_statistics, frechet_distance, merge, metric_name, rank_warning
 from eval.metrics.jackknife import BLOCKS, distances_without, extend_blocks, standard_error
 from eval.metrics.measurement import MetricConfig, open_measurement
+from eval.metrics.precision_recall import precision_recall, reference_radii
 from eval.paper.grid import Record
 from eval.paper.plan import Adaptive, Analytic, Cell
 from formats.files import read_npz, write_atomically, write_npz
-from models.sampling.draw import Trained, draw, load_trained, starts
-from models.sampling.source import Source
-from models.score import eps_fn
+from models.sampling.draw import Start, Trained, changed_eps, draw, guided, load_trained, starts
+from models.sampling.options import given
+from models.sampling.source import Source, identity
 from runs.errors import Stopped, checking, stop_requests
 from runs.log import Log
 
@@ -77,7 +78,8 @@ class Setup:
     """The network, the extractor and all else that the cells share.
 
     sde: the options of the network's SDE. reference: statistics of the data set's training images. rounding: how
-    samples become uint8, as in `data.to_uint8`. folder: it holds the files of finished cells.
+    samples become uint8, as in `data.to_uint8`. folder: it holds the files of finished cells. worse: the networks of
+    autoguidance by `guidance_network`. reference_features: those of every training image, for precision and recall.
     """
 
     net: Trained
@@ -89,6 +91,23 @@ class Setup:
     rounding: str
     folder: Path
     costs: Costs
+    worse: dict[str | None, Source | None] = field(default_factory=dict)
+    reference_features: np.ndarray | None = None
+
+    def net_of(self, cell: Cell) -> Trained:
+        """The network, with the worse one that guides it in this cell."""
+        return guided(self.net, self.worse.get(cell.eps.guidance_network))
+
+    def identity_of(self, cell: Cell) -> dict[str, Any]:
+        """All that the cell's number depends on besides its options, as plain values."""
+        worse = self.worse.get(cell.eps.guidance_network)
+        return self.identity | ({} if worse is None else {"worse": identity(worse)})
+
+    @cached_property
+    def reference_radii(self) -> np.ndarray:
+        """Those of the training images' balls for precision and recall, computed once for all cells."""
+        assert self.reference_features is not None
+        return reference_radii(self.reference_features)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -98,30 +117,40 @@ class Setup:
             weights.update(f"{jax.tree_util.keystr(path)}{leaf.dtype}{leaf.shape}".encode())
             weights.update(np.asarray(leaf).tobytes())
         measured = {"images": self.reference.data, "features": self.extractor.name, "rounding": self.rounding}
-        return {"weights": weights.hexdigest(), "sde": self.sde, **measured}
+        more = {} if self.reference_features is None else {"precision_recall": True}
+        return {"weights": weights.hexdigest(), "sde": self.sde, **measured, **more}
 
 
-def set_up(source: Source, dataset: DatasetConfig, job: MeasuringJob, folder: Path) -> Setup:
+def set_up(
+    source: Source,
+    worse: dict[str | None, Source | None],
+    dataset: DatasetConfig,
+    job: MeasuringJob,
+    folder: Path,
+    with_features: bool,
+) -> Setup:
     """Load the network, the extractor and the reference statistics. Raises ConfigError for what cannot be used."""
     costs = Costs()
     with checking():
         net = costs.counting(load_trained(source.path, source.step))
         assert job.extractor is not None
-        found = open_measurement(job.extractor, dataset, MetricConfig())
-    sde, reference = source.config["sde"], found.reference.statistics
-    return Setup(
-        net, sde, found.extractor, reference, dataset, min(job.batch_size, job.num_samples), job.rounding, folder, costs
-    )
+        found = open_measurement(job.extractor, dataset, MetricConfig(["fid", "pr"] if with_features else ["fid"]))
+    sde, reference, batch_size = source.config["sde"], found.reference, min(job.batch_size, job.num_samples)
+    shared = (dataset, batch_size, job.rounding, folder, costs, worse, reference.features)
+    return Setup(net, sde, found.extractor, reference.statistics, *shared)
 
 
 def warm_up(setup: Setup, cells: Sequence[Cell]) -> None:
     """Compile what the cells share, so that their clocks do not count it: the sampler, and with noise where needed."""
     ends = np.array([setup.net.sde.T, setup.net.sde.t_0])
-    solvers = [cell.solver for cell in cells if not isinstance(cell.solver, Adaptive)]
-    for noise in sorted({solver.is_stochastic for solver in solvers}):
-        setup.costs.now = "samplers that add noise" if noise else "deterministic samplers"
+    fixed = [cell for cell in cells if not isinstance(cell.solver, Adaptive)]
+    kinds = {(cell.solver.is_stochastic, *given(cell.eps), cell.eps.guidance_network or ""): cell for cell in fixed}
+    for _, cell in sorted(kinds.items()):
+        changed = f" with {', '.join(given(cell.eps))}" if given(cell.eps) else ""
+        noise = cell.solver.is_stochastic
+        setup.costs.now = f"{'samplers that add noise' if noise else 'deterministic samplers'}{changed}"
         table = deis.tables.ddim_eta(setup.net.sde, ends, eta=float(noise))
-        next(draw(setup.net, table, [0], setup.batch_size))
+        next(draw(setup.net_of(cell), table, [0], setup.batch_size, cell.eps))
     if cells:
         setup.extractor.features(np.zeros((1, *setup.net.image_shape), np.uint8))
     setup.costs.lap("compiling")
@@ -173,6 +202,7 @@ def measure_cell(setup: Setup, cell: Cell, name: str, progress: Callable[[int], 
         "num_samples": len(cell.seeds),
         "options": cell.options,
     }
+    kept: list[np.ndarray] = []
     blocks, calls, done = [empty_statistics(extractor.name, costs.now)] * min(BLOCKS, len(cell.seeds)), [], 0
     shown = np.zeros((0, *setup.net.image_shape), np.uint8)
     costs.lap("all else")
@@ -187,6 +217,7 @@ def measure_cell(setup: Setup, cell: Cell, name: str, progress: Callable[[int], 
         features = extractor.features(images)
         costs.lap("features")
         blocks = extend_blocks(blocks, features, done, len(cell.seeds))
+        kept += [features] if setup.reference_features is not None else []
         done += len(features)
         calls.append(nfe)
         progress(nfe)
@@ -204,6 +235,9 @@ def measure_cell(setup: Setup, cell: Cell, name: str, progress: Callable[[int], 
         "network_s": network_s,
         "features_s": features_s,
     }
+    if setup.reference_features is not None:
+        shares = precision_recall(np.concatenate(kept), setup.reference_features, radii=setup.reference_radii)
+        record |= shares._asdict()
     write_npz(setup.folder / f"{name}.npz", {"images": shown})
     write_atomically(setup.folder / f"{name}.json", json.dumps(record, indent=1) + "\n")
     costs.lap("all else")
@@ -212,23 +246,26 @@ def measure_cell(setup: Setup, cell: Cell, name: str, progress: Callable[[int], 
 
 def samples(setup: Setup, cell: Cell) -> Iterator[tuple[Float[np.ndarray, "b h w c"], int]]:
     """(samples, network calls of each) of the cell's seeds in order, up to batch_size at a time."""
-    net, solver, seeds = setup.net, cell.solver, list(cell.seeds)
+    net, solver, seeds = setup.net_of(cell), cell.solver, list(cell.seeds)
     if not isinstance(solver, Adaptive):
-        table = solver.table(eps_norm(setup, solver)) if isinstance(solver, Analytic) else solver
-        for x_0 in draw(net, table, seeds, setup.batch_size):
+        table = solver.table(eps_norm(setup, cell)) if isinstance(solver, Analytic) else solver
+        for x_0 in draw(net, table, seeds, setup.batch_size, cell.eps):
             yield x_0, table.nfe
         return
     for first in range(0, len(seeds), setup.batch_size):
         chunk = seeds[first : first + setup.batch_size]
-        at = starts(net, chunk + [0] * (setup.batch_size - len(chunk)))
-        network = eps_fn(net.network, net.sde, net.params, at.label)
+        at = starts(net, chunk + [0] * (setup.batch_size - len(chunk)), cell.eps.label)
+        network = changed_eps(net, at, cell.eps)
         x_0, calls = adaptive.sample(solver.sde, network, at.x_T, solver.variable, solver.tolerance, solver.tolerance)
         yield np.asarray(x_0)[: len(chunk)], calls
 
 
-def eps_norm(setup: Setup, solver: Analytic) -> Float[np.ndarray, " nodes"]:
-    """Analytic-DDIM's statistic at the solver's nodes, from training images; estimated once and kept in the folder."""
-    digest = hashlib.sha256(solver.ts.tobytes() + json.dumps(setup.identity, sort_keys=True).encode())
+def eps_norm(setup: Setup, cell: Cell) -> Float[np.ndarray, " nodes"]:
+    """Analytic-DDIM's statistic at the cell's nodes, from training images; estimated once and kept in the folder."""
+    solver = cell.solver
+    assert isinstance(solver, Analytic)
+    about = json.dumps(setup.identity_of(cell) | given(cell.eps), sort_keys=True)
+    digest = hashlib.sha256(solver.ts.tobytes() + about.encode())
     path = setup.folder / f"eps_norm_{digest.hexdigest()[:10]}.npz"
     if path.is_file():
         return read_npz(path)["eps_norm"]
@@ -236,8 +273,8 @@ def eps_norm(setup: Setup, solver: Analytic) -> Float[np.ndarray, " nodes"]:
     x_0 = data.to_float(jnp.asarray(train.images[:STATISTIC_IMAGES]))
     labels = train.labels if setup.net.num_classes else None
     label = None if labels is None else jnp.asarray(labels[:STATISTIC_IMAGES])
-    network = jax.jit(eps_fn(setup.net.network, setup.net.sde, setup.net.params, label))
     z = jax.random.normal(jax.random.key(0), x_0.shape)
+    network = jax.jit(changed_eps(setup.net_of(cell), Start(z, label, jax.random.key(0)), cell.eps))
     norm = deis.tables.estimate_eps_norm(solver.sde, solver.ts, network, x_0, z)
     write_npz(path, {"eps_norm": norm})
     return norm

@@ -59,6 +59,16 @@ def _entry(repeats: list[Record]) -> Entry:
     return Entry(fmean(fids), one["nfe"] - one["nfe_asked"], stdev(fids) if len(fids) > 1 else None, without=without)
 
 
+def precision_grid(records: Iterable[Record]) -> Grid:
+    """Precision and recall of the first set of seeds, as one entry, of the records that have them and an NFE."""
+    grid: Grid = {}
+    for record in records:
+        if record["repeat"] == 0 and record["nfe_asked"] is not None and "precision" in record:
+            entry = Entry(f"{record['precision']:.3f}, {record['recall']:.3f}")
+            grid.setdefault(record["row"], {})[record["nfe_asked"]] = entry
+    return grid
+
+
 def mean_error(without: Sequence[Sequence[float]]) -> float:
     """The standard error of a mean over sets of seeds, from `Entry.without` or the differences of two; 0 if empty."""
     return math.hypot(*map(standard_error, without)) / max(len(without), 1)

@@ -5,14 +5,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval.figures import fid_vs_nfe_plot
-from eval.paper.grid import Record, as_printed, columns_of, grid_rows, markdown_grid, markdown_orders, measured_grid
+from eval.paper.grid import (
+    Record,
+    as_printed,
+    columns_of,
+    grid_rows,
+    markdown_grid,
+    markdown_orders,
+    measured_grid,
+    precision_grid,
+)
 from eval.paper.spec import Paper
 from formats.tables import latex_escaped, latex_table, write_csv
 
 CSV_COLUMNS = (
     "row", "sampler", "method", "nfe_asked", "tolerance", "nfe", "repeat", "seeds", "num_samples", "fid_name", "fid",
-    "fid_standard_error", "images_per_s", "network_s", "features_s", "dataset", "extractor", "checkpoint", "step",
-    "options", "error", "published", "published_of", "published_source",
+    "fid_standard_error", "precision", "recall", "images_per_s", "network_s", "features_s", "dataset", "extractor",
+    "checkpoint", "step", "options", "error", "published", "published_of", "published_source",
 )  # fmt: skip
 
 
@@ -38,6 +47,8 @@ def paper_page(paper: Paper, records: Sequence[Record]) -> str:
     parts = [f"# {paper.title}", about(paper, records)]
     if fixed:
         parts.append(markdown_grid(fixed))
+    if shares := precision_grid(records):
+        parts += ["Precision, recall:", markdown_grid(shares)]
     if adaptive:
         parts += ["DOPRI5 by tolerance:", markdown_grid(adaptive, "tolerance")]
     parts += dict.fromkeys(f"ERR: {record['row']}: {record['error']}" for record in records if "error" in record)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import hydra
@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import deis
-from eval.paper.spec import AdaptiveRow, Paper
+from eval.paper.spec import AdaptiveRow, Paper, is_of_eps
 from models.sampling.build import Options, build_table, check_sampler, end_sde, nodes_of
+from models.sampling.options import EpsOptions, given, values_of
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Cell:
     solver: Solver
     nfe_asked: int | None
     options: Options
+    eps: EpsOptions = field(default_factory=EpsOptions)
 
     def __str__(self) -> str:
         again = f", set {self.repeat + 1}" if self.repeat else ""
@@ -84,21 +86,24 @@ class Cell:
         return f"{words}_{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
 
 
-def plan_cells(paper: Paper, sde: deis.SDE, num_samples: int) -> list[Cell]:
+def plan_cells(paper: Paper, sde: deis.SDE, num_samples: int, eps: EpsOptions | None = None) -> list[Cell]:
     """All cells of the table, row by row; adaptive ones last, as nobody knows how long they take.
 
+    eps: options of all rows, before the row's own.
     Raises ValueError, naming the row, for what no sampler allows. To be called within a Hydra job.
     """
     found: list[Cell] = []
     for row in (*paper.methods, *paper.adaptive):
         try:
             solvers = _adaptive(paper.adaptive[row], sde) if row in paper.adaptive else _fixed(paper, row, sde)
+            options = _eps([*paper.grid, *paper.methods.get(row, ())], eps or EpsOptions())
         except ValueError as error:
             raise ValueError(f"row {row} of the paper: {error}") from error
-        for solver in solvers:
+        for solver, nfe, about in solvers:
             for repeat in range(paper.repeats):
                 start = paper.first_seed + repeat * num_samples
-                found.append(Cell(row, repeat, range(start, start + num_samples), *solver))
+                seeds = range(start, start + num_samples)
+                found.append(Cell(row, repeat, seeds, solver, nfe, about | given(options), options))
     return found
 
 
@@ -117,10 +122,19 @@ def _fixed(paper: Paper, row: str, sde: deis.SDE) -> list[tuple[Solver, int, Opt
 
 def _sampler(overrides: Sequence[str]) -> Options:
     """The options of the `sampler` group that the overrides choose, as on sample.py's command line."""
-    chosen = [f"+{override}" if override.startswith("sampler=") else override for override in overrides]
+    chosen = [f"+{text}" if text.startswith("sampler=") else text for text in overrides if not is_of_eps(text)]
     try:
         return check_sampler(OmegaConf.to_container(hydra.compose(overrides=chosen).sampler))  # type: ignore[arg-type]
     except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
+
+
+def _eps(overrides: Sequence[str], base: EpsOptions) -> EpsOptions:
+    """The options of the overrides that are of class, guidance and clipping, over those of all rows."""
+    chosen = OmegaConf.from_dotlist([text for text in overrides if is_of_eps(text)])
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(EpsOptions(**values_of(base)), chosen))  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
         raise ValueError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
 
 

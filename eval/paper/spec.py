@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from models.sampling.options import EpsOptions
+
 TAKEN = ("sampler.nfe=", "sampler.ts=")  # what a row does not choose, as the columns do
 
 
@@ -34,7 +36,7 @@ class AdaptiveRow:
 
 @dataclass
 class Paper:
-    """One table or figure; every field is explained in conf/paper/cifar10_vp.yaml, `adaptive` in dopri5.yaml."""
+    """One table or figure; every field is explained in conf/paper/cifar10_vp.yaml, dopri5.yaml or guidance.yaml."""
 
     name: str = "???"
     title: str = "???"
@@ -43,12 +45,19 @@ class Paper:
     first_seed: int = 0
     repeats: int = 1
     nfe: list[int] = field(default_factory=list)
+    precision_recall: bool = False
+    worse_network: str | None = None
     grid: list[str] = field(default_factory=list)
     methods: dict[str, list[str]] = field(default_factory=dict)
     analytic: list[str] = field(default_factory=list)
     adaptive: dict[str, AdaptiveRow] = field(default_factory=dict)
     orderings: list[Ordering] = field(default_factory=list)
     published: list[Published] = field(default_factory=list)
+
+
+def is_of_eps(override: str) -> bool:
+    """Whether an override of a row is one of label, guidance, clipping, and not of the sampler."""
+    return override.partition("=")[0] in EpsOptions.__dataclass_fields__
 
 
 def validate(paper: Paper) -> None:
@@ -60,11 +69,14 @@ def validate(paper: Paper) -> None:
     if paper.first_seed < 0:
         raise ValueError(f"paper.first_seed must be 0 or more, got {paper.first_seed}")
     for row, overrides in paper.methods.items():
+        if "guidance_network=None" in overrides:
+            raise ValueError(f"row {row} needs a worse network: give paper.worse_network=RUN/checkpoints/00001000")
         for override in (*paper.grid, *overrides):
-            if not override.startswith(("sampler=", "sampler.")) or override.startswith(TAKEN):
+            of_sampler = override.startswith(("sampler=", "sampler.")) and not override.startswith(TAKEN)
+            if not of_sampler and not is_of_eps(override):
                 raise ValueError(
                     f"row {row} has {override!r}; a row chooses a sampler and its options, as in sampler=t_ab "
-                    "sampler.order=3, and the columns choose sampler.nfe, so that it has no sampler.ts"
+                    "sampler.order=3, or guidance, and the columns choose sampler.nfe, so that it has no sampler.ts"
                 )
     named = [*paper.analytic, *(row for ordering in paper.orderings for row in ordering.best_first)]
     if unknown := [row for row in named if row not in paper.methods]:

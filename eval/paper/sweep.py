@@ -20,8 +20,8 @@ COLUMNS = (
 SHARED = ("dataset", "checkpoint", "step", "fid_name")  # runs of one table have these in common
 # overrides that are the column, or that change no image
 NOT_IN_ROW_NAMES = (
-    "sampler.nfe", "run_dir", "output_root", "name", "logger", "batch_size", "gif", "grid_samples", "keep_samples",
-    "save", "metrics", "kid_subsets", "kid_subset_size",
+    "sampler.nfe", "run_dir", "output_root", "name", "logger", "batch_size", "gif", "grid_samples", "guidance_sheet",
+    "keep_samples", "save", "metrics", "kid_subsets", "kid_subset_size",
 )  # fmt: skip
 
 

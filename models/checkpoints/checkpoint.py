@@ -40,6 +40,17 @@ def latest_step(folder: Path) -> int | None:
     return max(steps(folder), default=None)
 
 
+def locate(folder: Path) -> tuple[Path, int | None]:
+    """The checkpoints in a run's folder or in its folder of checkpoints, and the newest step, None if there is none.
+
+    The folder of one checkpoint, RUN/checkpoints/00001000, is located as that step.
+    """
+    if folder.name.isdigit() and folder.parent.name == "checkpoints":
+        return folder.parent, int(folder.name)
+    checkpoints = folder if folder.name == "checkpoints" else folder / "checkpoints"
+    return checkpoints, latest_step(checkpoints)
+
+
 def scores(folder: Path) -> dict[int, float | None]:
     """The scores of all complete checkpoints, by step, but for those whose manifest is damaged."""
     found = {}

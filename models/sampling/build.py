@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import field, make_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_type_hints, is_typeddict
+from typing import Any, get_args, get_type_hints, is_typeddict
 
 import numpy as np
 from omegaconf import MISSING, OmegaConf
@@ -38,20 +38,6 @@ SHARED = {
 """The options that every solver has beside its own; conf/sampler/euler.yaml explains them."""
 
 
-class EpsOptions(NamedTuple):
-    """How the network's eps is asked for and changed on its way to the solver.
-
-    label: class of all images; None draws each by its seed. guidance: weight of classifier-free guidance, as in
-    `models.score.eps_fn`. clip: whether the predicted x_0 is clipped to [-1, 1]; threshold: percentile of dynamic
-    thresholding, in (0, 100], as in `deis.wrappers.threshold_x_0`.
-    """
-
-    label: int | None = None
-    guidance: float | None = None
-    clip: bool = False
-    threshold: float | None = None
-
-
 def build_sde(options: Mapping[str, Any]) -> deis.SDE:
     """The SDE of a configuration's `sde` group.
 
@@ -61,6 +47,15 @@ def build_sde(options: Mapping[str, Any]) -> deis.SDE:
     if name not in SDES:
         raise ValueError(f"sde.name must be one of {', '.join(SDES)}, got {name!r}")
     return SDES[name](**_checked("sde", SDES[name], {key: value for key, value in options.items() if key != "name"}))
+
+
+def same_diffusion(one: deis.SDE, other: deis.SDE) -> bool:
+    """Whether two diffusions have the same marginals at the times that both know."""
+    low, high = max(one.t_0, other.t_0), min(one.T, other.T)
+    if one.is_discrete != other.is_discrete or low >= high:
+        return False
+    t = np.linspace(low, high, 11)
+    return all(np.allclose(a, b, rtol=1e-6, atol=0) for a, b in zip(one.marginal(t), other.marginal(t), strict=True))
 
 
 def check_sampler(options: Mapping[str, Any]) -> Options:

@@ -12,24 +12,28 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 import deis
-from deis.wrappers import clip_x_0, threshold_x_0
+from deis import guidance
+from deis.wrappers import autoguidance, classifier_free_guidance, clip_x_0, threshold_x_0
 from models.config import UNetConfig
 from models.published.network import read_checkpoint, read_published
-from models.sampling.build import EpsOptions, build_sde
-from models.score import Network, Params, eps_fn
+from models.sampling.build import build_sde
+from models.sampling.options import EpsOptions, given
+from models.sampling.source import Source
+from models.score import Network, Params, predict_eps
 from models.unet import network_of
 
 AS_TRAINED = EpsOptions()
 
 
 class Trained(NamedTuple):
-    """A trained network with its parameters, its SDE, and what its images are like."""
+    """A trained network with its parameters, its SDE, what its images are like, and a worse one that guides it."""
 
     network: Network
     params: Params
     sde: deis.SDE
     image_shape: tuple[int, int, int]
     num_classes: int
+    worse: "Trained | None" = None
 
 
 class Start(NamedTuple):
@@ -48,7 +52,12 @@ def trained(model: UNetConfig, sde: deis.SDE, params: Params) -> Trained:
     return Trained(network_of(model), jax.device_put(params, _on_devices()), sde, shape, model.num_classes)
 
 
-@lru_cache(maxsize=1)
+def guided(net: Trained, worse: Source | None) -> Trained:
+    """The network with the worse one that guides it, as `models.sampling.options.check_eps` found it."""
+    return net if worse is None else net._replace(worse=load_trained(worse.path, worse.step))
+
+
+@lru_cache(maxsize=4)
 def load_trained(path: Path, step: int | None) -> Trained:
     """The network of a `Source`, with its EMA parameters; kept, so that the jobs of a sweep share what is compiled."""
     found = read_published(path) if step is None else read_checkpoint(path, step)
@@ -60,7 +69,7 @@ def starts(net: Trained, seeds: list[int], label: int | None = None) -> Start:
 
     def start(seed: Array) -> Start:
         noise_key, label_key, key = jax.random.split(jax.random.key(seed), 3)
-        drawn = jax.random.randint(label_key, (), 0, max(net.num_classes, 1)) if label is None else jnp.array(label)
+        drawn = jax.random.randint(label_key, (), 0, max(net.num_classes, 1)) if label is None else jnp.int32(label)
         return Start(net.sde.prior_sample(noise_key, net.image_shape), drawn if net.num_classes else None, key)
 
     return jax.vmap(start)(jnp.array(seeds, jnp.uint32))
@@ -92,28 +101,61 @@ def draw(
 
 def changed_eps(net: Trained, at: Start, options: EpsOptions) -> jax.tree_util.Partial:
     """The network as `deis.sample` takes it, with its options; other values of them do not compile again."""
-    eps = eps_fn(net.network, net.sde, net.params, at.label, options.guidance)
-    if options.threshold is not None:
-        return jax.tree_util.Partial(_thresholded(eps.func, net.sde), options.threshold, *eps.args)
-    return jax.tree_util.Partial(_clipped(eps.func, net.sde), *eps.args) if options.clip else eps
+    eps = conditional_eps(net, options)
+    return jax.tree_util.Partial(eps.func, *eps.args, label=at.label)
+
+
+def conditional_eps(net: Trained, options: EpsOptions) -> jax.tree_util.Partial:
+    """The same as a function of (x, t), or of (x, t, label) where the network has classes."""
+    numbers = {name: value for name, value in given(options).items() if name not in ("label", "guidance_network")}
+    worse = None if net.worse is None else net.worse._replace(params=None)
+    worse_params = None if net.worse is None else net.worse.params
+    return jax.tree_util.Partial(_changed(net._replace(params=None, worse=worse)), net.params, worse_params, numbers)
 
 
 @lru_cache  # one function, so one compilation, for each network
-def _clipped(eps_at: Callable[..., Array], sde: deis.SDE) -> Callable[..., Array]:
-    def clipped(*arguments: Any) -> Array:
-        *bound, x, t = arguments
-        return clip_x_0(sde, partial(eps_at, *bound))(x, t)
+def _changed(net: Trained) -> Callable[..., Array]:
+    """The function of the parameters and of the options that are given, for networks without their parameters."""
 
-    return clipped
+    def changed(
+        params: Params, worse_params: Params, numbers: dict[str, Any], x: Array, t: Array, label: Array | None = None
+    ) -> Array:
+        network = partial(_eps, net, params)
+        eps: Callable[[Any, Any], Any] = partial(network, label=label)
+        if "guidance" in numbers:
+            rule, weight = _guidance(net.sde, numbers)
+            if net.worse is not None:
+                eps = autoguidance(eps, partial(_eps, net.worse, worse_params, label=label), weight, rule)
+            else:
+                assert label is not None
+                assert net.network.null_label is not None
+                null = jnp.full_like(label, net.network.null_label)
+                eps = classifier_free_guidance(network, label, null, weight, rule)
+        if "threshold" in numbers:
+            eps = threshold_x_0(net.sde, eps, numbers["threshold"])
+        if "clip" in numbers:
+            eps = clip_x_0(net.sde, eps)
+        return eps(x, t)
+
+    return changed
 
 
-@lru_cache
-def _thresholded(eps_at: Callable[..., Array], sde: deis.SDE) -> Callable[..., Array]:
-    def thresholded(percentile: Any, *arguments: Any) -> Array:
-        *bound, x, t = arguments
-        return threshold_x_0(sde, partial(eps_at, *bound), percentile)(x, t)
+def _eps(net: Trained, params: Params, x: Array, t: Array, label: Array | None) -> Array:
+    label = label if net.num_classes else None  # a network without classes may guide one with classes
+    return predict_eps(net.network, net.sde, params, x, jnp.full(len(x), t), label)
 
-    return thresholded
+
+def _guidance(sde: deis.SDE, numbers: dict[str, Any]) -> tuple[guidance.Rule, Any]:
+    """The rule of guidance and its weight, a number or a function of the time."""
+    rule: guidance.Rule = guidance.linear
+    weight = numbers["guidance"]
+    if "guidance_interval" in numbers:
+        weight = guidance.interval(sde, weight, *numbers["guidance_interval"])
+    if {"guidance_parallel", "guidance_norm"} & numbers.keys():
+        rule = guidance.projected(sde, numbers.get("guidance_parallel", 1.0), numbers.get("guidance_norm"))
+    if "guidance_rescale" in numbers:
+        rule = guidance.rescaled(sde, numbers["guidance_rescale"], rule)
+    return rule, weight
 
 
 def _on_devices(*axes: str) -> NamedSharding:

@@ -27,7 +27,8 @@ class Source(NamedTuple):
 def find(folder: str | None, step: int | None, output_root: str) -> Source:
     """The network in `folder`; without one that of the newest run below `output_root`, or `SHIPPED` if there is no run.
 
-    step: which of a run's checkpoints to take; None for the newest.
+    folder: of a run, of one of its checkpoints (RUN/checkpoints/00001000), or of a published network.
+    step: which of a run's checkpoints to take; None for the newest, or the one that `folder` is.
     Raises FileNotFoundError if there is none, ValueError if its configuration cannot be used.
     """
     root = Path(output_root).expanduser()
@@ -43,8 +44,8 @@ def find(folder: str | None, step: int | None, output_root: str) -> Source:
         if step is not None:
             raise ValueError(f"{path} holds one network, not the steps of a run; leave out step={step}")
         return Source(path, None, read_published_config(path))
-    checkpoints = path if path.name == "checkpoints" else path / "checkpoints"
-    step = step if step is not None else checkpoint.latest_step(checkpoints)
+    checkpoints, located = checkpoint.locate(path)
+    step = step if step is not None else located
     if step is None:
         raise FileNotFoundError(
             f"no checkpoint in {checkpoints}; give the folder of a training run, or of a network that "
@@ -53,11 +54,6 @@ def find(folder: str | None, step: int | None, output_root: str) -> Source:
     return Source(checkpoints, step, checkpoint.read_config(checkpoints, step))
 
 
-def check_classes(source: Source, label: int | None, guidance: float | None) -> None:
-    """Raise ValueError for a class that the network does not have, or guidance that it was not trained for."""
-    classes = source.config["model"].get("num_classes", 0)
-    if label is not None and not 0 <= label < classes:
-        allowed = f"0 to {classes - 1}" if classes else "null: this network was trained without classes"
-        raise ValueError(f"label must be {allowed} (model.num_classes={classes}), got {label}")
-    if guidance is not None and not source.config["model"].get("null_class"):
-        raise ValueError(f"guidance={guidance:g} needs a network trained with model.null_class=true")
+def identity(source: Source) -> dict[str, Any]:
+    """Which parameters a source stands for, as plain values: equal ones are equal networks."""
+    return {"checkpoint": str(source.path.absolute()), "step": source.step, "sha256": source.config.get("sha256")}

@@ -4,12 +4,10 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from deis import SDE
 from models.config import UNetConfig
 from models.published.network import read_checkpoint, read_published
-from models.sampling.build import build_sde
+from models.sampling.build import build_sde, same_diffusion
 from models.sampling.source import Source, find
 
 FREE = ("dropout", "dtype", "remat")  # options of the network that its parameters do not depend on
@@ -21,7 +19,7 @@ def find_initial(folder: str, sde: SDE) -> Source:
     t_0 and T may be others. Raises FileNotFoundError if there is none, ValueError for another diffusion.
     """
     source = find(folder, None, "")
-    if not _same(build_sde(source.config["sde"]), sde):
+    if not same_diffusion(build_sde(source.config["sde"]), sde):
         options = source.config["sde"].items()
         typed = " ".join("sde=" + value if key == "name" else _override(f"sde.{key}", value) for key, value in options)
         raise ValueError(f"init={folder} was trained under another diffusion; to start from it give {typed}")
@@ -46,15 +44,6 @@ def initial_params(source: Source, model: UNetConfig) -> dict[str, Any]:
         raise ValueError(f"init={source.path} is another network; to start from it give {typed}")
     network = read_published(source.path) if source.step is None else read_checkpoint(source.path, source.step)
     return network.params
-
-
-def _same(one: SDE, other: SDE) -> bool:
-    """Whether two diffusions have the same marginals at the times that both know."""
-    low, high = max(one.t_0, other.t_0), min(one.T, other.T)
-    if one.is_discrete != other.is_discrete or low >= high:
-        return False
-    t = np.linspace(low, high, 11)
-    return all(np.allclose(a, b, rtol=1e-6, atol=0) for a, b in zip(one.marginal(t), other.marginal(t), strict=True))
 
 
 def _override(key: str, value: Any) -> str:

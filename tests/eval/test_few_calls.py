@@ -1,5 +1,6 @@
 """eval.choose, eval.learn and sampler=learned: on a small network with classes, from files to images."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from jobs import job
 
 import deis
 from eval.choose import row_of
+from eval.features.efficientnet_lite0 import features_of_samples
 from models.sampling.build import build_table
+from models.sampling.draw import conditional_eps, load_trained
+from models.sampling.options import EpsOptions
 
 pytestmark = pytest.mark.slow
 
@@ -32,9 +36,9 @@ def test_every_number_of_calls_has_its_ranking_and_its_table(network: Path, tmp_
     few = ["nfe=[2,3]", "reference_nfe=12", "num_samples=8", "batch_size=4"]
     done = command("eval.choose", network, *few, "run_dir=chosen", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    lines = (tmp_path / "chosen" / "choices.csv").read_text().splitlines()
-    assert lines[0] == "nfe,rank,rms,sampler,method,num_samples,options"
-    best = {line.split(",")[0]: line.split(",") for line in lines[1:] if line.split(",")[1] == "1"}
+    names, *lines = csv.reader((tmp_path / "chosen" / "choices.csv").read_text().splitlines())
+    assert names == ["nfe", "rank", "rms", "sampler", "method", "num_samples", "options"]
+    best = {line[0]: line for line in lines if line[1] == "1"}
     for nfe in ("2", "3"):
         table = deis.Table.load(tmp_path / "chosen" / f"nfe_00{nfe}.safetensors", deis.vp_linear())
         assert (table.nfe, table.name) == (int(nfe), best[nfe][3])
@@ -80,6 +84,12 @@ def test_a_learned_table_is_nearer_and_a_second_call_changes_nothing(network: Pa
         ("eval.learn", ["loss=psnr"], "loss must be one of mse, log_mse, l1, huber, got 'psnr'"),
         ("eval.learn", ["learn=[nodes]"], "learn must name some of grid, time, coefficients, got nodes"),
         ("eval.learn", ["sampler=ddpm"], "DDPM adds noise"),
+        ("eval.learn", ["features=vgg"], "features must be null or efficientnet_lite0, got 'vgg'"),
+        (
+            "eval.learn",
+            ["features=efficientnet_lite0", "extractor=efficientnet_lite0"],
+            "FID is not to be measured by what is learned from",
+        ),
         ("sample.py", ["sampler=learned"], "sampler.table has no value: write sampler.table=VALUE"),
         ("sample.py", ["sampler=learned", "sampler.table=null"], "sampler=learned needs sampler.table=FILE"),
         ("sample.py", ["sampler=learned", "sampler.table=none.safetensors"], "there is no table none.safetensors"),
@@ -95,13 +105,29 @@ def test_what_cannot_work_is_refused_before_anything_is_drawn(
     assert not list(tmp_path.iterdir())
 
 
+def test_features_can_be_learned_from(network: Path, tmp_path: Path) -> None:
+    """One step, and no more can be asked of two images: what comes out is a table, and the curve is in features."""
+    few = ["nfe=2", "reference_nfe=12", "micro_batch=1", "trajectories=2", "batch_size=2", "num_samples=2", "steps=1"]
+    options = ["sampler=ddim", "features=efficientnet_lite0", "run_dir=f"]
+    done = command("eval.learn", network, *few, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first = (tmp_path / "f" / "curve.csv").read_text().splitlines()[1]
+    kept = {name: found[1:] for name, found in np.load(tmp_path / "f" / "trajectories.npz").items()}
+    net = load_trained(network, None)
+    table = deis.tables.ddim(net.sde, deis.timesteps(net.sde, 2))
+    eps_fn = conditional_eps(net, EpsOptions())
+    drawn = deis.sample(table, lambda x, t: eps_fn(x, t, kept["label"]), kept["x_T"])
+    apart = features_of_samples(drawn) - features_of_samples(kept["x_0"])
+    assert float(first.split(",")[1]) == pytest.approx(float(np.sqrt(np.mean(apart**2))), rel=1e-3)
+
+
 def test_every_candidate_can_be_typed() -> None:
     """The options that a ranking names build the same table: every solver on one grid, and every grid."""
     sde = deis.vp_linear()
     seen: set[tuple] = set()
     for table in deis.learn.untrained(sde, 6):
         about = dict(table.about)
-        grid, solver = (about.pop("ts_phase"), about.pop("ts_order")), tuple(about.items())
+        grid, solver = (about.pop("ts_phase"), about.pop("ts_order", None)), tuple(about.items())
         if {grid, solver} <= seen:
             continue
         seen |= {grid, solver}

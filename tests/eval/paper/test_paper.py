@@ -19,6 +19,7 @@ from eval.paper.outline import duration, outline
 from eval.paper.page import latex, paper_page, write_records
 from eval.paper.plan import Adaptive, Analytic, plan_cells
 from eval.paper.spec import AdaptiveRow, Ordering, Paper, Published, validate
+from models.sampling.options import EpsOptions, given
 
 PAPERS = sorted(path.stem for path in (ROOT / "conf" / "paper").glob("*.yaml"))
 SDES: dict[str, Callable[[], deis.SDE]] = {
@@ -51,7 +52,8 @@ def rows_of(text):
 
 @cache
 def composed(name, *overrides):
-    found = job("table", f"paper={name}", *overrides)
+    needed = ["paper.worse_network=network"] if name == "guidance" else []
+    found = job("table", f"paper={name}", *needed, *overrides)
     validate(found.paper)
     sde = SDES.get(name, deis.vp_linear)()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
@@ -127,6 +129,8 @@ def test_special_rows_have_their_solvers():
         ("+paper.methods.mine=['sampler=t_ab', 'sampler.order=9']", "order must be 0"),
         ("+paper.methods.mine=['sampler=rho_rk']", "use sampler.nfe=3 or 6"),
         ("+paper.methods.mine=['num_samples=5']", "a row chooses a sampler"),
+        ("+paper.methods.mine=['sampler=ddim', 'guidance=much']", "guidance=much: Value 'much'"),
+        ("+paper.methods.mine=['guidance_network=${paper.worse_network}']", "row mine needs a worse network"),
         ("+paper.methods.mine=['sampler=t_ab', 'sampler.nfe=7']", "a row chooses a sampler"),
         ("paper.analytic=[tAB3]", "sampler=ddim_eta"),
         ("paper.analytic=[mine]", "there is no row 'mine'"),
@@ -136,6 +140,22 @@ def test_special_rows_have_their_solvers():
 def test_what_cannot_be_computed_is_refused_before_anything_is(override, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         composed("seeds", "paper.nfe=[5]", override)
+
+
+def test_rows_have_guidance_of_their_own_over_that_of_the_table():
+    """Rows without it are identified as before, so that finished cells are found again."""
+    paper, planned = composed("guidance")
+    cells = {cell.row: cell for cell in planned}
+    assert given(cells["no guidance"].eps) == {}
+    assert given(cells["interval"].eps) == {"guidance": 2.0, "guidance_interval": [0.2, 2.0]}
+    assert given(cells["autoguidance"].eps) == {"guidance": 2.0, "guidance_network": "network"}
+    assert "guidance" not in cells["no guidance"].options
+    assert cells["rescale"].options["guidance_rescale"] == 0.7
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        whole = plan_cells(paper, deis.vp_linear(), 10, EpsOptions(label=3, guidance=4.0))
+    assert {cell.row: (cell.eps.label, cell.eps.guidance) for cell in whole} == {
+        row: (3, cell.eps.guidance or 4.0) for row, cell in cells.items()
+    }
 
 
 @pytest.mark.parametrize(

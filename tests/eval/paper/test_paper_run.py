@@ -21,12 +21,14 @@ from deis import adaptive, tables
 from eval.features.config import ExtractorConfig
 from eval.features.pixels import pixels_extractor
 from eval.metrics.frechet import feature_statistics, frechet_distance
+from eval.metrics.precision_recall import precision_recall
 from eval.metrics.reference import load_reference
 from eval.paper.compute import Costs, Setup, eps_norm, measure_cell, samples, warm_up
 from eval.paper.plan import Adaptive, Analytic, Cell
 from formats.files import read_npz
 from models.sampling.build import build_sde
-from models.sampling.draw import Trained, draw, starts, trained
+from models.sampling.draw import Trained, draw, load_trained, starts, trained
+from models.sampling.options import EpsOptions, check_eps
 from models.score import eps_fn
 
 pytestmark = pytest.mark.slow
@@ -135,7 +137,7 @@ def test_adaptive_cells_are_dopri5_from_the_seeds_noise_and_count_its_calls(setu
 def test_analytic_ddims_statistic_is_that_of_the_network_and_estimated_once(setup: Setup) -> None:
     sde = setup.net.sde
     solver = Analytic(sde, deis.timesteps(sde, 3), 0.0, False)
-    norm = eps_norm(setup, solver)
+    norm = eps_norm(setup, cell(solver))
     x_0 = data.to_float(data.load(setup.dataset, "train").images[:512])
     at = starts(setup.net, list(range(512)))
     network = jax.jit(eps_fn(setup.net.network, sde, setup.net.params, at.label))
@@ -145,12 +147,36 @@ def test_analytic_ddims_statistic_is_that_of_the_network_and_estimated_once(setu
     assert norm.shape == (4,)
     assert norm[1] == pytest.approx(float((e**2).mean()), rel=0.05), "other noise, the same expectation"
     setup.costs.now = "again"
-    np.testing.assert_array_equal(eps_norm(setup, solver), norm)
+    np.testing.assert_array_equal(eps_norm(setup, cell(solver)), norm)
     assert "again" not in setup.costs.compiled
     moved = replace(setup, net=setup.net._replace(params=jax.tree.map(lambda leaf: leaf * 1.0001, setup.net.params)))
-    eps_norm(moved, solver)
+    eps_norm(moved, cell(solver))
     assert "again" in setup.costs.compiled, "other weights, another statistic"
     assert measure_cell(setup, cell(solver), "one", nothing)["fid"] > 0
+
+
+def test_a_guided_cell_is_drawn_with_its_guidance_and_its_worse_network(setup: Setup, tmp_path: Path) -> None:
+    """Precision and recall are measured where there are features of the training images to compare with."""
+    away = EpsOptions(guidance=3.0, guidance_network=str(published_network.write(tmp_path / "worse")))
+    worse = check_eps(away, {"model": {"image_size": 8, "image_channels": 1}, "sde": setup.sde})
+    reference = load_reference(setup.extractor, setup.dataset, with_features=True)
+    assert worse is not None
+    assert reference.features is not None
+    setup = replace(setup, worse={away.guidance_network: worse}, reference_features=reference.features)
+    net, params = setup.net, setup.net.params
+    setup = replace(setup, net=net._replace(params=jax.tree.map(lambda leaf: 1.1 * leaf, params)))
+    solver = table(net.sde, 2)
+    guided = replace(cell(solver), eps=away)
+    assert setup.identity_of(cell(solver)) == setup.identity
+    assert setup.identity_of(guided)["worse"]["sha256"] == worse.config["sha256"]
+    net = setup.net._replace(worse=load_trained(worse.path, None))
+    images = data.to_uint8(np.concatenate(list(draw(net, solver, list(SEEDS), 10, away))), "round")
+    record = measure_cell(setup, guided, "one", nothing)
+    expected = precision_recall(setup.extractor.features(images), reference.features)
+    assert (record["precision"], record["recall"]) == (expected.precision, expected.recall)
+    assert np.abs(read_npz(setup.folder / "one.npz")["images"].astype(int) - images[:4]).max() <= 1
+    plain = measure_cell(setup, cell(solver), "two", nothing)
+    assert plain["fid"] != record["fid"]
 
 
 def test_identity_follows_weights_diffusion_images_and_features(setup: Setup, network) -> None:

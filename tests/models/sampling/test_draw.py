@@ -4,10 +4,12 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import deis
-from models.sampling.build import EpsOptions
-from models.sampling.draw import Trained, changed_eps, starts
+from deis import guidance, wrappers
+from models.sampling.draw import Trained, changed_eps, draw, starts
+from models.sampling.options import EpsOptions
 from models.score import Network
 
 
@@ -53,3 +55,74 @@ def test_another_percentile_does_not_compile_again() -> None:
     ]
     assert len(traced) == 1
     assert not np.allclose(*samples)
+
+
+def with_classes(traced: list[int], scale: float = 0.5, classes: int = 3) -> Trained:
+    """A network of three classes and none, whose answers differ between them."""
+
+    def apply(params: Any, x: Any, time: Any, label: Any, dropout_keys: Any) -> Any:
+        traced.append(1)
+        shift = 0.0 if label is None else 0.3 * label[:, None, None, None]
+        return params * jnp.sin(3 * x + shift)
+
+    network = Network(apply, time="t", input="x", null_label=classes or None)
+    return Trained(network, jnp.float32(scale), deis.vp_linear(), (8, 8, 1), classes)
+
+
+GUIDED: dict[str, dict[str, Any]] = {
+    "classifier-free": {"guidance": 3.0},
+    "interval": {"guidance": 3.0, "guidance_interval": [0.5, 2.0]},
+    "rescale": {"guidance": 3.0, "guidance_rescale": 0.7},
+    "APG": {"guidance": 3.0, "guidance_parallel": 0.0, "guidance_norm": 0.5},
+    "all": {"guidance": 3.0, "guidance_rescale": 0.5, "guidance_parallel": 0.2, "guidance_interval": [0.1, 5.0]},
+    "clipped": {"guidance": 3.0, "clip": True},
+    "thresholded": {"guidance": 3.0, "guidance_norm": 2.0, "threshold": 90.0},
+}
+
+
+@pytest.mark.parametrize("worse_classes", [None, 3, 0], ids=["null class", "autoguidance", "unconditional"])
+@pytest.mark.parametrize("options", [EpsOptions(**options) for options in GUIDED.values()], ids=GUIDED)
+def test_options_are_the_rules_of_guidance(options: EpsOptions, worse_classes: int | None) -> None:
+    net = with_classes([])
+    if worse_classes is not None:
+        net = net._replace(worse=with_classes([], 0.2, worse_classes))
+    at, sde = starts(net, [0, 1, 2]), net.sde
+
+    def eps(x: Any, t: Any, label: Any, net: Trained = net) -> Any:
+        return net.network.apply(net.params, x, t, label, None)
+
+    rule: guidance.Rule = guidance.linear
+    if options.guidance_parallel is not None or options.guidance_norm is not None:
+        share = 1.0 if options.guidance_parallel is None else options.guidance_parallel
+        rule = guidance.projected(sde, share, options.guidance_norm)
+    if options.guidance_rescale is not None:
+        rule = guidance.rescaled(sde, options.guidance_rescale, rule)
+    weight: Any = options.guidance
+    if options.guidance_interval is not None:
+        weight = guidance.interval(sde, weight, *options.guidance_interval)
+    if net.worse is None:
+        expected = wrappers.classifier_free_guidance(eps, at.label, jnp.full(3, 3), weight, rule)
+    else:
+        label = at.label if worse_classes else None
+        away = lambda x, t: eps(x, t, label, net.worse)  # noqa: E731
+        expected = wrappers.autoguidance(lambda x, t: eps(x, t, at.label), away, weight, rule)
+    if options.clip:
+        expected = wrappers.clip_x_0(sde, expected)
+    if options.threshold is not None:
+        expected = wrappers.threshold_x_0(sde, expected, options.threshold)
+    for t in (np.float32(0.2), np.float32(0.9)):
+        np.testing.assert_allclose(changed_eps(net, at, options)(at.x_T, t), expected(at.x_T, t), rtol=1e-6, atol=1e-6)
+
+
+def test_batches_do_not_change_guided_images_and_other_values_do_not_compile_again() -> None:
+    traced: list[int] = []
+    net = with_classes(traced)._replace(worse=with_classes(traced, 0.2))
+    table = deis.tables.t_ab(net.sde, deis.timesteps(net.sde, 4))
+    options = EpsOptions(None, 3.0, "worse", [0.2, 20.0], 0.5, 0.0, 2.0, threshold=95.0)
+    seeds = [5, 6, 7, 8, 9]
+    whole = np.concatenate(list(draw(net, table, seeds, 5, options)))
+    calls = len(traced)
+    other = EpsOptions(2, 1.5, "worse", [0.5, 5.0], 0.7, 0.5, 1.0, threshold=90.0)
+    assert not np.allclose(np.concatenate(list(draw(net, table, seeds, 5, other))), whole)
+    assert len(traced) == calls
+    np.testing.assert_allclose(np.concatenate(list(draw(net, table, seeds, 2, options))), whole, atol=1e-5)
