@@ -16,7 +16,10 @@ from docs.notebooks import markdown
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
-PLAIN = ("models/convert.py", "eval/report/__main__.py")  # commands without a file in conf/; their docstring is the help
+PLAIN = (
+    "models/convert.py",
+    "eval/report/__main__.py",
+)  # commands without a file in conf/; their docstring is the help
 
 
 def on_files(files: Any, config: Any) -> Any:

@@ -48,7 +48,9 @@ def outputs(code: str, names: dict[str, Any]) -> list[str]:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(tree, "<cell>", "exec"), names)
-        value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), names) if isinstance(last, ast.Expr) else None
+        value = (
+            eval(compile(ast.Expression(last.value), "<cell>", "eval"), names) if isinstance(last, ast.Expr) else None
+        )
     text = printed.getvalue() + ("" if value is None else repr(value))
     parts = [f"```text\n{text.rstrip()}\n```"] if text.strip() else []
     for number in pyplot.get_fignums():

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # From the ODE to tAB-DEIS
 #
-# What the paper (arXiv 2204.13902) puts together, one ingredient after the other, each with a plot of what it gains. The
-# data are four clusters in the plane, for which the perfect network is a formula.
+# What the paper (arXiv 2204.13902) puts together, one ingredient after the other, each with a plot of what it gains.
+# The data are four clusters in the plane, for which the perfect network is a formula.
 
 # %%
 import jax

@@ -35,10 +35,11 @@ print(table.name, table.nfe, "network calls")
 noise = net.sde.prior_sample(jax.random.key(0), (10, *net.image_shape))
 x_0 = deis.sample(table, network, noise)
 
+
 # %%
 def show(rows):
     """Images, a row for each entry of the dict."""
-    fig, axes = plt.subplots(len(rows), 10, figsize=(10, 1.15 * len(rows)), squeeze=False)
+    _, axes = plt.subplots(len(rows), 10, figsize=(10, 1.15 * len(rows)), squeeze=False)
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         line[0].set_title(name, loc="left", fontsize=9)
         for ax, image in zip(line, np.asarray(images), strict=True):

@@ -44,7 +44,7 @@ for name, table in {"DDIM": ddim, "chosen": base, "learned": learned}.items():
     print(f"{name:8s} median distance {np.median(distance):.4f}")
 
 # %%
-fig, axes = plt.subplots(1, 3, figsize=(9, 3), sharex=True, sharey=True)
+_, axes = plt.subplots(1, 3, figsize=(9, 3), sharex=True, sharey=True)
 for ax, (name, table) in zip(axes, {"fine": fine, "chosen": base, "learned": learned}.items(), strict=True):
     ax.plot(*np.asarray(deis.sample(table, network, new_x_T)).T, ".", markersize=2)
     ax.set_title(f"{name}, {table.nfe} calls")

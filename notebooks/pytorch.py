@@ -2,11 +2,12 @@
 # # PyTorch and diffusers
 #
 # The same tables run on tensors, and JAX need not be installed. Any network of diffusers is one function away.
-# This notebook needs torch, and diffusers for its second half.
+# This notebook needs torch, and diffusers for its second half (`make test-peers` sets up both).
 
 # %%
 import numpy as np
 import torch
+from diffusers import UNet2DModel
 
 import deis
 import deis.torch
@@ -28,12 +29,10 @@ with torch.no_grad():
 print(f"standard deviation {x_0.std():.3f}, of the data 0.5, in {table.nfe} calls")
 
 # %% [markdown]
-# With a `UNet2DModel` of diffusers the function is `lambda x, t: unet(x, t).sample`. Here one with random weights, of the
-# size of a toy, so that nothing is downloaded:
+# With a `UNet2DModel` of diffusers the function is `lambda x, t: unet(x, t).sample`. Here one with random weights, of
+# the size of a toy, so that nothing is downloaded:
 
 # %%
-from diffusers import UNet2DModel
-
 torch.manual_seed(0)
 unet = UNet2DModel(
     sample_size=8,

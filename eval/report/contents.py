@@ -22,7 +22,9 @@ def report(folder: Path) -> str:
         return page(str(folder), [heading(1, str(folder)), *_run(folder)])
     runs = sorted({path.parent for path in folder.glob("*/status.json")}, key=lambda run: (len(run.name), run.name))
     if not runs:
-        raise FileNotFoundError(f"{folder} holds no run, nor runs one level below; give the folder that a command printed")
+        raise FileNotFoundError(
+            f"{folder} holds no run, nor runs one level below; give the folder that a command printed"
+        )
     parts = [heading(1, str(folder))]
     if any("sampler" in read_status(run) for run in runs):
         parts += _comparison(folder)
@@ -61,7 +63,9 @@ def _run(folder: Path) -> list[str]:
     records = read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").is_file() else []
     trained = any("loss" in record for record in records)
     if trained:
-        values |= {key: value for record in records for key, value in record.items() if not key.startswith("loss_level")}
+        values |= {
+            key: value for record in records for key, value in record.items() if not key.startswith("loss_level")
+        }
     parts = [facts(values)]
     parts += [html_of_markdown(path.read_text()) for path in sorted(folder.glob("*.md"))]
     if trained:
@@ -83,5 +87,3 @@ def _pictures(folder: Path, trained: bool) -> list[Path]:
     step = max(1, -(-len(grids) // GRIDS_OF_A_TRAINING))
     hidden = set(grids) - set(grids[::-1][::step])
     return [found[stem] for stem in sorted(found) if stem not in hidden]
-
-

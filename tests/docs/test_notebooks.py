@@ -30,7 +30,7 @@ def test_cells_and_what_they_show() -> None:
         ("code", 'x = 2\nprint("two")\nx + 1'),
         ("code", "# a comment\ny = x"),
     ]
-    shown = "# Title\n\nText.\n\n```python\nx = 2\nprint(\"two\")\nx + 1\n```\n\n{}```python\n# a comment\ny = x\n```\n"
+    shown = '# Title\n\nText.\n\n```python\nx = 2\nprint("two")\nx + 1\n```\n\n{}```python\n# a comment\ny = x\n```\n'
     assert markdown(SOURCE, run=True) == shown.format("```text\ntwo\n3\n```\n\n")
     assert markdown(SOURCE, run=False) == shown.format("")
 
@@ -42,6 +42,7 @@ def test_a_figure_is_shown_within_the_text() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_to_compile")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path, tmp_path: Path) -> None:
     if "import torch" in path.read_text() and not (find_spec("torch") and find_spec("diffusers")):

@@ -93,7 +93,11 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
 
 def first_choice(word: str) -> str:
     override = OverridesParser.create().parse_override(word)
-    return f"{override.key_or_group}={next(iter(override.sweep_string_iterator()))}" if override.is_sweep_override() else word
+    return (
+        f"{override.key_or_group}={next(iter(override.sweep_string_iterator()))}"
+        if override.is_sweep_override()
+        else word
+    )
 
 
 def register(config: str) -> None:

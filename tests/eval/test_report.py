@@ -112,7 +112,9 @@ def test_a_sweep_of_trainings(tmp_path: Path) -> None:
 def test_a_table_of_the_paper(tmp_path: Path) -> None:
     """Its page, and its plot as SVG, which stays sharp."""
     (tmp_path / "status.json").write_text('{"status": "done", "command": "table"}')
-    (tmp_path / "table.md").write_text("# T\n\n| sampler | 5 |\n|---|---:|\n| a < b | **1** <sup>+1</sup> |\n\nOf `x_0`.\n")
+    (tmp_path / "table.md").write_text(
+        "# T\n\n| sampler | 5 |\n|---|---:|\n| a < b | **1** <sup>+1</sup> |\n\nOf `x_0`.\n"
+    )
     (tmp_path / "fid_vs_nfe.svg").write_text("<svg/>")
     (tmp_path / "fid_vs_nfe.png").write_bytes(b"png")
     page = report(tmp_path)
