@@ -5,14 +5,16 @@
 # They set up .venv first; a second run does not install again.
 #
 # make test-fast    the tests that start no processes, in two minutes
+# make docs         the site, into build/site/ (make docs-serve shows it at http://127.0.0.1:8000); its own .venv-docs
 # make test-peers   compare with diffusers, and test torch and optional plugins, in an environment of their own, .venv-peers
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 PEERS_READY := .venv-peers/.ready
+DOCS_READY := .venv-docs/.ready
 
-.PHONY: demo paper paper-long test test-fast test-peers check clean
+.PHONY: demo paper paper-long test test-fast test-peers check docs docs-serve clean
 
 demo: $(READY)
 	$(BIN)/python train.py experiment=demo
@@ -42,19 +44,33 @@ test-fast: $(READY)
 
 test-peers: $(PEERS_READY)
 	.venv-peers/bin/python -m pytest tests/peers tests/deis/sampler/test_torch*.py tests/deis/test_guidance.py \
-		tests/test_docs.py tests/runs/test_sweeps.py
+		tests/test_docs.py tests/docs/test_notebooks.py \
+		tests/runs/test_sweeps.py
 
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 
+MKDOCS := NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs
+# the one on PyTorch is shown without results: torch is in .venv-peers alone, whose tests run it
+NOTEBOOKS := $(patsubst %.py,build/%.md,$(filter-out notebooks/pytorch.py,$(wildcard notebooks/*.py)))
+docs: $(DOCS_READY) $(NOTEBOOKS)
+	$(MKDOCS) build --strict
+
+docs-serve: $(DOCS_READY) $(NOTEBOOKS)
+	$(MKDOCS) serve
+
+build/notebooks/%.md: notebooks/%.py docs/notebooks.py | $(READY)
+	$(BIN)/python -m docs.notebooks $< $@
+
 clean:
-	rm -rf .venv .venv-peers
+	rm -rf .venv .venv-peers .venv-docs
 
 $(READY): requirements.txt
 $(PEERS_READY): requirements-peers.txt requirements-cluster.txt requirements.txt
-$(READY) $(PEERS_READY):
+$(DOCS_READY): requirements-docs.txt
+$(READY) $(PEERS_READY) $(DOCS_READY):
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Int, Num, UInt8
@@ -219,7 +219,7 @@ def _plain_numbers(axes: Any) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def loss_curve_plot(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+def loss_curve_plot(path: Path | IO[bytes], records: Sequence[Mapping[str, Any]]) -> None:
     """Plot the loss of a run from its metrics.jsonl: "step" with "loss" (training), "eval_loss" (held out) or both.
 
     The training loss is drawn faintly, and again as a centred running mean over a twentieth of the run. Raises

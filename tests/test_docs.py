@@ -57,6 +57,11 @@ def test_the_library_example_of_the_readme():
     assert run("README.md")["x_0"].shape == (64, 32, 32, 3)
 
 
+@pytest.mark.parametrize("page", ["index.md", "tutorials/own_code.md", "tutorials/own_solver.md"])
+def test_the_pages_that_begin_with_code(page: str) -> None:
+    run(f"docs/{page}")
+
+
 def test_the_page_on_few_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = run("docs/few_calls.md")
