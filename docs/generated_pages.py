@@ -27,8 +27,8 @@ def on_files(files: Any, config: Any) -> Any:
     import jupytext
     from mkdocs.structure.files import File
 
-    for path, text in pages().items():
-        files.append(File.generated(config, path, content=text))
+    for name, text in pages().items():
+        files.append(File.generated(config, name, content=text))
     for path in NOTEBOOKS:
         book = jupytext.writes(jupytext.read(path, fmt="py:percent"), fmt="ipynb")
         files.append(File.generated(config, f"notebooks/{path.stem}.ipynb", content=book))

@@ -25,20 +25,18 @@ exact = IN_2D.log_density(x_0, sde.s(sde.t_0), sde.sigma(sde.t_0))
 # ## Log-density by network calls
 
 # %%
-for name, solver in {
-    "tAB3": deis.tables.t_ab,
-    "rho3Kutta": partial(deis.tables.rho_rk, rk_method="3kutta"),
-}.items():
-    calls, errors = [], []
+kutta = partial(deis.tables.rho_rk, rk_method="3kutta")
+for name, solver in (("tAB3", partial(deis.tables.t_ab, order=3)), ("rho3Kutta", kutta)):
+    made, errors = [], []
     for num_step in (6, 12, 24):
         flow = partial(encode, ts=deis.timesteps(sde, num_step, "log"), solver=solver)
         log_p, nfe = log_prob(sde, network, x_0, flow)
-        calls.append(nfe)
+        made.append(nfe)
         errors.append(float(np.abs(np.mean(log_p - exact))))
-    plt.loglog(calls, errors, "o-", label=name)
+    plt.loglog(made, errors, "o-", label=name)
 plt.xlabel("network calls")
 plt.ylabel("error of the mean log-density, nats")
-_ = plt.legend()
+plt.legend()
 
 # %% [markdown]
 # ## There and back
@@ -47,9 +45,8 @@ _ = plt.legend()
 
 # %%
 ts = deis.timesteps(sde, 20, "log")
-solver = partial(deis.tables.rho_rk, rk_method="3kutta")
-x_T, calls = encode(sde, network, x_0, ts, solver)
-back, _ = decode(sde, network, x_T, ts, solver)
+x_T, calls = encode(sde, network, x_0, ts, kutta)
+back = decode(sde, network, x_T, ts, kutta)[0]
 print(f"{calls} calls each way, distance {float(np.abs(back - x_0).max()):.1e}")
 
 # %% [markdown]
@@ -62,7 +59,7 @@ one, two = x_T[0], x_T[1]
 angle = np.arccos(np.vdot(one, two) / np.linalg.norm(one) / np.linalg.norm(two))
 w = np.linspace(0, 1, 200)[:, None]
 between = (np.sin((1 - w) * angle) * one + np.sin(w * angle) * two) / np.sin(angle)
-path, _ = decode(sde, network, between, ts, solver)
+path = decode(sde, network, between, ts, kutta)[0]
 plt.plot(*np.asarray(x_0).T, ".", color="lightgray")
 plt.plot(*np.asarray(path).T, ".-", markersize=3)
-_ = plt.axis("equal")
+plt.axis("equal")

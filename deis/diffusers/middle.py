@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from deis.table import Table, eps_table
-from deis.tables.pure_noise import _joined as joined
+from deis.tables.single_step import join
 
 
 def begun_at(row: int, table: Table, restart: Callable[[float], Table | None]) -> Table:
@@ -47,4 +47,4 @@ def _joined(table: Table, row: int, first: int, rest: Table | None) -> Table:
     nodes = slice(row, first + 1)
     rho = table.rho[nodes]
     head = eps_table(table.name, table.t[nodes], table.s[nodes], rho, np.diff(rho)[:, None])
-    return head if rest is None else joined(table.name, [head, rest])
+    return head if rest is None else join(table.name, [head, rest])

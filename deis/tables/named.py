@@ -9,7 +9,7 @@ import numpy as np
 from deis.sde import SDE
 from deis.table import Table, eps_table
 from deis.tables import METHODS, PAPER_NAMES
-from deis.tables.pure_noise import _joined as joined
+from deis.tables.single_step import join
 
 Solver = Callable[[SDE, np.ndarray, bool], Table]
 """(sde, nodes, whether one more network call, at the last of them, leads to sigma = 0) -> table."""
@@ -46,4 +46,4 @@ def _takes_denoise(build: Callable[..., Table]) -> bool:
 def _denoised(table: Table) -> Table:
     """The table with one more row, which evaluates at the result and steps to sigma = 0: x is the predicted x_0."""
     ends = np.repeat(table.t[-1:], 2), np.append(table.s[-1:], 1.0), np.append(table.rho[-1:], 0.0)
-    return joined(table.name, [table, eps_table(table.name, *ends, -table.rho[-1:, None])])
+    return join(table.name, [table, eps_table(table.name, *ends, -table.rho[-1:, None])])

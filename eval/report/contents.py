@@ -37,7 +37,7 @@ def report(folder: Path) -> str:
 
 def _comparison(folder: Path) -> list[str]:
     """The table of a sweep of sample.py, and its plot if FIDs were measured."""
-    rows = arrange(gather(folder))
+    rows = arrange(gather(folder)[0])
     parts = [html_of_markdown(sweep_page(rows))]
     points = [
         run | {"sampler": name} for name, cells in rows.items() for run in cells.values() if run.get("fid") is not None
