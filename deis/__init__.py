@@ -17,12 +17,14 @@ from deis.sde import (
     DiscreteVPSDE,
     discrete_vp,
     edm,
+    flow,
     get_cos_alpha_fns,
     get_linear_alpha_fns,
     sub_vp,
     ve,
     vp_cosine,
     vp_linear,
+    vp_zero_snr,
 )
 from deis.table import Table
 
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
     from deis.learn.choosing import choose
     from deis.sampler import get_sampler, sample, trajectory
 
-__all__ = ["SDE", "DiscreteVPSDE", "discrete_vp", "edm", "sub_vp", "ve", "vp_cosine", "vp_linear"]
-__all__ += ["VPSDE", "get_cos_alpha_fns", "get_linear_alpha_fns", "get_sampler"]
+__all__ = ["SDE", "DiscreteVPSDE", "discrete_vp", "edm", "flow", "sub_vp", "ve", "vp_cosine", "vp_linear"]
+__all__ += ["VPSDE", "get_cos_alpha_fns", "get_linear_alpha_fns", "get_sampler", "vp_zero_snr"]
 __all__ += ["Table", "__version__", "choose", "sample", "tables", "timesteps", "trajectory"]
 
 __version__ = "0.1.0"

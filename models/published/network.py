@@ -113,8 +113,12 @@ def read_published_config(folder: Path) -> dict[str, Any]:
 
 
 def _are_plain(options: Any) -> bool:
-    """Whether they are named as Python's are, and each is a text, a number, true, false or null, none without end."""
+    """Whether they are named as Python's are, and each is a text, a number, true, false or null, or a list of these."""
     return isinstance(options, dict) and all(
-        name.isidentifier() and len(name) < 100 and (value is None or isinstance(value, str | int | float))
+        name.isidentifier()
+        and len(name) < 100
+        and all(
+            one is None or isinstance(one, str | int | float) for one in (value if type(value) is list else [value])
+        )
         for name, value in options.items()
     )

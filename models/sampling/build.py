@@ -26,7 +26,11 @@ from formats.files import read_npz, write_npz
 Options = dict[str, Any]
 
 SDES: dict[str, Callable[..., deis.SDE]] = {
-    sde.__name__: sde for sde in (deis.vp_linear, deis.vp_cosine, deis.sub_vp, deis.ve, deis.edm, deis.discrete_vp)
+    sde.__name__: sde
+    for sde in (
+        *(deis.vp_linear, deis.vp_cosine, deis.vp_zero_snr, deis.sub_vp, deis.ve, deis.edm, deis.discrete_vp),
+        deis.flow,
+    )
 }
 
 KEPT = Path("~/.cache/deis/grids").expanduser()
@@ -237,5 +241,5 @@ def _option_types(function: Callable[..., Any]) -> dict[str, Any]:
 def _plain(hint: Any) -> Any:
     """A type that can be typed on a command line: of several, the first of these that is allowed."""
     allowed = get_args(hint) or (hint,)
-    plain = next(one for one in (str, bool, int, float) if one in allowed)
+    plain: Any = next(one for one in (str, bool, int, float, list[float]) if one in allowed)
     return plain | None if type(None) in allowed else plain

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 import deis
 from deis import guidance
 from deis.wrappers import autoguidance, classifier_free_guidance, clip_x_0, threshold_x_0
-from models.config import UNetConfig
+from models.config import UNetConfig, validate_diffusion
 from models.published.network import read_checkpoint, read_published
 from models.sampling.build import build_sde
 from models.sampling.options import EpsOptions, given, values_of
@@ -46,7 +46,11 @@ class Start(NamedTuple):
 
 
 def trained(model: UNetConfig, sde: deis.SDE, params: Params) -> Trained:
-    """Parameters of the network that `model` describes, ready to draw with: on every device of this process."""
+    """Parameters of the network that `model` describes, ready to draw with: on every device of this process.
+
+    Raises ValueError for a network that the SDE cannot begin with.
+    """
+    validate_diffusion(model, sde)
     assert model.image_size is not None
     assert model.image_channels is not None
     shape = (model.image_size, model.image_size, model.image_channels)
