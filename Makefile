@@ -44,8 +44,7 @@ test-fast: $(READY)
 
 test-peers: $(PEERS_READY)
 	.venv-peers/bin/python -m pytest tests/peers tests/deis/sampler/test_torch*.py tests/deis/test_guidance.py \
-		tests/test_docs.py tests/docs/test_notebooks.py \
-		tests/runs/test_sweeps.py
+		tests/test_docs.py tests/docs/test_notebooks.py tests/runs/test_sweeps.py tests/runs/test_log.py
 
 check: $(READY)
 	$(BIN)/ruff check .
