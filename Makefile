@@ -43,8 +43,9 @@ test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal --fast
 
 test-peers: $(PEERS_READY)
-	.venv-peers/bin/python -m pytest tests/peers tests/deis/sampler/test_torch.py tests/deis/test_guidance.py \
-		tests/test_docs.py tests/docs/test_notebooks.py tests/runs/test_sweeps.py
+	.venv-peers/bin/python -m pytest tests/peers tests/deis/sampler/test_torch*.py tests/deis/test_guidance.py \
+		tests/test_docs.py tests/docs/test_notebooks.py \
+		tests/runs/test_sweeps.py
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -76,5 +77,5 @@ $(READY) $(PEERS_READY) $(DOCS_READY):
 	$(if $(NO_DEPS),$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(NO_DEPS))
 	touch $@
 
-# these ask for torchvision, which does not fit every build of torch, and of which the comparisons need nothing
-$(PEERS_READY): NO_DEPS := torch-fidelity==0.4.0 pytorch-fid==0.3.0
+# these ask for torchvision, which does not fit every build of torch, and more of which the comparisons need nothing
+$(PEERS_READY): NO_DEPS := torch-fidelity==0.4.0 pytorch-fid==0.3.0 k-diffusion==0.1.1.post1

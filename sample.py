@@ -3,10 +3,10 @@
 import json
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from omegaconf import MISSING, DictConfig
@@ -14,23 +14,28 @@ from tqdm import tqdm
 
 import data
 import deis
-from data.config import DatasetConfig
-from eval.features.config import ExtractorConfig
-from eval.figures import denoising_gif, image_grid, samples_picture, save_png
-from eval.job import MeasuringJob, check_measuring, dataset_of, origin, require_positive
-from eval.metrics.measurement import VALUES, Measurement, MetricConfig, lines, open_measurement, validate_metrics
-from eval.metrics.reference import missing_features
+from eval.figures import class_grid, denoising_gif, samples_picture, save_png
+from eval.job import (
+    MeasuringJob,
+    check_measuring,
+    check_shared,
+    dataset_of,
+    joined,
+    origin,
+    require_finite,
+    require_positive,
+)
+from eval.metrics.frechet import save_statistics
+from eval.metrics.measurement import VALUES, Measurement, MetricConfig, lines, measurement_of, validate_metrics
 from formats.files import write_atomically
 from models.sampling import single_files
-from models.sampling.build import build_sde, build_table, parse_seeds
+from models.sampling.build import build_sde, build_table, name_seeds, parse_seeds, parse_shard, share
 from models.sampling.options import EpsOptions, check_eps, values_of
 from models.sampling.source import SHIPPED, Source, find, identity
+from models.training.config import DistributedConfig
 from runs import cli, folder, jax_setup
-from runs.errors import NonFiniteError, Stopped, checking, stop_requests
+from runs.errors import Stopped, checking, stop_requests, writing
 from runs.log import open_log
-
-if TYPE_CHECKING:
-    from models.sampling.draw import Trained
 
 NEXT = """Next: python sample.py sampler=ddim sampler.nfe=5              another solver, fewer network calls
       python sample.py gif=true extractor=none                 the images as they come out of the noise
@@ -44,6 +49,7 @@ class SampleJob(MeasuringJob, EpsOptions):
 
     sampler: Any = MISSING
     seeds: str | None = MISSING
+    shard: str | None = MISSING
     keep_samples: bool = MISSING
     save: str = MISSING
     metrics: list[str] | None = MISSING
@@ -53,6 +59,7 @@ class SampleJob(MeasuringJob, EpsOptions):
     guidance_sheet: list[float] | None = MISSING
     gif: bool = MISSING
     gif_samples: int = MISSING
+    distributed: DistributedConfig = MISSING
 
     @property
     def fid_is_asked(self) -> bool:
@@ -70,8 +77,8 @@ class SampleJob(MeasuringJob, EpsOptions):
         return self.keep_samples and self.save != "png"
 
 
-def main(cfg: DictConfig) -> None:
-    """Check the configuration, then draw, measure, and write into the run's folder."""
+def main(cfg: DictConfig) -> float | None:
+    """Check the configuration, then draw, measure, and write into the run's folder; returns the FID."""
     with checking():
         job: SampleJob = cli.to_object(cfg)
         seeds, metrics = check(job)
@@ -84,24 +91,57 @@ def main(cfg: DictConfig) -> None:
             check_eps(replace(job, label=0, guidance=weight), source.config)
         table = build_table(job.sampler, build_sde(source.config["sde"]))
         job.batch_size = min(job.batch_size, len(seeds))  # no more is computed than what is asked for
+        if job.shard is not None:
+            seeds = share(seeds, *parse_shard(job.shard), job.batch_size)
+            if not seeds:
+                raise ValueError(f"shard={job.shard} gets none of the batches of batch_size={job.batch_size}; lower it")
         config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
+        if before := folder.finished(run_dir, config, source.path):
+            return before.get("metric")
         done = single_files.drawn_before(run_dir, seeds, origin_of_images(job, source, worse)) if job.in_files else []
-    with folder.occupy(run_dir, config, sampler=table.name, nfe_asked=nfe_asked(job, table)):
-        print(jax_setup.configure_jax(job.batch_size), file=sys.stderr)
-        measurement = None if metrics is None else measurement_of(job, dataset, metrics, len(seeds))
-        result = draw_images(job, source, worse, table, seeds, done, run_dir, measurement)
-        result |= {"dataset": dataset.name if dataset else None, "overrides": folder.overrides()}
+    using = jax_setup.configure_jax(job.batch_size)
+    with ExitStack() as owned, writing():
+        index, count = owned.enter_context(joined(job.distributed))
+        from models.training import devices  # imports JAX, which is configured by now
+
+        if index == 0:  # it writes all but the other processes' PNG files
+            status = owned.enter_context(
+                folder.occupy(run_dir, config, sampler=table.name, nfe_asked=nfe_asked(job, table))
+            )
+            print(using, file=sys.stderr)
+        with devices.one_at_first():
+            measurement = (
+                measurement_of(job.extractor, dataset, metrics, len(seeds), job.fid_is_asked) if metrics else None
+            )
+        mine = share(seeds, index, count, job.batch_size)
+        parts = devices.gather(draw_images(job, source, worse, table, mine, done, run_dir, measurement))
         if measurement is not None:
+            measurement.gather()
+        if index > 0:
+            return None
+        result = write_images(job, source, worse, table, seeds, parts, run_dir)
+        result |= {"dataset": dataset.name if dataset else None, "overrides": folder.overrides()}
+        if job.shard is not None:
+            single_files.write_origin(run_dir, origin_of_images(job, source, worse))
+            if measurement is not None:
+                save_statistics(run_dir / "statistics.npz", measurement.statistics)
+        elif measurement is not None:
             with checking():
                 result |= measurement.result()
         write_atomically(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
-        with open_log(job.logger, run_dir, "sample", config) as log:
+        with open_log(job.logger, run_dir, "sample", config, f"{table.name} @ {table.nfe}") as log:
+            log.config(origin(source) | {"fid_name": result.get("fid_name")})
             measured = ("nfe", *VALUES, "images_per_s", "seconds", "num_samples")
             log.metrics(source.step or 0, {key: result[key] for key in measured if result.get(key) is not None})
             log.image(source.step or 0, "samples", run_dir / "grid.png")
+            if measurement is not None and job.logger.artifacts:
+                save_statistics(run_dir / "reference.npz", measurement.reference.statistics)
+                log.artifact(f"{measurement.reference.data_name}-statistics", "statistics", run_dir / "reference.npz")
+        status["metric"] = result.get("fid")
     print(f"{summary(result)}, {run_dir}")
     if source.path == SHIPPED:
         print(NEXT, file=sys.stderr)
+    return result.get("fid")
 
 
 def check(job: SampleJob) -> tuple[list[int], MetricConfig | None]:
@@ -110,6 +150,9 @@ def check(job: SampleJob) -> tuple[list[int], MetricConfig | None]:
     require_positive(job, "grid_samples", "gif_samples")
     if job.save not in ("npz", "png", "both"):
         raise ValueError(f"save must be npz, png or both, got {job.save!r}")
+    check_shared(job.distributed, job.run_dir)
+    if job.shard is not None and (job.distributed.mode != "none" or list(job.metrics or ["fid"]) != ["fid"]):
+        raise ValueError("shard= is for one process, and its mean and covariance for metrics=[fid] alone")
     seeds = parse_seeds(job.seeds or f"0-{job.num_samples - 1}")
     if job.extractor is not None and job.extractor.name == "none":
         return seeds, None
@@ -117,28 +160,6 @@ def check(job: SampleJob) -> tuple[list[int], MetricConfig | None]:
     metrics = MetricConfig(names, job.kid_subsets, job.kid_subset_size)
     validate_metrics(metrics, len(seeds) if job.fid_is_asked else None)
     return seeds, metrics
-
-
-def measurement_of(
-    job: SampleJob, dataset: DatasetConfig | None, metrics: MetricConfig, num_samples: int
-) -> Measurement | None:
-    """What measures the samples; None, with one line that says why, if nobody asked and something has to be made first.
-
-    Raises ConfigError for anything that cannot be used.
-    """
-    extractor = job.extractor or ExtractorConfig()
-    if not job.fid_is_asked:
-        missing = "nobody wrote down what images the network learned; give dataset=NAME"
-        if num_samples < 2:
-            missing = "it needs at least 2 images"
-        elif dataset is not None:
-            with checking():
-                missing = missing_features(extractor, dataset) or ""
-        if missing:
-            print(f"no FID: {missing}; extractor=classifier makes what it needs and measures it", file=sys.stderr)
-            return None
-    assert dataset is not None
-    return open_measurement(extractor, dataset, metrics)
 
 
 def origin_of_images(job: SampleJob, source: Source, worse: Source | None) -> dict[str, Any]:
@@ -162,26 +183,21 @@ def draw_images(
     done: list[int],
     run_dir: Path,
     measurement: Measurement | None,
-) -> dict[str, Any]:
-    """Draw the images, measure them, write them, grid.png and the animation, and say what was done.
+) -> dict[str, np.ndarray]:
+    """Draw and measure the images of a process, write PNG files, and gather what `write_images` needs.
 
     done: seeds whose images are in their files already; these are read.
     """
-    from models.sampling.draw import (  # imports JAX, which is configured by now
-        draw,
-        draw_trajectory,
-        guided,
-        labels_of,
-        load_trained,
-    )
+    import jax
+
+    from models.sampling.draw import draw, guided, load_trained
 
     with checking():
         net = guided(load_trained(source.path, source.step), worse)
     place = {seed: i for i, seed in enumerate(seeds)}
-    before = set(done)
-    missing = [seed for seed in seeds if seed not in before]
+    before = [seed for seed in done if seed in place]
+    missing = [seed for seed in seeds if seed not in set(before)]
     kept = np.empty((len(seeds) if job.in_npz else min(job.grid_samples, len(seeds)), *net.image_shape), np.uint8)
-    labels = labels_of(net, seeds, job.label)
 
     def take(these: list[int], images: np.ndarray) -> None:
         if measurement is not None:
@@ -191,8 +207,8 @@ def draw_images(
             if place[seed] < len(kept):
                 kept[place[seed]] = image
 
-    for first in range(0, len(done), job.batch_size):
-        these = done[first : first + job.batch_size]
+    for first in range(0, len(before), job.batch_size):
+        these = before[first : first + job.batch_size]
         with checking():
             take(these, single_files.read_images(run_dir, these))
     if job.in_files:
@@ -201,7 +217,8 @@ def draw_images(
         next(draw(net, deis.tables.ddim(net.sde, table.t[[0, -1]]), seeds[:1], job.batch_size, job))
 
     drawn, seconds = 0, 0.0
-    with stop_requests() as stop_signal, tqdm(total=len(missing), unit="image", leave=False) as bar:
+    hidden = jax.process_index() > 0
+    with stop_requests() as stop_signal, tqdm(total=len(missing), unit="image", leave=False, disable=hidden) as bar:
         clock = time.perf_counter()
         for x_0 in draw(net, table, missing, job.batch_size, job):
             these = missing[drawn : drawn + len(x_0)]
@@ -215,18 +232,37 @@ def draw_images(
             bar.update(len(x_0))
             if stop_signal():
                 then = f"the same command with run_dir={run_dir} goes on" if job.in_files else "none are kept"
-                raise Stopped(stop_signal(), f"stopped after {len(done) + drawn} of {len(seeds)} images; {then}")
+                raise Stopped(stop_signal(), f"stopped after {len(before) + drawn} of {len(seeds)} images; {then}")
             clock = time.perf_counter()
 
+    return {"images": kept, "drawn": np.array(drawn), "seconds": np.array(seconds)}
+
+
+def write_images(
+    job: SampleJob,
+    source: Source,
+    worse: Source | None,
+    table: deis.Table,
+    seeds: list[int],
+    parts: list[dict[str, np.ndarray]],
+    run_dir: Path,
+) -> dict[str, Any]:
+    """Write samples.npz, grid.png and the animation, and say what was done. parts: what each process has drawn."""
+    from models.sampling.draw import draw_by_guidance, draw_trajectory, guided, labels_of, load_trained
+
+    net = guided(load_trained(source.path, source.step), worse)
+    kept, labels = np.concatenate([part["images"] for part in parts]), labels_of(net, seeds, job.label)
+    drawn, seconds = sum(int(part["drawn"]) for part in parts), max(float(part["seconds"]) for part in parts)
     if job.in_npz:
         rounding, numbers = np.array(job.rounding), np.array(seeds, np.uint32)
         arrays: dict[str, Any] = {"images": kept, "seeds": numbers, "rounding": rounding}
         if labels is not None:
             arrays["labels"] = labels
         np.savez_compressed(run_dir / "samples.npz", **arrays)
-    save_png(run_dir / "grid.png", grid(kept, labels, job))
+    save_png(run_dir / "grid.png", class_grid(kept, labels, job.grid_samples))
     if job.guidance_sheet:
-        samples_picture(run_dir / "guidance.png", sheet(net, table, seeds, job))
+        sheet = draw_by_guidance(net, table, seeds[: 4 if len(seeds) >= 4 else 1], job, job.guidance_sheet)
+        samples_picture(run_dir / "guidance.png", {key: data.to_uint8(x, job.rounding) for key, x in sheet.items()})
     if job.gif:
         denoising_gif(run_dir / "denoising.gif", *draw_trajectory(net, table, seeds[: job.gif_samples], job))
     return {
@@ -238,46 +274,11 @@ def draw_images(
         "num_samples": len(seeds),
         "seconds": seconds,
         "images_per_s": drawn / seconds if drawn else None,
-        "seeds": job.seeds or f"0-{job.num_samples - 1}",
+        "seeds": name_seeds(seeds) if job.shard else job.seeds or f"0-{job.num_samples - 1}",
         **values_of(job),
         "rounding": job.rounding,
         **origin(source),
     }
-
-
-def grid(images: np.ndarray, labels: np.ndarray | None, job: SampleJob) -> np.ndarray:
-    """The picture of `job.grid_samples` images at most: the first ones, or of several classes a row each."""
-    present = np.unique(labels) if labels is not None else np.empty(0)
-    columns = job.grid_samples // max(len(present), 1)
-    if labels is None or len(present) < 2 or columns == 0:
-        return image_grid(images[: job.grid_samples])
-    rows = [np.flatnonzero(labels[: len(images)] == label)[:columns] for label in present]
-    columns = min(map(len, rows))
-    if columns == 0:
-        return image_grid(images[: job.grid_samples])
-    return image_grid(images[np.concatenate([row[:columns] for row in rows])], columns)
-
-
-def sheet(net: "Trained", table: deis.Table, seeds: list[int], job: SampleJob) -> dict[tuple[str, str], np.ndarray]:
-    """The images of the first seed, or of the first four, by class and by weight of guidance."""
-    from models.sampling.draw import draw
-
-    shown, cells = seeds[: 4 if len(seeds) >= 4 else 1], {}
-    for label, weight in product(range(net.num_classes), job.guidance_sheet or ()):
-        options = replace(job, label=label, guidance=weight)
-        (x_0,) = draw(net, table, shown, len(shown), options)
-        cells[f"class {label}", f"guidance {weight:g}"] = data.to_uint8(x_0, job.rounding)
-    return cells
-
-
-def require_finite(x_0: np.ndarray, seeds: list[int], table: deis.Table) -> None:
-    """Raise NonFiniteError for samples with NaN or infinite values, which would become black images without a word."""
-    bad = np.flatnonzero(~np.isfinite(x_0).all(axis=(1, 2, 3)))
-    if len(bad):
-        raise NonFiniteError(
-            f"{table.name} with {table.nfe} network calls gave NaN or infinite values for {len(bad)} of {len(x_0)} "
-            f"images, seed {seeds[bad[0]]} first; the network or the schedule is at fault"
-        )
 
 
 def summary(result: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from models.training.initial import find_initial, initial_params
 from runs import cli, folder, jax_setup
 from runs.errors import ConfigError, NonFiniteError, Stopped, checking, stop_requests, writing
 from runs.hints import option_of
-from runs.log import Log, LoggerConfig, open_log, read_metrics, truncate_metrics
+from runs.log import Log, LoggerConfig, last_values, open_log, read_metrics, truncate_metrics
 
 SHOWN = ("loss", "images_per_s")  # beside the progress bar
 
@@ -39,6 +39,7 @@ class TrainJob(EpsOptions):
     init: str | None = MISSING
     resume: bool = MISSING
     allow_changes: bool = MISSING
+    optimized_metric: str = MISSING
     dataset: DatasetConfig = MISSING
     model: UNetConfig = MISSING
     sde: Any = MISSING
@@ -51,13 +52,15 @@ class TrainJob(EpsOptions):
     logger: LoggerConfig = MISSING
 
 
-def main(cfg: DictConfig) -> None:
-    """Check the options, choose the run's folder, and train in it."""
+def main(cfg: DictConfig) -> float | None:
+    """Check the options, choose the run's folder, and train in it; returns what a search minimises."""
     with checking():
         job: TrainJob = cli.to_object(cfg)
         check(job)
         config = cli.to_dict(cfg)
         chosen = choose_folder(job, config)
+        if chosen is not None and (done := folder.finished(chosen, config)):
+            return done.get("metric")
         source = initial_network(job, chosen)
     alone = job.distributed.mode == "none"
     using = jax_setup.configure_jax(job.train.batch_size // job.train.accumulate if alone else None)
@@ -75,10 +78,14 @@ def main(cfg: DictConfig) -> None:
         train_set, test_set = (dataclasses.replace(split, labels=None) for split in (train_set, test_set))
     run_dir = chosen or folder.fresh(job.output_root, job.name)
     with ExitStack() as owned, writing():
+        results: dict[str, Any] = {}
         if jax.process_index() == 0:  # it writes the logs and pictures
-            owned.enter_context(folder.occupy(run_dir, config, name=job.name))
+            results = owned.enter_context(folder.occupy(run_dir, config, name=job.name))
             print(f"{using}\noutput: {run_dir}", file=sys.stderr)
         fit(job, config | {"model": dataclasses.asdict(model)}, run_dir, model, params, train_set, test_set)
+        if jax.process_index() == 0:
+            results["metric"] = last_values(run_dir / "metrics.jsonl").get(job.optimized_metric)
+    return results.get("metric")
 
 
 def check(job: TrainJob) -> None:
@@ -89,19 +96,23 @@ def check(job: TrainJob) -> None:
     validate_training(job.train, job.optimizer)
     if job.train.fid_every and job.extractor.name == "none":
         raise ValueError("train.fid_every needs features for FID; add extractor=classifier")
+    if job.optimized_metric not in ("eval_loss", "fid"):
+        raise ValueError(f"optimized_metric must be eval_loss or fid, got {job.optimized_metric!r}")
+    if job.optimized_metric == "fid" and not job.train.fid_every:
+        raise ValueError("optimized_metric=fid needs FIDs in training; add train.fid_every=STEPS extractor=classifier")
 
 
 def choose_folder(job: TrainJob, config: dict[str, Any]) -> Path | None:
-    """run_dir if it is given, else the newest unfinished run of this configuration, else the job's folder of a sweep.
+    """run_dir if it is given, or a job's folder of a sweep, else the newest unfinished run of this configuration.
 
     None: a new one is to be made. Raises ConfigError if run_dir holds anything but a run of this configuration.
     """
     run_dir = folder.of_sweep()
     if job.run_dir is not None:
         run_dir = Path(job.run_dir).expanduser()
-    elif job.distributed.mode != "none":
+    elif run_dir is None and job.distributed.mode != "none":
         raise ConfigError("several processes need one folder that all can reach: give run_dir=FOLDER")
-    elif job.resume and (found := folder.unfinished(job.output_root, job.name, config)):
+    elif run_dir is None and job.resume and (found := folder.unfinished(job.output_root, job.name, config)):
         return found
     if run_dir is None:
         return None
@@ -262,6 +273,7 @@ def fit(
         if main:
             loss_curve_plot(run_dir / "loss.png", read_metrics(run_dir / "metrics.jsonl"))
             log.image(train.steps, "loss_curve", run_dir / "loss.png")
+            log.artifact(f"{job.name}-checkpoints", "model", run_dir / "checkpoints")
             sampling = f"python sample.py {option_of('checkpoint', str(run_dir))}"
             print(f"trained {train.steps} steps; samples: {sampling}", file=sys.stderr)
 

@@ -52,7 +52,9 @@ def problem(model: str, data: str) -> Problem:
     alpha_bar, sde = MODELS[model]
     discrete = deis.DiscreteVPSDE(alpha_bar)
     t_T, t_0 = sde.t_of_rho(discrete.rho(np.array([discrete.T, discrete.t_0])))
-    return Problem(f"{model}, {data}", DATA[data], discrete, replace(sde, t_0=max(float(t_0), 0.0), T=float(t_T)))
+    continuous = replace(sde, t_0=max(float(t_0), 0.0), T=float(t_T))
+    batch = 64 if DATA[data].mean.shape[1] < 64 else 16  # each of the latter is 64 numbers
+    return Problem(f"{model}, {data}", DATA[data], discrete, continuous, batch)
 
 
 def _random_mixture(dim: int, components: int, std: float) -> Mixture:

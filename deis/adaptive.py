@@ -7,17 +7,22 @@ directions. diffrax is an optional dependency.
 from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
+import numpy as np
 
+from deis.extras import needs
 from deis.sampler import EpsFn, State, as_partial
 from deis.sde import SDE
 from deis.sde.timefn import derivative
 
+with needs("jax", "deis.adaptive"):
+    import jax
+    import jax.numpy as jnp
+    from jax.flatten_util import ravel_pytree
+
 VARIABLES = ("rho", "t")
 
 _MAX_STEPS = 4096
+_LAMBDA_LEFT = 1e-5  # distance from the end in log rho at which a solution is complete
 
 
 def sample(
@@ -43,11 +48,66 @@ def encode(
     return _integrate(sde, eps_fn, x_0, variable, sde.t_0, sde.T, rtol, atol)
 
 
+def dpm_solver(
+    sde: SDE, eps_fn: EpsFn, x_T: State, order: int = 3, rtol: float = 0.05, atol: float = 0.0078
+) -> tuple[State, int]:
+    """(x_0, network calls) by adaptive DPM-Solver-12 or -23 from T down to t_0 (arXiv 2206.00927, algorithm 5).
+
+    sde: with sigma > 0 at t_0. eps_fn, x_T: as in `deis.sample`. order: of the two, the higher, 2 or 3, which is also
+        the network calls of a step, accepted or not.
+    rtol, atol: a step is accepted where the root mean square, over all samples and elements, of the difference of both
+        orders divided by max(atol, rtol |x|), x before or after it, is at most 1; the higher order is kept.
+    Raises ValueError for another order, or if 4096 steps do not reach the end.
+    """
+    if order not in (2, 3):
+        raise ValueError(f"order must be 2 (DPM-Solver-12) or 3 (DPM-Solver-23), got {order}")
+    x, steps, left = _solve_in_log_rho(as_partial(eps_fn), x_T, rtol, atol, sde=sde, order=order)
+    if not left <= _LAMBDA_LEFT:
+        raise ValueError(f"DPM-Solver did not reach t={sde.t_0:g} in {_MAX_STEPS} steps at {rtol=:g}, {atol=:g}")
+    return x, order * int(steps)
+
+
+@partial(jax.jit, static_argnames=("sde", "order"))
+def _solve_in_log_rho(eps_fn: EpsFn, x: State, rtol: Any, atol: Any, *, sde: SDE, order: int) -> tuple:
+    lam_T, lam_0 = (-float(np.log(sde.rho(t))) for t in (sde.T, sde.t_0))
+    flat, unflat = ravel_pytree(x)
+
+    def eps(v: jax.Array, rho: jax.Array) -> jax.Array:
+        t = sde.t_of_rho(rho)
+        return ravel_pytree(eps_fn(unflat((sde.s(t) * v).astype(flat.dtype)), t))[0]
+
+    def step(carry: tuple) -> tuple:
+        v, lam, h, steps = carry
+        rho = [jnp.exp(-lam - share * h) for share in np.linspace(0, 1, order + 1)]
+        e = eps(v, rho[0])
+        e_1 = eps(v + (rho[1] - rho[0]) * e, rho[1])
+        low = v + (rho[-1] - rho[0]) * (e if order == 2 else 1.5 * e_1 - 0.5 * e)
+        if order == 2:
+            high = v + (rho[-1] - rho[0]) * e_1
+        else:
+            slope = -2 * rho[2] * (jnp.expm1(2 * h / 3) / (2 * h / 3) - 1)
+            e_2 = eps(v + (rho[2] - rho[0]) * e + slope * (e_1 - e), rho[2])
+            high = v + (rho[-1] - rho[0]) * e - 1.5 * rho[-1] * (jnp.expm1(h) / h - 1) * (e_2 - e)
+        s, s_next = (sde.s(sde.t_of_rho(at)) for at in (rho[0], rho[-1]))
+        tolerance = jnp.maximum(atol, rtol * jnp.maximum(s_next * jnp.abs(low), s * jnp.abs(v)))
+        error = jnp.sqrt(jnp.mean((s_next * (high - low) / tolerance) ** 2))
+        v, lam = jnp.where(error <= 1, high, v), jnp.where(error <= 1, lam + h, lam)
+        return v, lam, jnp.minimum(0.9 * h * error ** (-1 / order), lam_0 - lam), steps + 1
+
+    def goes_on(carry: tuple) -> jax.Array:
+        return (lam_0 - carry[1] > _LAMBDA_LEFT) & (carry[3] < _MAX_STEPS)
+
+    lam, h = (jnp.asarray(value, flat.dtype) for value in (lam_T, 0.05))
+    v, lam, _, steps = jax.lax.while_loop(goes_on, step, (flat / float(sde.s(sde.T)), lam, h, 0))
+    return unflat((float(sde.s(sde.t_0)) * v).astype(flat.dtype)), steps, lam_0 - lam
+
+
 def _integrate(
     sde: SDE, eps_fn: EpsFn, x: State, variable: str, start: float, stop: float, rtol: float, atol: float
 ) -> tuple[State, int]:
     if variable not in VARIABLES:
         raise ValueError(f"variable must be one of {', '.join(VARIABLES)}, got {variable!r}")
+    sde.refuse_noise("the ODE in x or v")
     try:
         import diffrax  # noqa: F401
     except ModuleNotFoundError as error:

@@ -44,7 +44,7 @@ def projected(sde: SDE, parallel: Any = 0.0, max_norm: Any = None) -> Rule:
     """
 
     def rule(x: Any, t: Any, good: Any, bad: Any, weight: Any) -> Any:
-        s, rho = sde.s(t), sde.rho(t)
+        s, rho = sde.evaluation(t)
         x_0, added = _wide(x / s - rho * good), _wide(good - bad)  # the difference of two predicted x_0 is -rho added
         if max_norm is not None:
             added = added * (max_norm / (rho * _sum(added**2) ** 0.5).clip(max_norm))

@@ -16,16 +16,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
 
 from deis import tables
+from deis.extras import needs
 from deis.sampler import EpsFn, State, as_partial, keys_of_samples, sample
 from deis.sde import SDE
 from deis.sde.timefn import TimeFn
 from deis.table import Table
+
+with needs("jax", "deis.likelihood"):
+    import jax
+    import jax.numpy as jnp
+    from jaxtyping import Array, Float, UInt8
 
 Solver = Callable[[SDE, np.ndarray], Table]
 Flow = Callable[[SDE, EpsFn, State], tuple[State, int]]
@@ -53,8 +56,9 @@ def encoding(sde: SDE, ts: np.ndarray, solver: Solver = tables.rho_rk) -> Table:
     solver: any function (sde, ts) -> Table of `deis.tables`, with its options as `partial(tables.t_ab, order=2)`.
         Euler, EDM's own tables (take `partial(tables.rho_rk, rk_method="2heun")`) and those with noise do not run
         this way.
-    Raises ValueError for nodes with other ends, and for such a solver.
+    Raises ValueError for nodes with other ends, for such a solver, and if s(T) = 0.
     """
+    sde.refuse_noise("the way from x_0 to x_T")
     ts = np.asarray(ts, np.float64)
     if len(ts) < 2 or (ts[0], ts[-1]) != (sde.T, sde.t_0):
         raise ValueError(f"the timesteps must run from T={sde.T:g} to t_0={sde.t_0:g}, got {ts}")

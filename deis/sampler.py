@@ -10,14 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import get_opaque_trace_state
 
 from deis import tables
+from deis.extras import needs
 from deis.sde import SDE
 from deis.table import Table
+
+with needs("jax", "deis.sampler"):
+    import jax
+    import jax.numpy as jnp
+    from jax.extend.core import get_opaque_trace_state
 
 State = Any  # a pytree of arrays whose leading axis is the batch
 EpsFn = Callable[[State, jax.Array], State]

@@ -1,5 +1,7 @@
 """Timestep schedules: the nodes between T and t_0 at which a solver's steps begin and end."""
 
+import math
+
 import numpy as np
 from jaxtyping import Float64
 
@@ -28,7 +30,9 @@ def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> 
         For discrete-time models, whose times are integers: "uniform", "quadratic", "leading" and "trailing", of
         `integer_timesteps`.
     order: the power above; the phases that have none ignore it.
-    Raises ValueError for num_step < 1, an unknown phase, order <= 0, "log" to rho = 0, or fewer integers than nodes.
+    Where s(T) = 0, the phases "rho", "log" and "edm" do not exist.
+    Raises ValueError for num_step < 1, an unknown phase or one that does not exist, order <= 0, "log" to rho = 0, or
+    fewer integers than nodes.
     """
     if num_step < 1:
         raise ValueError(f"num_step must be at least 1, got {num_step}")
@@ -40,6 +44,10 @@ def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> 
     rho_T, rho_0 = sde.rho(np.array([sde.T, sde.t_0]))
     if phase == "t" and order != 1 and sde.t_0 < 0:
         raise ValueError(f'phase "t" takes roots of the times, so t_0 must not be negative, got {sde.t_0:g}')
+    if phase in ("rho", "log", "edm") and sde.starts_at_noise:
+        raise ValueError(
+            f'phase "{phase}" divides the range of sigma/s, which is infinite at T={sde.T:g}, where s = 0: use "t"'
+        )
     if phase == "log" and rho_0 == 0:
         raise ValueError(f'phase "log" needs sigma(t_0) > 0, but it is 0 at t_0={sde.t_0:g}; raise t_0')
     match phase:
@@ -60,6 +68,15 @@ def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> 
             raise ValueError(f"ts_phase must be one of {names}, or with a solver optimized, got {phase!r}")
     ts[0], ts[-1] = sde.T, sde.t_0
     return check_nodes(sde, ts)
+
+
+def dynamic_shift(num_tokens: int) -> float:
+    """The `shift` of `deis.flow` that others derive from the image's size: e^mu, with mu linear in the tokens.
+
+    mu = 0.5 at 256 tokens and 1.15 at 4096 (FLUX; the use_dynamic_shifting of diffusers, whose formula
+    e^mu / (e^mu + 1/sigma - 1) is the shift by e^mu).
+    """
+    return math.exp(0.5 + (1.15 - 0.5) / (4096 - 256) * (num_tokens - 256))
 
 
 def integer_timesteps(sde: SDE, num_step: int, spacing: str) -> Nodes:

@@ -9,6 +9,9 @@ A fixed-step solver is linear in the state and in the network's outputs. With `v
     v_{i+1} = q_i v_i + sum_k Q_ik h_k + g_i z_i           accepted state, z_i ~ N(0, I)
 
 from u_0 = v_0 = x_T / s_0 to x = s_M u_M.
+
+Where s(T) = 0, the first row says s_0 = sigma(T) and rho_0 = 1, and eps_theta is x / sigma - x_0 there
+(`deis.sde.kernel`); its step is in `deis.tables.pure_noise`.
 """
 
 import hashlib
@@ -123,9 +126,14 @@ class Table:
             table = cls(words["name"], **columns, about=json.loads(words["about"]))
         except (SafetensorError, TypeError, KeyError):
             raise ValueError(f"{path} is damaged, or no solver table of deis, as Table.save writes them") from None
-        if sde is not None and not _is_of(table, sde):
-            raise ValueError(f"{path}: {table.name} was made for another SDE than this network's; make one for it")
+        if sde is not None:
+            table.require_sde(sde, str(path))
         return table
+
+    def require_sde(self, sde: SDE, source: str = "table") -> None:
+        """Raise ValueError, which begins with `source`, if the table was made for another SDE."""
+        if not _is_of(self, sde):
+            raise ValueError(f"{source}: {self.name} was made for another SDE than this network's; make one for it")
 
 
 def about_sde(sde: SDE) -> str:
@@ -138,13 +146,15 @@ def _is_of(table: Table, sde: SDE) -> bool:
     """Whether the table belongs to the SDE: by `about_sde` where it says so, else by its own nodes."""
     if "sde" in table.about:
         t, s, sigma = np.array(json.loads(table.about["sde"]), np.float64)
+        s = np.where(s == 0, sigma, s)
         rho = sigma / s
     else:
         t, s, rho = table.t[:-1], table.s[:-1], table.rho[:-1]
     rounding = 1e-6 * (sde.T - sde.t_0)
     if t.min() < sde.t_0 - rounding or t.max() > sde.T + rounding:
         return False
-    return np.allclose(sde.s(t), s, rtol=1e-6) and np.allclose(sde.rho(t), rho, rtol=1e-5)
+    expected_s, expected_rho = sde.evaluation(t)
+    return np.allclose(expected_s, s, rtol=1e-6) and np.allclose(expected_rho, rho, rtol=1e-5)
 
 
 def _digest(columns: dict[str, np.ndarray], words: Mapping[str, str]) -> str:

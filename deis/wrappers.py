@@ -33,14 +33,40 @@ v = s eps - sigma x_0 (Salimans & Ho, arXiv 2202.00512, appendix D), score = -ep
 flow = eps - x_0 (Lipman et al., arXiv 2210.02747; Liu et al., arXiv 2209.03003).
 """
 
+AT_NOISE: dict[str, Callable[[Any], tuple[Any, Any]]] = {
+    "x_0": lambda sigma: (1 / sigma, -1.0),
+    "v": lambda sigma: (1 / sigma, 1 / sigma),
+    "flow": lambda sigma: (0.0, 1.0),
+}
+"""The same weights where s = 0, for e = x / sigma - x_0 (`deis.sde.kernel`); eps and score do not know x_0 there."""
+
+
+def prediction_weights(sde: SDE, prediction: str, s: Any, sigma: Any) -> tuple[Any, Any]:
+    """(a, b) in eps = a x + b network(x, t) for s and sigma at t: those of PREDICTIONS, and of AT_NOISE where s = 0.
+
+    Raises ValueError for a prediction that is not in AT_NOISE, if s(T) = 0.
+    """
+    weights = PREDICTIONS[prediction](s, sigma)
+    if not sde.starts_at_noise:
+        return weights
+    if prediction not in AT_NOISE:
+        sde.refuse_noise(f"a prediction of {prediction}")
+    a, b = (array_library(s).where(s == 0, *pair) for pair in zip(AT_NOISE[prediction](sigma), weights, strict=True))
+    return a, b
+
 
 def from_prediction(sde: SDE, network: Network, prediction: str) -> EpsFn:
-    """eps from a network that predicts `prediction`, a name in PREDICTIONS; else ValueError."""
+    """eps from a network that predicts `prediction`, a name in PREDICTIONS, or of AT_NOISE if s(T) = 0.
+
+    Raises ValueError for any other.
+    """
     if prediction not in PREDICTIONS:
         raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
+    if prediction not in AT_NOISE:
+        sde.refuse_noise(f"a prediction of {prediction}")
 
     def eps_fn(x: Any, t: Any) -> Any:
-        a, b = PREDICTIONS[prediction](sde.s(t), sde.sigma(t))
+        a, b = prediction_weights(sde, prediction, sde.s(t), sde.sigma(t))
         return a * x + b * network(x, t)
 
     return eps_fn
@@ -49,8 +75,9 @@ def from_prediction(sde: SDE, network: Network, prediction: str) -> EpsFn:
 def from_edm(sde: SDE, denoise: Network) -> EpsFn:
     """eps from an EDM-preconditioned network D(x_0 + rho eps, rho), which answers x_0 (arXiv 2206.00364, eq. 7).
 
-    Under any SDE, x / s(t) is what D was trained on at the noise level rho(t).
+    Under any SDE, x / s(t) is what D was trained on at the noise level rho(t). Raises ValueError if s(T) = 0.
     """
+    sde.refuse_noise("a network of finite noise levels")
 
     def eps_fn(x: Any, t: Any) -> Any:
         v, rho = x / sde.s(t), sde.rho(t)
@@ -108,8 +135,9 @@ def classifier_guidance(sde: SDE, eps_fn: EpsFn, gradient: Network, weight: floa
     """eps - weight sigma(t) grad_x log p(y | x, t) (Dhariwal & Nichol, arXiv 2105.05233, eq. 14).
 
     gradient(x, t): grad_x of the classifier's log p(y | x, t), shaped like x; in JAX
-        `jax.grad(lambda x: log_p(x, t).sum())(x)`.
+        `jax.grad(lambda x: log_p(x, t).sum())(x)`. Raises ValueError if s(T) = 0.
     """
+    sde.refuse_noise("the gradient of a classifier")
     return lambda x, t: eps_fn(x, t) - weight * sde.sigma(t) * gradient(x, t)
 
 
@@ -117,8 +145,8 @@ def with_x_0(sde: SDE, eps_fn: EpsFn, change: Callable[[Any], Any]) -> EpsFn:
     """The eps whose predicted x_0 is change(x_0), for x_0 = (x - sigma eps) / s. Evaluations need sigma(t) > 0."""
 
     def changed(x: Any, t: Any) -> Any:
-        e, rho = eps_fn(x, t), sde.rho(t)
-        x_0 = x / sde.s(t) - rho * e
+        e, (s, rho) = eps_fn(x, t), sde.evaluation(t)
+        x_0 = x / s - rho * e
         return e + (x_0 - change(x_0)) / rho  # where nothing changes, eps stays as it is to the last bit
 
     return changed

@@ -15,6 +15,7 @@ from eval.features.config import ExtractorConfig, load_extractor
 from eval.figures import image_grid, save_png
 from eval.metrics.measurement import measure_fid
 from models.config import UNetConfig
+from models.sampling.build import share
 from models.sampling.draw import Trained, draw, trained
 from models.sampling.options import EpsOptions
 from models.score import Params
@@ -28,7 +29,7 @@ from models.unet import network_of
 class Evaluator:
     """Evaluates the EMA parameters, which may be sharded over `mesh`, with the same images and noise each time.
 
-    With several processes all make these calls at the same steps; process 0 draws the samples.
+    With several processes all make these calls at the same steps; they share the samples out, and process 0 has them.
     options, worse: what is done to eps where samples are drawn, and the worse network if autoguidance is asked for.
     """
 
@@ -72,12 +73,12 @@ class Evaluator:
         return {found["fid_name"]: found["fid"]}
 
     def _samples(self, ema: Params, count: int, batch_size: int) -> np.ndarray | None:
-        ema = self._replicate(ema)
-        if jax.process_index() > 0:
-            return None
-        net = trained(self.model, self.sde, jax.device_get(ema))._replace(worse=self.worse)
-        batches = draw(net, self.table, list(range(count)), batch_size, self.options)
-        return np.concatenate([data.to_uint8(x_0) for x_0 in batches])
+        net = trained(self.model, self.sde, jax.device_get(self._replicate(ema)))._replace(worse=self.worse)
+        seeds = share(list(range(count)), jax.process_index(), jax.process_count(), batch_size)
+        images = [np.empty((0, *net.image_shape), np.uint8)]
+        images += [data.to_uint8(x_0) for x_0 in draw(net, self.table, seeds, batch_size, self.options)]
+        parts = devices.gather({"images": np.concatenate(images)})
+        return np.concatenate([part["images"] for part in parts]) if jax.process_index() == 0 else None
 
     @cached_property
     def _features(self):

@@ -2,6 +2,7 @@
 
     python -m eval.fid ref dataset=cifar10
     python -m eval.fid calc SAMPLES dataset=cifar10 metrics=[fid,kid,is,pr]
+    python -m eval.fid merge PARTS... dataset=cifar10
 
 See: python -m eval.fid --help
 """
@@ -13,18 +14,23 @@ import json
 import re
 import sys
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 from omegaconf import MISSING, DictConfig
 from tqdm import tqdm
 
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig, load_extractor, validate_extractor
-from eval.metrics.frechet import save_statistics
+from eval.job import joined
+from eval.metrics.frechet import Statistics, load_statistics, merge, save_statistics
 from eval.metrics.measurement import VALUES, Measurement, MetricConfig, lines, validate_metrics
 from eval.metrics.reference import load_reference, statistics_path
-from eval.metrics.samples import BATCH, open_samples
-from formats.files import write_atomically
+from eval.metrics.samples import BATCH, Samples, open_samples
+from formats.files import read_json, write_atomically
+from models.sampling.build import parse_seeds
+from models.training.config import DistributedConfig
 from runs import cli, jax_setup
 from runs.errors import checking, writing
 from runs.hints import quoted
@@ -39,6 +45,7 @@ class FidJob:
 
     action: str | None = MISSING
     samples: str | None = MISSING
+    parts: list[str] = MISSING
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     split: str = MISSING
     reference: str | None = MISSING
@@ -48,6 +55,7 @@ class FidJob:
     kid_subsets: int = MISSING
     kid_subset_size: int = MISSING
     dest: str | None = MISSING
+    distributed: DistributedConfig = MISSING
     logger: LoggerConfig = MISSING
 
 
@@ -60,37 +68,67 @@ def main(cfg: DictConfig) -> None:
         samples = None if job.samples is None else open_samples(Path(job.samples).expanduser(), *reading)
         metrics = MetricConfig(job.metrics, job.kid_subsets, job.kid_subset_size)
         validate_metrics(metrics, None if samples is None else samples.n)
+        merged = merged_statistics(job.parts) if job.parts else None
     print(jax_setup.configure_jax(SHARED_BATCH), file=sys.stderr)
-    extractor = load_extractor(job.extractor, job.dataset)
-    path = None if job.reference is None else Path(job.reference).expanduser()
-    reference = load_reference(extractor, job.dataset, metrics.need("features"), job.split, path)
-    if samples is None:
+    with writing(), joined(job.distributed) as (index, count):
+        measure(job, cfg, samples, merged, metrics, index, count)
+
+
+def measure(
+    job: FidJob,
+    cfg: DictConfig,
+    samples: Samples | None,
+    merged: Statistics | None,
+    metrics: MetricConfig,
+    index: int,
+    count: int,
+) -> None:
+    """Make the reference, and measure against it what was given, in process `index` of `count`."""
+    from models.training.devices import one_at_first
+
+    with one_at_first():
+        extractor = load_extractor(job.extractor, job.dataset)
+        path = None if job.reference is None else Path(job.reference).expanduser()
+        reference = load_reference(extractor, job.dataset, metrics.need("features"), job.split, path)
+    if job.action == "ref":
         stats, kept = reference.statistics, statistics_path(extractor, reference.statistics.data)
-        if job.dest is not None:
-            with writing():
-                save_statistics(Path(job.dest).expanduser(), stats)
-        print(f"{stats.n} images of {stats.data} by {stats.extractor}: {job.dest or kept}")
+        if job.dest is not None and index == 0:
+            save_statistics(Path(job.dest).expanduser(), stats)
+        if index == 0:
+            print(f"{stats.n} images of {stats.data} by {stats.extractor}: {job.dest or kept}")
         return
     with checking():
         measurement = Measurement(extractor, reference, metrics)
-        for images in tqdm(samples.batches, total=-(-samples.n // BATCH), unit="batch", leave=False, disable=None):
-            measurement.add(images)
+        if merged is not None:
+            measurement.statistics = merged
+        elif samples is not None:
+            batches, total = samples.batches(index, count), -(-samples.n // BATCH // count)
+            for images in tqdm(batches, total=total, unit="batch", leave=False, disable=None if index == 0 else True):
+                measurement.add(images)
+    measurement.gather()
+    if index > 0:  # process 0 says it
+        return
+    with checking():
         found = measurement.result()
     print("\n".join(lines(found)))
     with open_log(job.logger, None, "fid", cli.to_dict(cfg)) as log:
         log.metrics(0, {key: found[key] for key in VALUES if key in found})
     if job.dest is not None:
-        about = {"samples": job.samples, "num_samples": samples.n, "rounding": samples.rounding}
-        with writing():
-            write_atomically(Path(job.dest).expanduser(), json.dumps(found | about, indent=2) + "\n")
+        about: dict[str, Any] = {"parts": job.parts} if samples is None else {"samples": job.samples}
+        about |= {"num_samples": measurement.statistics.n, "rounding": samples.rounding if samples else None}
+        write_atomically(Path(job.dest).expanduser(), json.dumps(found | about, indent=2) + "\n")
 
 
 def check(job: FidJob) -> None:
     """Refuse with a ValueError what cannot work, before anything expensive starts."""
-    if job.action not in ("ref", "calc") or (job.action == "calc") != (job.samples is not None):
+    given = {"calc": job.samples is not None, "merge": bool(job.parts), "ref": job.samples is None and not job.parts}
+    if not given.get(str(job.action)):
         raise ValueError(
-            "say what to do first: python -m eval.fid ref dataset=NAME, or python -m eval.fid calc SAMPLES dataset=NAME"
+            "say what to do first: python -m eval.fid ref dataset=NAME, python -m eval.fid calc SAMPLES dataset=NAME, "
+            "or python -m eval.fid merge PARTS... dataset=NAME"
         )
+    if job.action == "merge" and list(job.metrics) != ["fid"]:
+        raise ValueError(f"parts hold a mean and a covariance, of which only fid follows: metrics={job.metrics}")
     if not job.dataset.name:
         raise ValueError("give dataset=NAME, the images to measure against; python -m eval.fid --help lists them")
     if job.split not in ("train", "test", "all"):
@@ -98,20 +136,43 @@ def check(job: FidJob) -> None:
     if job.extractor.name == "none":
         raise ValueError("extractor=none has no features to measure with; leave it out, or choose another")
     validate_extractor(job.extractor)
-    if job.reference is not None and job.samples is None:
+    if job.reference is not None and job.action == "ref":
         raise ValueError(f"reference={job.reference} is already one; give it to: python -m eval.fid calc SAMPLES")
     dest = None if job.dest is None else Path(job.dest).expanduser()
     if dest is not None and (dest.is_dir() or not dest.absolute().parent.is_dir()):
         raise ValueError(f"dest={job.dest} must be the name of a file in a folder that is there")
 
 
+def merged_statistics(parts: list[str]) -> Statistics:
+    """The statistics of the samples of all parts: folders that sample.py wrote for its shards.
+
+    Raises FileNotFoundError or ValueError if they are anything else, or not of one set of samples.
+    """
+    folders = [Path(part).expanduser() for part in parts]
+    for folder in folders:
+        if not (folder / "statistics.npz").is_file():
+            raise FileNotFoundError(f"{folder} has no statistics.npz; give the folders that sample.py shard=... wrote")
+    origins = [read_json(folder / "origin.json") for folder in folders]
+    for key in origins[0]:
+        if len(found := sorted({str(origin.get(key)) for origin in origins})) > 1:
+            raise ValueError(f"the parts differ in {key} ({', '.join(found)}), so they are not of one set of samples")
+    seeds = [seed for folder in folders for seed in parse_seeds(read_json(folder / "result.json")["seeds"])]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("the parts have seeds in common, so an image would count twice")
+    return reduce(merge, [load_statistics(folder / "statistics.npz") for folder in folders])
+
+
 def overrides(words: list[str]) -> list[str]:
-    """Arguments for Hydra, which has no positional words: `ref` and `calc SAMPLES` in front become options."""
+    """Arguments for Hydra, which has no positional words: `ref`, `calc SAMPLES` and `merge PARTS...` become options."""
     match words:
         case ["ref", *rest]:
             return ["action=ref", *rest]
         case ["calc", path, *rest] if Path(path).exists() or not re.match(r"-|[\w.]+=", path):
             return ["action=calc", f"samples={quoted(path)}", *rest]
+        case ["merge", *rest] if rest:
+            paths = [word for word in rest if Path(word).exists() or "=" not in word]
+            parts = ",".join(map(quoted, paths))
+            return ["action=merge", f"parts=[{parts}]", *(word for word in rest if word not in paths)]
         case [word, *_] if "=" not in word and not word.startswith("-"):
             return []  # `check` then says what to type
     return words

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from jaxtyping import Num, UInt8
+from jaxtyping import Int, Num, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 import data
@@ -51,6 +51,21 @@ def image_grid(
 def save_png(path: Path, array: UInt8[np.ndarray, "height width c"]) -> None:
     """Write a grey (c = 1) or RGB (c = 3) picture."""
     _picture(array).save(path)
+
+
+def class_grid(
+    images: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarray, " n"] | None, count: int
+) -> UInt8[np.ndarray, "height width c"]:
+    """The picture of `count` images at most: the first ones, or of several classes a row each."""
+    present = np.unique(labels) if labels is not None else np.empty(0)
+    columns = count // max(len(present), 1)
+    if labels is None or len(present) < 2 or columns == 0:
+        return image_grid(images[:count])
+    rows = [np.flatnonzero(labels[: len(images)] == label)[:columns] for label in present]
+    columns = min(map(len, rows))
+    if columns == 0:
+        return image_grid(images[:count])
+    return image_grid(images[np.concatenate([row[:columns] for row in rows])], columns)
 
 
 def _picture(array: UInt8[np.ndarray, "height width c"]) -> Image.Image:
@@ -165,6 +180,22 @@ def against_nfe(rows: Sequence[Mapping[str, Any]], value: str, label: str, top: 
     axes.xaxis.set(major_locator=FixedLocator(nodes), minor_locator=NullLocator(), major_formatter="{x:.0f}")
     figure.legend(loc="outside right center", frameon=False, handlelength=3.2, labelspacing=0.7)
     return figure
+
+
+def held_out_plot(path: Path, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Plot the "eval_loss" of each named run's records against "step"; without any write nothing."""
+    curves = {
+        name: [(row["step"], row["eval_loss"]) for row in rows if "eval_loss" in row] for name, rows in runs.items()
+    }
+    if not any(curves.values()):
+        return
+    figure, (axes,) = panels(1, (7.0, 4.2))
+    axes.set(xlabel="step", ylabel="held-out loss", yscale="log")
+    for name, points in curves.items():
+        axes.plot(*np.array(points).reshape(-1, 2).T, label=name, marker="o", markersize=3, linewidth=1.2)
+    _plain_numbers(axes)
+    figure.legend(loc="outside right center", frameon=False, fontsize="small")
+    figure.savefig(path)
 
 
 def panels(count: int, size: tuple[float, float]) -> tuple[Any, Any]:

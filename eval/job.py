@@ -1,13 +1,20 @@
 """The options and checks that the commands with a trained network share."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 from omegaconf import MISSING
 
+import deis
 from data.config import DatasetConfig, as_trained
 from eval.features.config import ExtractorConfig, validate_extractor
 from models.sampling.source import Source
+from models.training.config import DistributedConfig
+from runs.errors import ConfigError, NonFiniteError, checking
+from runs.folder import of_sweep
 from runs.log import LoggerConfig
 
 
@@ -67,6 +74,38 @@ def dataset_of(source: Source, asked: DatasetConfig, otherwise: str = "") -> Dat
             "dataset.path=PATH"
         )
     return asked if asked.name else as_trained(source.config["dataset"], asked)
+
+
+def check_shared(cfg: DistributedConfig, run_dir: str | None) -> None:
+    """Raise ConfigError if several processes could not know that they are at the same thing."""
+    if cfg.mode != "none" and (run_dir is None or of_sweep()):
+        raise ConfigError("several processes need one folder that all can reach, and no sweep: give run_dir=FOLDER")
+
+
+@contextmanager
+def joined(cfg: DistributedConfig) -> Iterator[tuple[int, int]]:
+    """Within this block, which starts JAX when all processes have come, it is (this process, how many there are).
+
+    Raises ConfigError for options that `models.training.devices.connect` refuses.
+    """
+    import jax
+
+    from models.training import devices
+
+    with checking():
+        devices.connect(**asdict(cfg), survives=True)
+    yield jax.process_index(), jax.process_count()
+    devices.leave()
+
+
+def require_finite(x_0: np.ndarray, seeds: list[int], table: deis.Table) -> None:
+    """Raise NonFiniteError for samples with NaN or infinite values, which would become black images without a word."""
+    bad = np.flatnonzero(~np.isfinite(x_0).all(axis=(1, 2, 3)))
+    if len(bad):
+        raise NonFiniteError(
+            f"{table.name} with {table.nfe} network calls gave NaN or infinite values for {len(bad)} of {len(x_0)} "
+            f"images, seed {seeds[bad[0]]} first; the network or the schedule is at fault"
+        )
 
 
 def origin(source: Source) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 python -m eval.table                                    says what tables there are, and how long they take
 python -m eval.table paper=cifar10_vp checkpoint=RUN    computes all cells of conf/paper/cifar10_vp.yaml
-python -m eval.table FOLDER                             gathers the runs of sample.py below FOLDER
+python -m eval.table FOLDER [logger=wandb]              gathers the runs of sample.py and train.py below FOLDER
 """
 
 if not __package__:  # python eval/table.py, which finds no other package of the repository
@@ -11,22 +11,25 @@ if not __package__:  # python eval/table.py, which finds no other package of the
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
-from eval.job import MeasuringJob, check_measuring, dataset_of, origin
+from eval.job import MeasuringJob, check_measuring, check_shared, dataset_of, joined, origin
+from eval.metrics.frechet import save_statistics
 from eval.paper.outline import TIMED, outline, seconds_per_call
 from eval.paper.plan import plan_cells
 from eval.paper.spec import Paper, validate
-from eval.paper.sweep import write_table
+from eval.paper.sweep import log_table, write_table
 from models.sampling.build import build_sde
 from models.sampling.options import EpsOptions, check_eps
 from models.sampling.source import find
+from models.training.config import DistributedConfig
 from runs import cli, folder, jax_setup
 from runs.errors import ConfigError, NonFiniteError, checking, writing
-from runs.log import open_log
+from runs.log import Log, open_log
 
 
 @dataclass
@@ -34,6 +37,7 @@ class TableJob(MeasuringJob, EpsOptions):
     """The options of a paper's table; conf/table.yaml explains them."""
 
     paper: Paper = MISSING
+    distributed: DistributedConfig = MISSING
 
 
 def paper_table(cfg: DictConfig) -> None:
@@ -44,6 +48,7 @@ def paper_table(cfg: DictConfig) -> None:
     with checking():
         job: TableJob = cli.to_object(cfg)
         check(job)
+        check_shared(job.distributed, job.run_dir)
         source = find(job.checkpoint, job.step, job.output_root)
         dataset = dataset_of(source, job.dataset)
         planned = plan_cells(job.paper, build_sde(source.config["sde"]), job.num_samples, job)
@@ -53,23 +58,50 @@ def paper_table(cfg: DictConfig) -> None:
         run_dir = Path(job.run_dir).expanduser()
     else:
         run_dir = folder.unfinished(job.output_root, job.name, config) or folder.fresh(job.output_root, job.name)
-    with folder.occupy(run_dir, config, paper=job.paper.name), writing():
-        print(f"{jax_setup.configure_jax(job.batch_size)}\noutput: {run_dir}", file=sys.stderr)
-        from eval.paper import compute, page  # imports JAX, which is configured by now
+    using = jax_setup.configure_jax(job.batch_size)
+    from eval.paper import compute, page  # imports JAX, which is configured by now
+    from models.training.devices import one_at_first
 
-        setup = compute.set_up(source, worse, dataset, job, run_dir / "cells", job.paper.precision_recall)
+    with ExitStack() as owned, writing():
+        index, count = owned.enter_context(joined(job.distributed))
+        if index == 0:  # it writes the table
+            owned.enter_context(folder.occupy(run_dir, config, paper=job.paper.name))
+            print(f"{using}\noutput: {run_dir}", file=sys.stderr)
+        with one_at_first():
+            setup = compute.set_up(source, worse, dataset, job, run_dir / "cells", job.paper.precision_recall)
         cells = {cell.file_name(setup.identity_of(cell)): cell for cell in planned}
-        with open_log(job.logger, run_dir, "table", config) as log:
-            records = compute.measure_cells(setup, cells, log)
+        with open_log(job.logger, run_dir, "table", config, job.name) if index == 0 else Log(None) as log:
+            records = compute.measure_cells(setup, cells, log, index, count)
+            if index > 0:
+                return
             about = {"dataset": dataset.name, "extractor": setup.extractor.name, **origin(source)}
             text = page.write_results(job.paper, [record | about for record in records], run_dir)
-            compute.show_samples(setup.folder, cells, run_dir / "grid.png")
+            page.show_samples(setup.folder, cells, run_dir / "grid.png")
+            log.config(about | {"fid_name": next((r["fid_name"] for r in records if "fid_name" in r), None)})
+            log.table(len(cells), "cells", page.logged_rows(setup.folder, cells, records))
+            if job.logger.artifacts:
+                save_statistics(run_dir / "reference.npz", setup.reference)
+                log.artifact(f"{dataset.name}-train-statistics", "statistics", run_dir / "reference.npz")
             for picture in ("fid_vs_nfe", "grid"):
                 if (run_dir / f"{picture}.png").is_file():
                     log.image(len(cells), picture, run_dir / f"{picture}.png")
         print(f"{text}\n{setup.costs}\n{run_dir}")
         if failed := [record["row"] for record in records if "error" in record]:
             raise NonFiniteError(f"{len(failed)} of {len(records)} cells gave NaN or infinite samples; see the table")
+
+
+def logged_table(cfg: DictConfig, gathered: Path) -> None:
+    """Write the table of the runs below the folder, and log it as one run whose files are in its folder table/."""
+    with open_dict(cfg):
+        if OmegaConf.is_interpolation(cfg.logger, "group"):
+            cfg.logger.group = gathered.name
+    with checking(), writing():
+        logger = cli.to_object(cfg.logger)
+        print(write_table(gathered))
+        place = gathered / "table"
+        place.mkdir(exist_ok=True)
+        with open_log(logger, place, "sweep", {}, gathered.name) as log:
+            log_table(gathered, log)
 
 
 def say_what_there_is(cfg: DictConfig) -> None:
@@ -95,9 +127,12 @@ def check(job: TableJob) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit code."""
-    gathered = Path(arguments[0] if len(arguments) == 1 else "").expanduser()
-    if len(arguments) != 1 or (re.search("^-|=", arguments[0]) and not gathered.is_dir()):
+    gathered = Path(arguments[0] if arguments else "").expanduser()
+    if not arguments or (re.search("^-|=", arguments[0]) and not gathered.is_dir()):
         cli.run(paper_table, "table", TableJob)
+    if arguments[1:]:
+        sys.argv[1:] = arguments[1:]
+        cli.run(lambda cfg: logged_table(cfg, gathered), "table", TableJob)
     try:
         print(write_table(gathered))
     except (ValueError, OSError) as error:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_type_hints
 
+from deis import SDE
 from formats.short import short, shown
 
 
@@ -49,11 +50,17 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "embedding": ("positional", "fourier"),
     "freq_shift": (0, 1),
     "class_embedding": ("after", "before"),
-    "time": ("t", "t_999", "t_plus_1", "sigma", "log_sigma", "log_half_sigma", "log_sigma_4"),
+    "time": ("t", "t_999", "t_plus_1", "flow_1000", "sigma", "log_sigma", "log_half_sigma", "log_sigma_4"),
     "input": ("x", "unit"),
-    "output": ("eps", "x_0", "v", "score", "sigma_score", "edm"),
+    "output": ("eps", "x_0", "v", "flow", "score", "sigma_score", "edm"),
     "dtype": ("float32", "bfloat16"),
 }
+
+FROM_NOISE: dict[str, tuple[str, ...]] = {
+    "time": ("t", "t_999", "t_plus_1", "flow_1000"),
+    "output": ("x_0", "v", "flow"),
+}
+"""What CHOICES leave where s(T) = 0: the noise level is infinite at T, and eps says nothing of x_0."""
 
 
 MOST = {
@@ -140,6 +147,16 @@ def validate(cfg: UNetConfig) -> None:
         raise ValueError("model.null_class adds a label to those of the classes: it needs model.num_classes above 0")
     if not 0 <= cfg.dropout < 1:
         raise ValueError(f"model.dropout must be in [0, 1), got {cfg.dropout}")
+
+
+def validate_diffusion(cfg: UNetConfig, sde: SDE) -> None:
+    """Raise ValueError for a network that cannot be asked at T, where the SDE has s(T) = 0."""
+    for name, allowed in FROM_NOISE.items() if sde.starts_at_noise else ():
+        if getattr(cfg, name) not in allowed:
+            raise ValueError(
+                f"model.{name} must be one of {', '.join(allowed)} under this diffusion, whose s(T) = 0 makes x_T pure "
+                f"noise, got {getattr(cfg, name)}"
+            )
 
 
 def _validate_sizes(cfg: UNetConfig) -> None:

@@ -8,6 +8,7 @@ SOURCE is one of
   - a checkpoint file of score_sde's JAX or PyTorch code; its configuration is a JSON file beside it, or --config
   - a pickle of EDM; no code in it is run
   - the folder of a training run; its newest checkpoint's EMA parameters
+or the address of such a folder or file on the Hugging Face Hub, hf://owner/name[@revision][/file].
 """
 
 if not __package__:  # python models/convert.py, which finds no other package of the repository
@@ -20,12 +21,11 @@ from pathlib import Path
 
 from formats.files import read_json
 from formats.torch_pickle import is_saved_by_torch
-from models.checkpoints import checkpoint
+from models.checkpoints import checkpoint, hub
 from models.published.diffusers import read_diffusers
 from models.published.edm import read_edm
-from models.published.network import PublishedNetwork, read_checkpoint, write_published
+from models.published.network import PublishedNetwork, described, read_checkpoint, write_published
 from models.published.score_sde import PUBLISHED, read_score_sde
-from models.published.translate import flat
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m models.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", type=Path, metavar="SOURCE")
+    parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("dest", type=Path, metavar="DEST", help="folder to make")
     parser.add_argument(
         "--config", help=f"of a score_sde checkpoint: a JSON file, or one of the published {', '.join(PUBLISHED)}"
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--time", choices=("t", "t_plus_1"), default="t", help="diffusers: t_plus_1 for DDIM's CelebA")
     args = parser.parse_args(argv)
     try:
-        network = read_network(args.source.expanduser(), args.config, args.time)
+        network = read_network(hub.local(args.source), args.config, args.time)
         write_published(args.dest.expanduser(), network)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -75,21 +75,6 @@ def read_network(source: Path, config: str | None, time: str) -> PublishedNetwor
             f"{path.name} beside it; give --config with a JSON file or one of {', '.join(PUBLISHED)}"
         )
     return read_score_sde(source, read_json(path))
-
-
-def described(network: PublishedNetwork) -> str:
-    """Return a description of a network in six lines."""
-    model = network.model
-    count = sum(leaf.size for leaf in flat(network.params).values())
-    sde = ", ".join(f"{key} {value}" for key, value in network.sde.items() if key != "name")
-    classes = f"{model.num_classes} classes" if model.num_classes else "no classes"
-    return f"""\
-family      {network.family}, from {network.source}
-parameters  {count:,}, {model.image_size}x{model.image_size}x{model.image_channels} images, {classes}
-SDE         {network.sde["name"]}: {sde}
-time        {model.time}, {model.embedding} embedding
-input       {model.input}
-output      {model.output}"""
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from deis import SDE
-from deis.wrappers import PREDICTIONS
+from deis.wrappers import PREDICTIONS, prediction_weights
 
 Params = Any
 Images = Float[Array, "b h w c"]
@@ -19,6 +19,7 @@ TIME_INPUTS: dict[str, Callable[[SDE, Any], Any]] = {
     "t": lambda sde, t: t,
     "t_999": lambda sde, t: 999 * t / sde.T,
     "t_plus_1": lambda sde, t: t + 1,
+    "flow_1000": lambda sde, t: 1000 * sde.sigma(t),
     "sigma": lambda sde, t: sde.rho(t),
     "log_sigma": lambda sde, t: jnp.log(sde.rho(t)),
     "log_half_sigma": lambda sde, t: jnp.log(sde.rho(t) / 2),
@@ -26,7 +27,8 @@ TIME_INPUTS: dict[str, Callable[[SDE, Any], Any]] = {
 }
 """Noise conditioning: how the time t is encoded for the network (c_noise of EDM). sigma is that of x / s(t), rho(t).
 
-t_999 is score_sde's and DDPM's, t_plus_1 that of DDIM's CelebA network, log_sigma NCSN++'s, log_half_sigma NCSN++'s
+t_999 is score_sde's and DDPM's, t_plus_1 that of DDIM's CelebA network, flow_1000 that of flow models
+(of sigma itself, not of sigma / s), log_sigma NCSN++'s, log_half_sigma NCSN++'s
 when it was trained on images in [0, 1], log_sigma_4 EDM's.
 """
 
@@ -59,8 +61,13 @@ def predict_eps(
     label: Labels = None,
     dropout_keys: PRNGKeyArray | None = None,
 ) -> Images:
-    """eps_theta(x, t): the network's estimate of the noise in x, for times t in [t_0, T], float32."""
-    a, b = eps_weights(network, per_image(sde.s(t)), per_image(sde.sigma(t)))
+    """eps_theta(x, t): the network's estimate of the noise in x, for times t in [t_0, T], float32.
+
+    Where s(T) = 0 it is x / sigma - x_0 at T, as in `deis.sde.kernel`.
+    """
+    s, sigma = per_image(sde.s(t)), per_image(sde.sigma(t))
+    at_noise = sde.starts_at_noise
+    a, b = prediction_weights(sde, network.output, s, sigma) if at_noise else eps_weights(network, s, sigma)
     return a * x + b * predict(network, sde, params, x, t, label, dropout_keys)
 
 

@@ -31,26 +31,31 @@ OmegaConf.register_new_resolver(
     lambda group, choice, otherwise: choice if choice in choices_of(group) else otherwise,
     replace=True,
 )
+# one of two words, by whether a group has a choice; in YAML ${if_chosen:${GROUP},WORD,OTHERWISE}
+OmegaConf.register_new_resolver(
+    "if_chosen", lambda choice, word, otherwise: otherwise if choice in (None, "None", "null") else word, replace=True
+)
 
 
-def run(main: Callable[[DictConfig], None], config_name: str, job: type) -> None:
+def run(main: Callable[[DictConfig], float | None], config_name: str, job: type) -> None:
     """Compose conf/<config_name>.yaml with the command line, run `main` on it, and leave with its exit code.
 
-    job: the dataclass of its options, whose types Hydra checks. HYDRA_FULL_ERROR=1 shows errors as tracebacks.
+    main: what it returns is the number that a search minimises. job: the dataclass of its options, whose types Hydra
+    checks. HYDRA_FULL_ERROR=1 shows errors as tracebacks.
     """
     debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on, to be worded and numbered here
     register(config_name, job)
     failures: list[RunError] = []
 
-    def worded(cfg: DictConfig) -> None:
+    def worded(cfg: DictConfig) -> float | None:
         # libraries' warnings and the rooms' messages go to stderr as they are
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
         for room in ("data", "eval", "models", "runs"):
             logging.getLogger(room).setLevel(logging.INFO)
         try:
             _refuse_changed_schema(cfg, config_name, job)
-            main(cfg)
+            return main(cfg)
         except Exception as error:
             shown = RunError()
             if isinstance(error, RunError | OmegaConfBaseException):
@@ -61,6 +66,7 @@ def run(main: Callable[[DictConfig], None], config_name: str, job: type) -> None
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise shown from None  # the sweep does its other jobs and raises this again at the end
             failures.append(shown)
+            return None
 
     try:
         # the parser takes no flag among the options, as -m in KEY=VALUE -m KEY=VALUE

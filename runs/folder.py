@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from runs.errors import ConfigError, RunError
 SWEEPS = "sweeps"  # below output_root: the sweeps of train.py, each with a folder for every job
 
 # keys that say where and how to continue a run, not what it computes
-_NOT_IDENTITY = ("run_dir", "resume", "output_root", "logger")
+_NOT_IDENTITY = ("run_dir", "resume", "output_root", "logger", "optimized_metric")
 
 
 def of_job(run_dir: str | None, output_root: str, name: str) -> Path:
@@ -104,12 +105,27 @@ def differences(saved: dict[str, Any], config: dict[str, Any], groups: tuple[str
     ]
 
 
+def finished(folder: Path, config: dict[str, Any], source: Path | None = None) -> dict[str, Any] | None:
+    """The status of a sweep's job that an earlier start of the sweep has done, which is said; None if it is to be done.
+
+    source: a folder that it was computed from; if that has changed since, the job is to be done again.
+    """
+    status, file = read_status(folder), folder / "status.json"
+    if of_sweep() is None or status.get("status") != "done" or read_config(folder) != config:
+        return None
+    if source is not None and source.stat().st_mtime > file.stat().st_mtime:
+        return None
+    print(f"done before: {folder}", file=sys.stderr)
+    return status
+
+
 @contextmanager
-def occupy(folder: Path, config: dict[str, Any], **facts: Any) -> Iterator[None]:
+def occupy(folder: Path, config: dict[str, Any], **facts: Any) -> Iterator[dict[str, Any]]:
     """Own `folder` for the block: lock it, write config.yaml, and keep status.json true whatever happens.
 
-    facts: more fields of status.json, beside the command and its overrides. Raises ConfigError if the folder cannot be
-    written, if another process has it, or if it holds anything but a run of this command.
+    facts: more fields of status.json, beside the command and its overrides; a job that is done adds its results to the
+    dictionary that is yielded. "seconds" are those of all starts that ended by themselves. Raises ConfigError if the
+    folder cannot be written, if another process has it, or if it holds anything but a run of this command.
     """
     if HydraConfig.initialized():
         facts = {"command": HydraConfig.get().job.config_name, "overrides": overrides(), **facts}
@@ -124,22 +140,27 @@ def occupy(folder: Path, config: dict[str, Any], **facts: Any) -> Iterator[None]
             f"{folder} is in use by process {owner.get('pid')} on {owner.get('host')} since {owner.get('started')}; "
             "wait for it, or start another run with run_dir=..."
         ) from None
+    clock, before, results = time.monotonic(), read_status(folder), dict[str, Any]()
     about = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.strftime("%Y-%m-%d %H:%M:%S"), **facts}
 
+    # a run that goes on adds to its time
+    earlier = before.get("seconds", 0.0) if before.get("status") != "done" else 0.0
+
     def write_status(**status: Any) -> None:
+        status |= {"seconds": round(earlier + time.monotonic() - clock, 3)}
         write_atomically(folder / "status.json", json.dumps(status | about, indent=2) + "\n")
 
     with lock:
         write_status(status="running")
         write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
         try:
-            yield
+            yield results
         except BaseException as error:
             code = error.exit_code if isinstance(error, RunError) else 1
             message = str(error) or type(error).__name__
             write_status(status="stopped" if code > 128 else "failed", error=message, exit_code=code)
             raise
-        write_status(status="done", exit_code=0)
+        write_status(status="done", exit_code=0, **results)
 
 
 def refuse_foreign(folder: Path, command: str | None) -> None:

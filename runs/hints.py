@@ -40,8 +40,8 @@ def sentence(error: Exception, config_name: str, job: type) -> str:
         return f"experiment={recipe[1]} is for another command: this one has no option {recipe[2]!r}"
     if option := re.search(NO_OPTION, text):
         return unknown_option(option[1] or option[2], config_name, job)
-    if plugin := re.search(r"Could not find '(hydra/(?:launcher|sweeper))/([^']+)'", text):
-        needs = "requirements-cluster.txt installs that of hydra/launcher=joblib"
+    if plugin := re.search(r"Could not (?:find|load) '(hydra/(?:launcher|sweeper))/([^']+)'", text):
+        needs = "pip install -r requirements-cluster.txt has those of joblib, submitit and optuna"
         return f"{plugin[1]}={plugin[2]} needs a plugin that is not installed; {needs}"
     if choice := re.search(r"Could not find '([^']+)/([^'/]*)'\s+Available options in '[^']+':((?:\n\t\S+)+)", text):
         likeness, nearest = max((_likeness(choice[2], name), name) for name in choice[3].split())

@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import runpy
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -71,3 +72,9 @@ def environment() -> dict[str, str]:
     """The environment of a user without a wandb account."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "HYDRA"))}
     return kept | {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]

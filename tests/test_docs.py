@@ -28,6 +28,7 @@ def run(page: str) -> dict[str, Any]:
     names: dict[str, Any] = {
         "eps_fn": lambda x, t: jnp.tanh(x),
         "v_network": lambda x, t: 0.1 * x,
+        "flow_network": lambda x, t: x * (t / 1000),
         "denoiser": lambda x, sigma: x / (1 + sigma**2),
         "integer_network": integer_network,
         "conditional": lambda x, t, labels: jnp.tanh(x) + 0.01 * labels[:, None, None, None],

@@ -19,7 +19,7 @@ ALLOWED = {
 }
 SCRIPTS = {"train", "sample"}
 # all that `pip install .` installs, and what single modules of it ask the user to add
-DEIS_NEEDS = {"numpy", "scipy", "jax", "jaxtyping", "safetensors"} | {"torch", "diffrax"}
+DEIS_NEEDS = {"numpy", "scipy", "jaxtyping", "safetensors"} | {"jax", "torch", "diffrax", "diffusers"}
 
 
 def imports(path: Path) -> set[str]:

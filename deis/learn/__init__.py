@@ -5,6 +5,11 @@ table = deis.choose(sde, eps_fn, x_T, x_0, nfe=5)[0].table           the best th
 table = deis.learn.fit(sde, eps_fn, table, x_T, x_0)                 better
 """
 
+from deis.extras import needs
+
+with needs("jax", "deis.learn"):
+    import jax  # noqa: F401
+
 from deis.learn.choosing import Choice, choose, on_nodes, untrained
 from deis.learn.fitting import LOSSES, Progress, check, fit
 from deis.learn.gits import StepErrors, gits, step_errors

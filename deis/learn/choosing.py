@@ -36,14 +36,15 @@ SOLVERS: list[tuple[str, dict[str, Any]]] = [
     ("ddim", {}),
     *(("t_ab", {"order": order} | extra) for order in (1, 2, 3) for extra in _SWITCHES),
     *(("rho_ab", {"order": order} | extra) for order in (1, 2, 3) for extra in _SWITCHES[:2]),
-    *(("log_rho_ab", {"order": order} | extra) for order in (1, 2, 3) for extra in _SWITCHES),
+    *(("log_rho_ab", {"order": order} | extra) for order in (1, 2, 3, 4) for extra in _SWITCHES),
     *(("ipndm", {"order": order} | extra) for order in (2, 3, 4) for extra in _SWITCHES),
     ("dpm_solver_pp", {"order": 2}),
     *(("dpm_solver_pp", {"order": order, "exact": True}) for order in (2, 3)),
     *(("unipc", {"order": order, "prediction": kept}) for order in (2, 3) for kept in ("x_0", "eps")),
     *(("rho_rk", {"rk_method": name}) for name in ("2heun", "3kutta", "4rk")),
     *(("dpm_solver", {"order": order}) for order in (2, 3)),
-    *((method, {}) for method in ("s_pndm", "plms")),
+    *(("dpm_solver_singlestep", {"order": order}) for order in (2, 3)),
+    *((method, {}) for method in ("s_pndm", "plms", "gradient_estimation", "pfdiff")),
 ]
 """The solvers that are tried, as names in `deis.tables.METHODS` with their options."""
 

@@ -48,10 +48,12 @@ class Base(NamedTuple):
 def base_of(table: Table, sde: SDE) -> Base:
     """`table` in that form.
 
-    Raises ValueError for a stochastic table, for nodes at which rho rises, and for the nodes of another SDE.
+    Raises ValueError for a stochastic table, for nodes at which rho rises, for the nodes of another SDE, and
+        if s(T) = 0.
     """
     if table.is_stochastic:
         raise ValueError(f"{table.name} adds noise; only deterministic tables can be learned from")
+    sde.refuse_noise("a grid in log rho")
     steps = table.rho[:-1] - table.rho[1:]
     if np.any(steps < 0) or steps[0] == 0:
         raise ValueError(f"{table.name} steps back in time, which a learned table cannot; take another base")

@@ -21,6 +21,32 @@ def vp_linear(beta_0: float = 0.1, beta_1: float = 20.0, t_0: float = 1e-3, T: f
     return SDE(s, sigma, t_of_rho, t_0, T)
 
 
+def vp_zero_snr(beta_0: float = 0.1, beta_1: float = 20.0, t_0: float = 1e-3, T: float = 1.0) -> SDE:
+    """vp_linear with zero terminal SNR: its s shifted to 0 at t = 1 and scaled back to 1 at t = 0.
+
+    s = (s_lin(t) - s_lin(1)) / (1 - s_lin(1)) and sigma^2 = 1 - s^2 (Lin et al., arXiv 2305.08891, algorithm 1).
+    """
+    _, log_alpha_bar, t_of_log_alpha_bar = _linear_beta(beta_0, beta_1)
+    log_s_1 = 0.5 * log_alpha_bar(1.0)
+    lost = -math.expm1(log_s_1)  # 1 - s_lin(1)
+
+    def s(t: Any) -> Any:  # exactly 0 at t = 1
+        growth = 0.5 * (1 - t) * (beta_0 + 0.5 * (beta_1 - beta_0) * (1 + t))
+        return math.exp(log_s_1) / lost * array_library(t).expm1(growth)
+
+    def sigma(t: Any) -> Any:
+        xp = array_library(t)
+        lack = -xp.expm1(0.5 * log_alpha_bar(t)) / lost  # 1 - s without a difference
+        return xp.sqrt(lack * (2 - lack))
+
+    def t_of_rho(rho: Any) -> Any:
+        xp = array_library(rho)
+        root = xp.sqrt(1 + rho * rho)  # 1 / s
+        return t_of_log_alpha_bar(2 * xp.log1p(-lost * (rho / root) * (rho / (1 + root))))
+
+    return SDE(s, sigma, t_of_rho, t_0, T)
+
+
 def sub_vp(beta_0: float = 0.1, beta_1: float = 20.0, t_0: float = 1e-3, T: float = 1.0) -> SDE:
     """sub-VP: s = sqrt(alpha_bar) and sigma = 1 - alpha_bar, linear beta (score_sde, arXiv 2011.13456, eq. 29).
 
@@ -40,8 +66,8 @@ def sub_vp(beta_0: float = 0.1, beta_1: float = 20.0, t_0: float = 1e-3, T: floa
 def vp_cosine(offset: float = 0.008, t_0: float = 1e-3, T: float = 0.9946) -> SDE:
     """Variance preserving, alpha_bar = cos^2(b(t)) / cos^2(b(0)), b(t) = (t + offset) / (1 + offset) pi/2.
 
-    Nichol & Dhariwal, arXiv 2102.09672, eq. 17. alpha_bar reaches 0 at t = 1, so T must lie below;
-    0.9946 is the value of DPM-Solver, arXiv 2206.00927.
+    Nichol & Dhariwal, arXiv 2102.09672, eq. 17. alpha_bar reaches 0 at t = 1. A network of eps starts below;
+    0.9946 is the value of DPM-Solver, arXiv 2206.00927. With T = 1 it has zero terminal SNR.
     """
     rate = 0.5 * math.pi / (1 + offset)
     a = offset * rate
@@ -78,6 +104,26 @@ def ve(sigma_min: float = 0.01, sigma_max: float = 50.0, t_0: float = 0.0, T: fl
 def edm(t_0: float = 0.002, T: float = 80.0) -> SDE:
     """Variance exploding with sigma as time: s = 1, sigma = t (EDM, arXiv 2206.00364, table 1)."""
     return SDE(_one, sigma=lambda t: 1.0 * t, t_of_rho=lambda rho: 1.0 * rho, t_0=t_0, T=T, prior_std=T)
+
+
+def flow(shift: float = 1.0, t_0: float = 0.0, T: float = 1.0) -> SDE:
+    """Flow matching, rectified flow: x_t = (1 - sigma) x_0 + sigma eps with sigma = shift t / (1 + (shift - 1) t).
+
+    Lipman et al., arXiv 2210.02747; Liu et al., arXiv 2209.03003. With shift = 1, sigma = t; above 1, times that are
+    even in t lie closer at the noisy end (Esser et al., arXiv 2403.03206, eq. 23), so that the linear grid "t" is the
+    shifted grid of others, and `deis.schedule.dynamic_shift` gives the shift of their dynamic one. Networks of others
+    are told sigma(t), which is not t where shift is not 1. Raises ValueError unless shift > 0.
+    """
+    if not shift > 0:
+        raise ValueError(f"shift must be positive, got {shift:g}")
+
+    def s(t: Any) -> Any:  # exactly 0 at t = 1
+        return (1 - t) / (1 + (shift - 1) * t)
+
+    def sigma(t: Any) -> Any:
+        return shift * t / (1 + (shift - 1) * t)
+
+    return SDE(s, sigma, lambda rho: rho / (shift + rho), t_0, T, prior_std=float(sigma(T)))
 
 
 def _one(t: Any) -> Any:

@@ -6,17 +6,25 @@ probability-flow ODE loses its stiff linear part (DEIS, arXiv 2204.13902, sectio
 
     dv/drho = eps_theta(s(t) v, t),    t = t(rho)
 
+Where s(T) = 0 (flow matching, zero terminal SNR), x_T is pure noise, rho(T) is infinite, and eps = x_T / sigma says
+nothing: what counts there is the predicted x_0. So at s = 0, and there alone, "eps" means
+
+    e = x / sigma - x_0,    with which x_0 = u - rho e holds as everywhere for u = x / s, if s and rho read sigma and 1
+
+`SDE.evaluation` answers these. A network of eps or of the score cannot be asked there.
+
 Times are in the units of the SDE. The functions answer in the array library they are asked in; asked with
 NumPy arrays they answer in float64, which is what the solver tables are made of.
 """
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from deis.sde.timefn import TimeFn, as_float64, derivative
+from deis.sde.timefn import TimeFn, array_library, as_float64, derivative
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class SDE:
     t_0, T: where sampling ends and starts, t_0 < T.
     prior_std: standard deviation of x_T, per element.
     is_discrete: whether the network knows whole times only, from 0 to T.
-    Raises ValueError if rho does not grow from t_0 to T.
+    Raises ValueError if rho does not grow from t_0 to T, or is infinite at T though s(T) is not 0.
     """
 
     s: TimeFn
@@ -44,16 +52,39 @@ class SDE:
             object.__setattr__(self, name, as_float64(getattr(self, name)))
         if not self.t_0 < self.T:
             raise ValueError(f"t_0 must lie below T, got t_0={self.t_0:g} and T={self.T:g}")
+        if self.starts_at_noise:
+            object.__setattr__(self, "t_of_rho", _up_to_infinity(self.t_of_rho, self.T))
         rho_0, rho_T = self.rho(np.array([self.t_0, self.T]))
-        if not 0 <= rho_0 < rho_T < math.inf:
+        if not 0 <= rho_0 < rho_T or (math.isinf(rho_T) and not self.starts_at_noise):
             raise ValueError(
                 f"sigma(t)/s(t) must grow from t_0={self.t_0:g} to T={self.T:g} and stay finite, "
                 f"got {rho_0:g} and {rho_T:g}; move t_0 or T"
             )
 
     def rho(self, t: Any) -> Any:
-        """Noise-to-signal ratio sigma(t) / s(t)."""
-        return self.sigma(t) / self.s(t)
+        """Noise-to-signal ratio sigma(t) / s(t), infinite where s(t) = 0."""
+        with np.errstate(divide="ignore"):
+            return self.sigma(t) / self.s(t)
+
+    @cached_property
+    def starts_at_noise(self) -> bool:
+        """Whether s(T) = 0, so that x_T holds nothing of the data."""
+        return bool(self.s(np.array(self.T)) == 0)
+
+    def evaluation(self, t: Any) -> tuple[Any, Any]:
+        """(s(t), rho(t)) as in x_0 = x / s - rho e for the e that a solver asks for at t; (sigma(t), 1) where s = 0."""
+        s, sigma = self.marginal(t)
+        if self.starts_at_noise:
+            s = array_library(s).where(s == 0, sigma, s)
+        return s, sigma / s
+
+    def refuse_noise(self, what: str) -> None:
+        """Raise ValueError if s(T) = 0, where `what` says nothing of x_0."""
+        if self.starts_at_noise:
+            raise ValueError(
+                f"{what} says nothing of x_0 at T={self.T:g}, where s = 0 and x is pure noise; let the SDE end below, "
+                "dataclasses.replace(sde, T=...), or use a network that predicts x_0, v or flow"
+            )
 
     def marginal(self, t: Any) -> tuple[Any, Any]:
         """(s(t), sigma(t)): mean s x_0 and standard deviation sigma of x_t given x_0."""
@@ -90,3 +121,14 @@ class SDE:
         z = x.reshape(x.shape[0], -1) / self.prior_std
         constant = z.shape[1] * math.log(self.prior_std * math.sqrt(2 * math.pi))
         return -0.5 * (z * z).sum(1) - constant
+
+
+def _up_to_infinity(t_of_rho: TimeFn, T: float) -> TimeFn:
+    """t_of_rho with the time T at an infinite ratio, where a formula may be infinity by infinity."""
+
+    def call(rho: Any) -> Any:
+        xp = array_library(rho)
+        is_infinite = xp.isinf(rho)
+        return xp.where(is_infinite, T, t_of_rho(xp.where(is_infinite, 1.0, rho)))
+
+    return call

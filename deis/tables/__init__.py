@@ -10,26 +10,40 @@ from deis.schedule import round_down, timesteps
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.ablation import ei_score, euler
-from deis.tables.adams_bashforth import ddim, ipndm, log_rho_ab, rho_ab, t_ab
-from deis.tables.ancestral import analytic_ddim, ddim_eta, ddpm, estimate_eps_norm
-from deis.tables.dpm_solver import dpm_solver, dpm_solver_pp
-from deis.tables.edm import dpm_2, edm_heun
+from deis.tables.adams_bashforth import ddim, gradient_estimation, ipndm, log_rho_ab, pfdiff, rho_ab, t_ab
+from deis.tables.ancestral import analytic_ddim, ddim_eta, ddpm, estimate_eps_norm, lcm
+from deis.tables.dpm_solver import dpm_solver, dpm_solver_pp, dpm_solver_singlestep
+from deis.tables.edm import dpm_2, edm_heun, restart
+from deis.tables.exponential import EXPONENTIAL, exponential_rk
 from deis.tables.pndm import f_pndm, plms, s_pndm
-from deis.tables.runge_kutta import TABLEAUS, Tableau, rho_rk
-from deis.tables.stochastic import dpm_solver_pp_sde, t_ab_sde
+from deis.tables.runge_kutta import rho_rk
+from deis.tables.stochastic import dpm_solver_pp_sde, er_sde, sa_solver, t_ab_sde
+from deis.tables.tableaus import TABLEAUS, Tableau
 from deis.tables.unipc import unipc
 
-__all__ = ["METHODS", "TABLEAUS", "Tableau", "build", "estimate_eps_norm", "fewest_steps"]
+__all__ = ["EXPONENTIAL", "METHODS", "TABLEAUS", "Tableau", "build", "estimate_eps_norm", "fewest_steps"]
 __all__ += ["ddim", "dpm_solver", "dpm_solver_pp", "ipndm", "log_rho_ab", "rho_ab", "t_ab", "unipc"]
 __all__ += ["dpm_2", "edm_heun", "ei_score", "euler", "f_pndm", "plms", "rho_rk", "s_pndm"]
-__all__ += ["analytic_ddim", "ddim_eta", "ddpm", "dpm_solver_pp_sde", "t_ab_sde"]
+__all__ += [
+    "analytic_ddim",
+    "ddim_eta",
+    "ddpm",
+    "dpm_solver_pp_sde",
+    "er_sde",
+    "lcm",
+    "restart",
+    "sa_solver",
+    "t_ab_sde",
+]
+__all__ += ["dpm_solver_singlestep", "exponential_rk", "gradient_estimation", "pfdiff"]
 
 METHODS: dict[str, Callable[..., Table]] = {
     method.__name__: method
     for method in (
         *(ddim, t_ab, rho_ab, log_rho_ab, ipndm, rho_rk),
         *(dpm_solver, dpm_solver_pp, unipc, edm_heun, dpm_2, s_pndm, f_pndm, plms, euler, ei_score),
-        *(ddim_eta, ddpm, t_ab_sde, dpm_solver_pp_sde),
+        *(dpm_solver_singlestep, exponential_rk, gradient_estimation, pfdiff),
+        *(ddim_eta, ddpm, t_ab_sde, dpm_solver_pp_sde, sa_solver, er_sde, lcm, restart),
     )
 }
 """The solvers by name: functions of (sde, nodes) and their own options."""

@@ -2,7 +2,8 @@
 
 Euler's method on the probability-flow ODE; the exponential integrator (EI) with the score held constant over a step
 (ingredient 1); the same with eps held constant (ingredient 2), which is `deis.tables.ddim`; polynomials of higher
-degree (ingredient 3) make it `deis.tables.t_ab`. The first three are of order 1, 1 NFE a step.
+degree (ingredient 3) make it `deis.tables.t_ab`. The first three are of order 1, 1 NFE a step. Where s(T) = 0, the
+first step is DDIM's, as a constant score says nothing of x_0.
 """
 
 from dataclasses import replace
@@ -13,8 +14,10 @@ from deis.schedule import check_nodes
 from deis.sde import SDE
 from deis.table import Table, eps_table
 from deis.tables.multistep import extended_nodes, quadrature
+from deis.tables.pure_noise import from_noise
 
 
+@from_noise()
 def euler(sde: SDE, ts: np.ndarray) -> Table:
     """Euler's method in t: x' = x + (t' - t) (f x + g^2 / (2 sigma) eps), f and g the SDE's drift and diffusion.
 
@@ -28,6 +31,7 @@ def euler(sde: SDE, ts: np.ndarray) -> Table:
     return replace(eps_table("Euler", ts, s, sde.rho(ts), P[:, None]), p=p, q=p)
 
 
+@from_noise()
 def ei_score(sde: SDE, ts: np.ndarray) -> Table:
     """The exponential integrator on the score, -eps / sigma, held constant over a step; worse than Euler's method.
 

@@ -10,8 +10,9 @@ from typing import Unpack
 import numpy as np
 
 from deis.sde import SDE
-from deis.table import Table
-from deis.tables.multistep import Options, Weights, lagrange, multistep, with_options
+from deis.table import Table, eps_table
+from deis.tables.multistep import Options, Weights, extended_nodes, lagrange, multistep, with_options
+from deis.tables.pure_noise import from_noise
 
 # extrapolation by a higher degree amplifies the network's error more than it removes the method's
 MAX_ORDER = 6
@@ -38,7 +39,7 @@ def t_ab(sde: SDE, ts: np.ndarray, order: int = 3, **options: Unpack[Options]) -
     ts: [N+1] decreasing nodes. The order of convergence is order + 1, with the corrector order + 2.
     Raises ValueError for an order outside 0 to 6 or bad nodes.
     """
-    return _adams_bashforth(f"tAB{order}", sde, ts, order, lagrange(sde.t_of_rho), **options)
+    return _adams_bashforth(f"tAB{order}", sde, ts, order, lagrange(sde.t_of_rho), True, **options)
 
 
 def rho_ab(sde: SDE, ts: np.ndarray, order: int = 3, **options: Unpack[Options]) -> Table:
@@ -76,12 +77,43 @@ def ipndm(
     return multistep(with_options(name, options), sde, ts, order - 1, predict, correct, finite_at_zero=True, **options)
 
 
+def gradient_estimation(sde: SDE, ts: np.ndarray, gamma: float = 2.0, **options: Unpack[Options]) -> Table:
+    """Gradient estimation (arXiv 2306.04848, algorithm 2): the DDIM step with gamma eps_n + (1 - gamma) eps_n-1.
+
+    ts: [N+1] decreasing nodes. gamma: 2 is the authors' choice, 1.5 is `ipndm` of order 2. The first step is DDIM's.
+    """
+    predict = _constant((np.ones(1), np.array([gamma, 1 - gamma])))
+    name = with_options(f"GE(gamma={gamma:g})", options)
+    return multistep(name, sde, ts, 1, predict, _constant(_AM_WEIGHTS), **options)
+
+
+@from_noise()
+def pfdiff(sde: SDE, ts: np.ndarray) -> Table:
+    """PFDiff-1 with DDIM (arXiv 2408.08822, algorithm 1): each step takes the eps at its middle; 1 NFE a step.
+
+    ts: [N+1] decreasing nodes. The past eps leads to the middle, which is the average of the times; the first step is
+    DDIM's, in the source half as long as the others. Order of convergence 2.
+    """
+    t, s, rho = extended_nodes(sde, ts)
+    t_asked = np.append(t[:1], (t[1:-1] + t[2:]) / 2)
+    rho_asked = np.append(sde.rho(t_asked), rho[-1])
+    P, Q = (rho_asked[1:] - rho[:-1])[:, None], np.diff(rho)[:, None]
+    return eps_table("PFDiff-1", np.append(t_asked, t[-1]), np.append(sde.s(t_asked), s[-1]), rho_asked, P, Q)
+
+
 def _adams_bashforth(
-    name: str, sde: SDE, ts: np.ndarray, order: int, weights: Weights, **options: Unpack[Options]
+    name: str,
+    sde: SDE,
+    ts: np.ndarray,
+    order: int,
+    weights: Weights,
+    knows_T: bool = False,
+    **options: Unpack[Options],
 ) -> Table:
     if not 0 <= order <= MAX_ORDER:
         raise ValueError(f"order must be 0 (DDIM) to {MAX_ORDER}, got {order}; the paper's best is 3")
-    return multistep(with_options(name, options), sde, ts, order, weights, weights, finite_at_zero=True, **options)
+    name = with_options(name, options)
+    return multistep(name, sde, ts, order, weights, weights, finite_at_zero=True, knows_T=knows_T, **options)
 
 
 def _constant(weights: tuple[np.ndarray, ...]) -> Weights:

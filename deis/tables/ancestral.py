@@ -22,8 +22,10 @@ from deis.sde import SDE
 from deis.sde.timefn import array_library
 from deis.table import Table, eps_table
 from deis.tables.multistep import extended_nodes
+from deis.tables.pure_noise import from_noise, starts_at_noise
 
 
+@from_noise(lambda eta, **options: {"eta": eta})
 def ddim_eta(sde: SDE, ts: np.ndarray, eta: float = 1.0, *, denoise: bool = False) -> Table:
     """Stochastic DDIM (arXiv 2010.02502, eq. 12 and 16).
 
@@ -36,6 +38,7 @@ def ddim_eta(sde: SDE, ts: np.ndarray, eta: float = 1.0, *, denoise: bool = Fals
     return _ancestral(f"DDIM(eta={eta:g})", t, s, rho, gamma, gamma)
 
 
+@from_noise(lambda variance, **options: {"eta": 1.0, "large": variance == "large"})
 def ddpm(sde: SDE, ts: np.ndarray, *, variance: str = "small", denoise: bool = False) -> Table:
     """DDPM's ancestral sampling (arXiv 2006.11239, algorithm 2), which is DDIM with eta = 1.
 
@@ -50,6 +53,16 @@ def ddpm(sde: SDE, ts: np.ndarray, *, variance: str = "small", denoise: bool = F
         raise ValueError(f"variance must be small or large, got {variance!r}")
     g = s[:-1] / s[1:] * np.sqrt(rho[:-1] ** 2 - rho[1:] ** 2)
     return _ancestral("DDPM-large", t, s, rho, gamma, np.append(g[:-1], 0.0))
+
+
+@from_noise(lambda **options: {"eta": 1.0})
+def lcm(sde: SDE, ts: np.ndarray, *, denoise: bool = True) -> Table:
+    """Consistency-model steps, as LCM's (arXiv 2303.01469, algorithm 1; 2310.04378): predicted x_0, then new noise.
+
+    ts: [N+1] decreasing nodes. denoise: end with the x_0 that is predicted at the last node, as the sources do.
+    """
+    t, s, rho = extended_nodes(sde, ts, denoise)
+    return _ancestral("LCM", t, s, rho, rho[1:], rho[1:])
 
 
 def analytic_ddim(
@@ -70,8 +83,13 @@ def analytic_ddim(
         which is cut.
     half_range: half the width of the interval that the data lie in, 1 for images in [-1, 1]; bounds the variance
         by what can remain of such data (theorem 2).
-    Raises ValueError for an eta outside [0, 1], or another number of values than nodes.
+    Raises ValueError for an eta outside [0, 1], another number of values than nodes, or nodes from s(T) = 0 on.
     """
+    if starts_at_noise(sde, ts):
+        raise ValueError(
+            f"Analytic-DDIM takes the variance of x_0 from that of eps, which says nothing of it at T={sde.T:g}, where "
+            "s = 0; use nodes that begin below, or ddim_eta"
+        )
     t, s, rho = extended_nodes(sde, ts, denoise)
     eps_norm = np.asarray(eps_norm, np.float64)
     if eps_norm.shape != np.shape(ts):

@@ -17,10 +17,14 @@ import numpy as np
 from deis.schedule import check_nodes
 from deis.sde import SDE
 from deis.table import Table
+from deis.tables.pure_noise import begin_multistep
 
 Weights = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """(nodes, start, end) -> weights [steps, k] of the evaluations at nodes [steps, k], newest first, over the steps
 from start [steps] to end [steps]; all in rho."""
+
+Noise = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""rho at the nodes [N+1] -> (p, g) [N] of a reverse SDE's steps v' = p v + sum_j w_j x_0j + g z."""
 
 # Gauss-Legendre on [0, 1]; 64 nodes leave rounding errors only
 _LEGENDRE_X, _LEGENDRE_W = np.polynomial.legendre.leggauss(64)
@@ -53,7 +57,10 @@ def multistep(
     correct: Weights,
     prediction: str = "eps",
     *,
+    noise: Noise | None = None,
+    correct_degree: int | None = None,
     finite_at_zero: bool = False,
+    knows_T: bool = False,
     lower_order_final: bool = False,
     corrector: bool = False,
     denoise: bool = False,
@@ -63,7 +70,11 @@ def multistep(
     ts: [N+1] decreasing nodes.
     predict, correct: weights over the step after the newest evaluation and, for the corrector, before it.
     prediction: what the history keeps and the weights are for, "eps" or "x_0".
+    noise: of a stochastic method of predicted x_0, whose weights are for its `p`.
+    correct_degree: the corrector's highest degree, if not degree + 1.
     finite_at_zero: `predict` has finite weights over a step to sigma = 0; if not, such a step is of degree 0.
+    knows_T: the polynomials have a node at T where s(T) = 0 too, in a variable that is finite there. Then the second
+        call corrects the first step, as the error of that would bound the order by 2.
     lower_order_final, corrector, denoise: the `Options`.
     Raises ValueError for bad nodes, an unknown prediction, or `denoise` after nodes that end at sigma = 0.
     """
@@ -74,17 +85,25 @@ def multistep(
     degrees = rising(degree, len(step), lower_order_final, denoise or (rho[-1] == 0 and not finite_at_zero))
 
     one, zero = np.ones(len(step)), np.zeros(len(step))
-    a, b, decay = zero, one, one
+    a, b, p, g = zero, one, one, zero
     if prediction == "x_0":
-        a, b, decay = one, -rho[:-1], (rho[1:] / rho[:-1]).astype(np.float64)
-    p, P = decay, _rows(predict, rho, step, step, degrees)
-    q, Q = p, P
-    if corrector and len(step) > 1:  # row n takes the accepted state from node n-1 to n, and from there predicts
-        q, Q = np.append(1.0, decay[:-1]), np.zeros((len(step), degrees[:-1].max() + 2))
-        Q[1:] = _rows(correct, rho, step[:-1], step[1:], degrees[:-1] + 1)
-        P = np.pad(P, [(0, 0), (0, Q.shape[1] - P.shape[1])]) + decay[:, None] * Q
-        p = decay * q
-    return Table(name, t, s, rho, a, b, p, q, P, Q, g=zero)
+        a, b, p = one, np.where(np.isinf(rho[:-1]), 0.0, -rho[:-1]), rho[1:] / rho[:-1]
+    if noise:
+        p, g = noise(rho)
+    p = p.astype(np.float64)
+    P = Q = _rows(predict, rho, step, step, degrees)
+    if corrector and len(step) > 1:  # row n corrects v, which holds the noise of the step before, and moves it on
+        limit = degree + 1 if correct_degree is None else correct_degree
+        correct_degrees = np.minimum(degrees[:-1] + 1, limit)
+        Q = np.zeros((len(step), correct_degrees.max() + 1))
+        Q[1:] = p[1:, None] * _rows(correct, rho, step[:-1], step[1:], correct_degrees)
+        lags = max(P.shape[1], Q.shape[1])
+        P, Q = (np.pad(rows, [(0, 0), (0, lags - rows.shape[1])]) for rows in (P, Q))
+        P = P + Q
+    if np.isfinite(rho[0]):
+        return Table(name, t, s, rho, a, b, p, p, P, Q, g)
+    s[0], rho[0] = sde.evaluation(t[0])
+    return begin_multistep(Table(name, t, s, rho, a, b, p, p, P, Q, g), prediction, corrector, knows_T)
 
 
 def with_options(name: str, options: Options) -> str:
@@ -94,6 +113,8 @@ def with_options(name: str, options: Options) -> str:
 
 def extended_nodes(sde: SDE, ts: np.ndarray, denoise: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(t, s, rho) at the nodes; rho in extended precision, for the differences that long schedules take of it.
+
+    rho[0] is infinite where s(T) = 0.
 
     denoise: also sigma = 0, where x is x_0. No time need belong to it; t repeats the last node's.
     """
@@ -117,12 +138,16 @@ def rising(degree: int, num_row: int, lower_order_final: bool, last_is_0: bool) 
 
 
 def _rows(weights: Weights, rho: np.ndarray, step: np.ndarray, newest: np.ndarray, degrees: np.ndarray) -> np.ndarray:
-    """Row i: the weights over step[i] of the degrees[i] + 1 evaluations up to the one at node newest[i]."""
+    """Row i: the weights over step[i] of the degrees[i] + 1 evaluations up to the one at node newest[i].
+
+    A step from infinity is left out, with weights of 0.
+    """
     rows = np.zeros((len(step), degrees.max() + 1))
     for degree in set(degrees.tolist()):
-        i = np.flatnonzero(degrees == degree)
+        i = np.flatnonzero((degrees == degree) & np.isfinite(rho[step]))
         used = rho[newest[i, None] - np.arange(degree + 1)]
-        rows[i, : degree + 1] = weights(used, rho[step[i]], rho[step[i] + 1])
+        with np.errstate(divide="ignore", invalid="ignore"):  # of a node at infinity; tables are finite or refused
+            rows[i, : degree + 1] = weights(used, rho[step[i]], rho[step[i] + 1])
     return rows
 
 
@@ -158,11 +183,12 @@ def quadrature(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def lagrange_integrals(nodes: np.ndarray, x: np.ndarray, measure: np.ndarray) -> np.ndarray:
     """Integrals of the Lagrange basis through nodes [steps, k] over points x [steps, 64]: [steps, k].
 
-    Only the differences need the extended precision that they are given in.
+    Only the differences need the extended precision that they are given in. A node at infinity has the weight 0, which
+    is the limit: the others have the polynomial through them alone.
     """
-    k = nodes.shape[1]
-    factor = (x[:, None, :] - nodes[:, :, None]).astype(np.float64)
-    apart = (nodes[:, :, None] - nodes[:, None, :]).astype(np.float64)
+    k, is_far = nodes.shape[1], np.isinf(nodes)
+    factor = np.where(is_far[:, :, None], 1.0, x[:, None, :] - nodes[:, :, None]).astype(np.float64)
+    apart = np.where(is_far[:, None, :], 1.0, nodes[:, :, None] - nodes[:, None, :]).astype(np.float64)
     measure = measure.astype(np.float64)
     integrals = np.empty((len(nodes), k))
     for j in range(k):

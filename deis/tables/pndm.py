@@ -13,6 +13,8 @@ from deis.schedule import check_nodes
 from deis.sde import SDE
 from deis.table import Table, eps_table
 from deis.tables.adams_bashforth import AB_WEIGHTS
+from deis.tables.pure_noise import kappa_step, with_first_step
+from deis.tables.tableaus import TABLEAUS
 
 PseudoStep = tuple[Sequence[float], Sequence[float]]
 """Where the stages of a step from t to t' stand between them, and the weights of their eps in it."""
@@ -20,6 +22,7 @@ PseudoStep = tuple[Sequence[float], Sequence[float]]
 _EULER: PseudoStep = ((0.0,), (1.0,))
 _HEUN: PseudoStep = ((0.0, 1.0), (1 / 2, 1 / 2))
 _RUNGE_KUTTA: PseudoStep = ((0.0, 1 / 2, 1 / 2, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
+_IN_KAPPA = {2: TABLEAUS["2heun"], 4: TABLEAUS["4rk"]}  # the same, from pure noise on, where s(T) = 0
 
 
 def s_pndm(sde: SDE, ts: np.ndarray) -> Table:
@@ -57,6 +60,12 @@ def _pndm(name: str, sde: SDE, ts: np.ndarray, first_steps: list[PseudoStep], or
     for n, step in enumerate(np.diff(rho)):
         first = len(times)
         at_nodes.append(first)
+        if np.isinf(rho[n]):
+            from_infinity = kappa_step(sde, ts[0], ts[1], _IN_KAPPA[len(first_steps[0][0])])
+            times += from_infinity.t[:-1].tolist()
+            rows += [{first: 0.0}] * from_infinity.nfe
+            ends_step += [False] * (from_infinity.nfe - 1) + [True]
+            continue
         if n < len(first_steps):
             # the network is not asked at sigma = 0
             fractions, weights = first_steps[n] if rho[n + 1] > 0 else _EULER
@@ -75,4 +84,5 @@ def _pndm(name: str, sde: SDE, ts: np.ndarray, first_steps: list[PseudoStep], or
         for evaluation, weight in row.items():
             P[i, i - evaluation] = weight
     t = np.array([*times, ts[-1]])
-    return eps_table(name, t, sde.s(t), sde.rho(t), P, P * np.array(ends_step)[:, None])
+    table = eps_table(name, t, *sde.evaluation(t), P, P * np.array(ends_step)[:, None])
+    return table if np.isfinite(rho[0]) else with_first_step(table, from_infinity)

@@ -10,17 +10,30 @@ has the marginals of the forward SDE. With v = x / s, rho = sigma / s and score 
 
 Within a step, eps moves with v as it does for a single data point, d eps / dv = 1 / rho. This linear part is
 integrated exactly, and of the step's noise g^2 = rho'^2 (1 - q^(2 lambda^2)) is left at its end, q = rho' / rho.
-A step to sigma = 0 adds no noise.
+A step to sigma = 0 adds no noise. From pure noise, s(T) = 0, nothing of z is left for any lambda > 0, g = rho'.
 """
+
+from typing import Unpack
 
 import numpy as np
 
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.adams_bashforth import t_ab
-from deis.tables.multistep import extended_nodes, lagrange_integrals, quadrature, rising
+from deis.tables.exponential import interpolate, log_weights, sde_noise
+from deis.tables.multistep import (
+    Options,
+    extended_nodes,
+    lagrange_integrals,
+    multistep,
+    quadrature,
+    rising,
+    with_options,
+)
+from deis.tables.pure_noise import from_noise
 
 
+@from_noise(lambda lam, **options: {"eta": 1.0} if lam else None)
 def t_ab_sde(
     sde: SDE,
     ts: np.ndarray,
@@ -66,41 +79,125 @@ def t_ab_sde(
     return _x_0_table(f"tAB{order}(lambda={lam:g})", t, s, rho, p, P, lam**2)
 
 
+@from_noise(lambda eta, **options: {"eta": float(eta > 0)})
 def dpm_solver_pp_sde(
     sde: SDE,
     ts: np.ndarray,
+    order: int = 2,
     *,
     eta: float = 1.0,
     variant: str = "midpoint",
-    lower_order_final: bool = False,
-    denoise: bool = False,
+    **options: Unpack[Options],
 ) -> Table:
-    """DPM-Solver++ SDE 2M (arXiv 2211.01095; sample_dpmpp_2m_sde of k-diffusion); 1 NFE a step.
+    """DPM-Solver++ SDE 2M and 3M (arXiv 2211.01095; sample_dpmpp_2m_sde, _3m_sde of k-diffusion); 1 NFE a step.
 
-    The lambda-SDE with lambda^2 = eta, and x_0 linear in log rho through the last two evaluations. The first step
-    uses one, and so does a step to sigma = 0, whose result is the predicted x_0, as in the source. Order 2.
+    The lambda-SDE with lambda^2 = eta, and a polynomial in log rho through the last two or three x_0. A step to
+    sigma = 0 gives the predicted x_0, as in the source. Order 2: 3M, as published, takes half of the curvature's term.
 
-    ts: [N+1] decreasing nodes.
-    eta: 1 is the usual reverse SDE, 0 is DPM-Solver++ 2M.
-    variant: the weight of x_0's slope, "heun", which integrates it exactly, or "midpoint", to first order.
-    lower_order_final, denoise: as in `deis.tables.multistep.Options`.
-    Raises ValueError for a negative eta, an unknown variant or bad nodes.
+    ts: [N+1] decreasing nodes. order: evaluations used, 1 to 3. eta: 1 is the usual reverse SDE, 0 is DPM-Solver++.
+    variant: the weight of the slope through two x_0, "heun", which integrates it exactly, or "midpoint", to first
+        order. k-diffusion's 3M starts with "heun".
+    options: those of `Options`.
+    Raises ValueError for another order, a negative eta, an unknown variant or bad nodes.
     """
+    if order not in (1, 2, 3):
+        raise ValueError(f"dpm_solver_pp_sde order must be 1, 2 or 3, got {order}")
     if not 0 <= eta < np.inf:
         raise ValueError(f"eta must be 0 (deterministic) or more, got {eta:g}")
     if variant not in ("midpoint", "heun"):
         raise ValueError(f"variant must be midpoint or heun, got {variant!r}")
-    t, s, rho = extended_nodes(sde, ts, denoise)
-    degrees = rising(1, len(t) - 1, lower_order_final, denoise or rho[-1] == 0)
-    ratio = (rho[1:] / rho[:-1]).astype(np.float64)
-    p = ratio ** (1 + eta)
-    P = np.stack([1 - p, np.zeros(len(p))], axis=1)[:, : degrees.max() + 1]
-    i = np.flatnonzero(degrees)
-    h, h_last = -np.log(ratio[i]), -np.log(ratio[i - 1])
-    slope = 0.5 * P[i, 0] if variant == "midpoint" else 1 - P[i, 0] / ((1 + eta) * h)
-    P[i] += (slope * h / h_last)[:, None] * [1.0, -1.0][: P.shape[1]]
-    name = "DPM++2M-SDE" if variant == "midpoint" else "DPM++2M-SDE-heun"
-    return _x_0_table(f"{name}(eta={eta:g})", t, s, rho, p, P, eta)
+    slope = "exact" if variant == "heun" else variant
+    predict, correct = log_weights("x_0", slope, eta, curvature=0.5), log_weights("x_0", "exact", eta)
+    name = with_options(f"DPM++{order}M-SDE{'-heun' * (variant == 'heun')}", options) + f"(eta={eta:g})"
+    return multistep(name, sde, ts, order - 1, predict, correct, "x_0", noise=sde_noise(eta), **options)
+
+
+@from_noise(lambda tau, tau_max, **options: {"eta": float(tau > 0 and np.isinf(tau_max))})
+def sa_solver(
+    sde: SDE,
+    ts: np.ndarray,
+    order: int = 3,
+    *,
+    tau: float = 1.0,
+    tau_min: float = 0.0,
+    tau_max: float = np.inf,
+    corrector_order: int | None = None,
+    exact: bool = True,
+    **options: Unpack[Options],
+) -> Table:
+    """SA-Solver (arXiv 2309.05019): stochastic Adams predictor and corrector through predicted x_0; 1 NFE a step.
+
+    ts: [N+1] decreasing nodes. order: the predictor's evaluations, 1 to 4. corrector_order: the corrector's, with the
+        newest, 2 to order + 1, which is the default.
+    tau: lambda of the reverse SDE in steps that start at rho between tau_min and tau_max; others are deterministic.
+    exact: integrate lines exactly; False as in the authors' code and in diffusers, to first order in the step.
+    options: those of `Options`; the corrector is on. It does not raise the order where there is noise, which is 2.
+    Raises ValueError for other orders, a negative tau, or bad nodes.
+    """
+    if not 1 <= order <= 4 or not 2 <= (corrector_order or order + 1) <= order + 1:
+        raise ValueError(
+            f"sa_solver order must be 1 to 4 and corrector_order 2 to order + 1, got {order}, {corrector_order}"
+        )
+    if not 0 <= tau < np.inf:
+        raise ValueError(f"tau must be 0 (deterministic) or more, got {tau:g}")
+
+    def eta(rho: np.ndarray) -> np.ndarray:
+        return np.where((rho >= tau_min) & (rho <= tau_max), tau**2, 0.0)
+
+    weights = log_weights("x_0", "exact" if exact else "B1", eta)
+    degree = (corrector_order or order + 1) - 1
+    options = Options(corrector=True) | options
+    name = with_options(f"SA{order}", options) + f"(tau={tau:g})"
+    return multistep(
+        name, sde, ts, order - 1, weights, weights, "x_0", noise=sde_noise(eta), correct_degree=degree, **options
+    )
+
+
+@from_noise(lambda **options: {"eta": 1.0})
+def er_sde(
+    sde: SDE, ts: np.ndarray, order: int = 3, *, lower_order_final: bool = False, denoise: bool = False
+) -> Table:
+    """ER-SDE-Solver-1 to -3 (arXiv 2309.06169, ER SDE 5): v / f(rho) is integrated, f(rho) = rho (e^(rho^0.3) + 10).
+
+    v' = f(rho') / f(rho) v + sum of the Taylor terms of x_0 in rho, whose derivatives are differences; 1 NFE a step.
+
+    ts: [N+1] decreasing nodes. order: evaluations used, 1 to 3.
+    lower_order_final, denoise: as in `deis.tables.multistep.Options`.
+    Raises ValueError for another order, or bad nodes.
+    """
+    if order not in (1, 2, 3):
+        raise ValueError(f"er_sde order must be 1, 2 or 3, got {order}")
+
+    def f(rho: np.ndarray) -> np.ndarray:
+        return rho * (np.exp(rho**0.3) + 10)
+
+    def noise(rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        p = f(rho[1:]) / f(rho[:-1])
+        return p, np.sqrt(rho[1:] ** 2 - (p * rho[:-1]) ** 2)
+
+    def weights(nodes: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        step, place = end - start, (nodes - start[:, None]) / (end - start)[:, None]
+        rho, drho = quadrature(start, end)
+        measure = -f(end)[:, None] / f(rho) * drho
+        slope = 1 + measure.sum(axis=1) / step
+        parabola = 1 + 2 * ((rho - start[:, None]) * measure).sum(axis=1) / step**2
+        if nodes.shape[1] == 3:
+            parabola += place[:, 1] * slope  # the published slope is that of the last two x_0
+        moments = np.stack([1 - f(end) / f(start), slope, parabola], axis=1)
+        return interpolate(place, moments[:, : nodes.shape[1]])
+
+    return multistep(
+        f"ER-SDE-{order}",
+        sde,
+        ts,
+        order - 1,
+        weights,
+        weights,
+        "x_0",
+        noise=noise,
+        lower_order_final=lower_order_final,
+        denoise=denoise,
+    )
 
 
 def _collocation(sde: SDE, nodes: np.ndarray, end: np.ndarray, lam: float) -> tuple[np.ndarray, np.ndarray]:

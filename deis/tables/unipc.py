@@ -11,9 +11,10 @@ import numpy as np
 
 from deis.sde import SDE
 from deis.table import Table
-from deis.tables.multistep import Options, Weights, lagrange, multistep, total_weight
+from deis.tables.exponential import log_weights
+from deis.tables.multistep import Options, multistep
 
-VARIANTS = ("B1", "B2")
+VARIANTS = ("B1", "B2", "vary")
 MAX_ORDER = 6
 
 
@@ -31,7 +32,8 @@ def unipc(
     ts: [N+1] decreasing nodes, sigma > 0 at every evaluation.
     order: p, 1 to 6. The order of convergence is p + 1, without the corrector p ("UniP"); the steps of lower order
         at the end, kept as the authors do unless lower_order_final=False, bound it by 2.
-    variant: "B1", B(h) = h, or "B2", B(h) = e^h - 1 (section 3.4).
+    variant: "B1", B(h) = h, or "B2", B(h) = e^h - 1 (section 3.4); "vary", the
+        varying coefficients (appendix C), which solve for that unknown too.
     prediction: what the polynomial goes through, predicted "x_0" (the authors' choice for guided sampling) or "eps".
     options: those of `Options`; lower_order_final and corrector are on.
     Raises ValueError for any other order, variant or prediction, or bad nodes.
@@ -42,22 +44,5 @@ def unipc(
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
     options = Options(lower_order_final=True, corrector=True) | options
     name = ("UniPC" if options["corrector"] else "UniP") + str(order)
-    predict, correct = _weights(variant, prediction, predicts=True), _weights(variant, prediction, predicts=False)
-    return multistep(name, sde, ts, order - 1, predict, correct, prediction, **options)
-
-
-def _weights(variant: str, prediction: str, predicts: bool) -> Weights:
-    """The weights of the predictor or of the corrector; of the latter, the newest node is the step's end."""
-    exact = lagrange(np.log, prediction)
-
-    def weights(nodes: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-        if nodes.shape[1] != 2:
-            return exact(nodes, start, end)
-        total, h = total_weight(start, end, prediction), np.log(start / end)
-        b = total if variant == "B2" else h * (1 if prediction == "x_0" else -end)
-        if predicts:
-            r = np.log(nodes[:, 0] / nodes[:, 1]) / h  # of the older evaluation, below 0
-            return np.stack([total - b / (2 * r), b / (2 * r)], axis=1)
-        return np.stack([b / 2, total - b / 2], axis=1)
-
-    return weights
+    weights = log_weights(prediction, "exact" if variant == "vary" else variant)
+    return multistep(name, sde, ts, order - 1, weights, weights, prediction, **options)

@@ -55,7 +55,9 @@ def fine_trajectory(sde: SDE, eps_fn: EpsFn, x_T: Points, phase: str = "t", orde
     """The trajectories from x_T by tAB3 in FINE_STEPS steps, on the grid `deis.timesteps(sde, _, phase, order)`.
 
     Every FINE_STEPS / n-th of their nodes is a node of the grid of n steps. One compilation.
+    Raises ValueError if s(T) = 0.
     """
+    sde.refuse_noise("eps, whose changes are measured,")
     ts = deis.timesteps(sde, FINE_STEPS, phase, order)
     x, x_0 = map(np.asarray, deis.trajectory(tables.t_ab(sde, ts, order=3), eps_fn, x_T))
     sigma, rho = sde.sigma(ts), sde.rho(ts)

@@ -4,7 +4,10 @@ A new metric is a module here and its entry in METRICS.
 """
 
 import logging
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,11 +16,11 @@ from jaxtyping import UInt8
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig, load_extractor
 from eval.features.extractor import Extractor
-from eval.metrics.frechet import empty_statistics, extend, frechet_distance, metric_name, rank_warning
+from eval.metrics.frechet import empty_statistics, extend, frechet_distance, merge, metric_name, rank_warning
 from eval.metrics.inception_score import inception_score
 from eval.metrics.kid import kernel_distance
 from eval.metrics.precision_recall import precision_recall
-from eval.metrics.reference import Reference, chunk_size, load_reference
+from eval.metrics.reference import Reference, chunk_size, load_reference, missing_features
 from runs.errors import checking
 
 log = logging.getLogger(__name__)
@@ -91,6 +94,26 @@ class Measurement:
             "reference_extractor": self.reference.statistics.extractor,
             "reference_n": self.reference.statistics.n,
         }
+
+    def gather(self) -> None:
+        """Put together what all processes have taken, in all of them, so that `result` is of all samples.
+
+        Raises ConnectionError if a process has been lost.
+        """
+        import jax
+
+        from models.training.devices import gather
+
+        self._extract(len(self._waiting))
+        if jax.process_count() == 1:
+            return
+        rows = {"features": self._features, "logits": self._logits}
+        kept = {name: np.concatenate(batches) for name, batches in rows.items() if batches}
+        own = {"mean": self.statistics.mean, "cov": self.statistics.cov, "n": np.asarray(self.statistics.n)}
+        parts = [part for part in gather(own | kept) if part["n"] > 0]
+        statistics = [replace(self.statistics, mean=p["mean"], cov=p["cov"], n=int(p["n"])) for p in parts]
+        self.statistics = reduce(merge, statistics, empty_statistics(self.extractor.name, "samples"))
+        self._features, self._logits = ([part[name] for part in parts if name in part] for name in rows)
 
     def _extract(self, count: int) -> None:
         """Take the features of the first `count` images that wait."""
@@ -197,6 +220,28 @@ def open_measurement(cfg: ExtractorConfig, dataset: DatasetConfig, config: Metri
     with checking():
         extractor = load_extractor(cfg, dataset)
         return Measurement(extractor, load_reference(extractor, dataset, config.need("features")), config)
+
+
+def measurement_of(
+    cfg: ExtractorConfig | None, dataset: DatasetConfig | None, config: MetricConfig, num_samples: int, is_asked: bool
+) -> Measurement | None:
+    """What measures the samples; None, with one line that says why, if nobody asked and something has to be made first.
+
+    Raises ConfigError for anything that cannot be used.
+    """
+    cfg = cfg or ExtractorConfig()
+    if not is_asked:
+        missing = "nobody wrote down what images the network learned; give dataset=NAME"
+        if num_samples < 2:
+            missing = "it needs at least 2 images"
+        elif dataset is not None:
+            with checking():
+                missing = missing_features(cfg, dataset) or ""
+        if missing:
+            print(f"no FID: {missing}; extractor=classifier makes what it needs and measures it", file=sys.stderr)
+            return None
+    assert dataset is not None
+    return open_measurement(cfg, dataset, config)
 
 
 def measure_fid(images: UInt8[np.ndarray, "n h w c"], extractor: Extractor, dataset: DatasetConfig) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Samples on disk: an .npz file of uint8 images, a folder or .zip of image files, or a run of sample.py."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +17,13 @@ BATCH = 512
 
 class Samples(NamedTuple):
     """n: how many. rounding: how they became uint8, None if nobody wrote it down. batches: all of them, in order,
-    at most BATCH at a time; images of a folder are read as they are asked for.
+    at most BATCH at a time, or as `batches(index, count)` one of so many shares of these batches; images of a folder
+    are read as they are asked for.
     """
 
     n: int
     rounding: str | None
-    batches: Iterator[UInt8[np.ndarray, "b h w c"]]
+    batches: Callable[..., Iterator[UInt8[np.ndarray, "b h w c"]]]
 
 
 def open_samples(
@@ -63,16 +65,23 @@ def open_samples(
         raise ValueError(f"{path} holds {len(items)} image(s), but {needed} are needed; draw more samples")
     count = num_samples or len(items)
     if isinstance(items, np.ndarray):
-        return Samples(count, rounding, (items[first : min(first + BATCH, count)] for first in range(0, count, BATCH)))
-    pictures = pictures._replace(names=items[:count])
-    return Samples(count, rounding, _batches(pictures, background))
+        return Samples(count, rounding, partial(_cut, items[:count]))
+    return Samples(count, rounding, partial(_batches, pictures._replace(names=items[:count]), background))
 
 
-def _batches(pictures: Pictures, background: str) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
-    """Read the files, at most BATCH at a time; a grey one among coloured ones becomes RGB."""
+def _cut(items: Any, index: int = 0, count: int = 1) -> Iterator[Any]:
+    """Share `index` of `count` of the batches of BATCH items."""
+    batches = -(-len(items) // BATCH)
+    for i in range(batches * index // count, batches * (index + 1) // count):
+        yield items[i * BATCH : (i + 1) * BATCH]
+
+
+def _batches(
+    pictures: Pictures, background: str, index: int = 0, count: int = 1
+) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
+    """Read the files of the batches of a share; a grey one among coloured ones becomes RGB."""
     first, mode = None, "L" if all_grey(pictures, background) else "RGB"
-    for start in range(0, len(pictures.names), BATCH):
-        names = pictures.names[start : start + BATCH]
+    for names in _cut(pictures.names, index, count):
         images = [np.asarray(read_named(pictures, name, background).convert(mode)) for name in names]
         first = images[0] if first is None else first
         for name, image in zip(names, images, strict=True):

@@ -22,18 +22,18 @@ import deis
 from data.config import DatasetConfig
 from deis import adaptive
 from eval.features.extractor import Extractor
-from eval.figures import samples_picture
 from eval.job import MeasuringJob
 from eval.metrics.frechet import Statistics, empty_statistics, frechet_distance, merge, metric_name, rank_warning
 from eval.metrics.jackknife import BLOCKS, distances_without, extend_blocks, standard_error
 from eval.metrics.measurement import MetricConfig, open_measurement
 from eval.metrics.precision_recall import precision_recall, reference_radii
 from eval.paper.grid import Record
-from eval.paper.plan import Adaptive, Analytic, Cell
+from eval.paper.plan import Adaptive, Analytic, Cell, shared_out
 from formats.files import read_npz, write_atomically, write_npz
 from models.sampling.draw import Start, Trained, changed_eps, draw, guided, load_trained, starts
 from models.sampling.options import given
 from models.sampling.source import Source, identity
+from models.training.devices import gather, wait_for_all
 from runs.errors import Stopped, checking, stop_requests
 from runs.log import Log
 
@@ -156,16 +156,24 @@ def warm_up(setup: Setup, cells: Sequence[Cell]) -> None:
     setup.costs.lap("compiling")
 
 
-def measure_cells(setup: Setup, cells: Mapping[str, Cell], log: Log) -> list[Record]:
-    """The records of all cells, by file name; earlier ones are read. Raises Stopped between two batches on a signal."""
+def measure_cells(
+    setup: Setup, cells: Mapping[str, Cell], log: Log, process: int = 0, num_processes: int = 1
+) -> list[Record]:
+    """The records of all cells, by file name; earlier ones are read, and the others shared out over the processes.
+
+    Raises Stopped between two batches on a signal, and at the end ConnectionError if a process has been lost.
+    """
     files = {name: setup.folder / f"{name}.json" for name in cells}
     records: dict[str, Record] = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
     missing = {name: cell for name, cell in cells.items() if name not in records}
-    print(f"{len(records)} of {len(cells)} cells are done", file=sys.stderr)
+    wait_for_all()  # so that all have seen the same files
+    missing = shared_out(missing, process, num_processes)
+    if process == 0:
+        print(f"{len(records)} of {len(cells)} cells are done", file=sys.stderr)
     setup.costs.lap("setting up")
     warm_up(setup, list(missing.values()))
     calls = sum(cell.solver.nfe * -(-len(cell.seeds) // setup.batch_size) for cell in missing.values())
-    with stop_requests() as stop_signal, tqdm(total=calls, unit="call") as bar:
+    with stop_requests() as stop_signal, tqdm(total=calls, unit="call", disable=process > 0) as bar:
         for name, cell in missing.items():
             bar.set_description(f"{cell} ({len(records) + 1} of {len(cells)})", refresh=False)
 
@@ -177,10 +185,20 @@ def measure_cells(setup: Setup, cells: Mapping[str, Cell], log: Log) -> list[Rec
                     raise Stopped(stop_signal(), f"{done}; the same command goes on from there")
 
             records[name] = record = measure_cell(setup, cell, name, progress)
-            if "error" not in record:
-                logged = {f"{cell}/{key}": record[key] for key in ("fid", "nfe", "images_per_s")}
-                log.metrics(list(cells).index(name), logged)
+            log_cell(log, len(records), record)
+    found = np.frombuffer(json.dumps(records).encode(), np.uint8)
+    for part in gather({"records": found}):
+        for name, record in json.loads(part["records"].tobytes()).items():
+            if name not in records:
+                records[name] = record
+                log_cell(log, len(records), record)
     return [records[name] for name in cells]
+
+
+def log_cell(log: Log, step: int, record: Record) -> None:
+    """One point of the plot of FID against NFE, in the line of the cell's row."""
+    if "error" not in record:
+        log.metrics(step, {f"fid/{record['row']}": record["fid"], "nfe": record["nfe"]})
 
 
 def measure_cell(setup: Setup, cell: Cell, name: str, progress: Callable[[int], None]) -> Record:
@@ -278,14 +296,3 @@ def eps_norm(setup: Setup, cell: Cell) -> Float[np.ndarray, " nodes"]:
     norm = deis.tables.estimate_eps_norm(solver.sde, solver.ts, network, x_0, z)
     write_npz(path, {"eps_norm": norm})
     return norm
-
-
-def show_samples(folder: Path, cells: Mapping[str, Cell], path: Path) -> None:
-    """Draw the first images of every finished cell into one picture, the same noise in each. folder: of the cells."""
-    images = {
-        (cell.row, cell.column): read_npz(folder / f"{name}.npz")["images"]
-        for name, cell in cells.items()
-        if cell.repeat == 0 and (folder / f"{name}.json").is_file()
-    }
-    if images:
-        samples_picture(path, images)

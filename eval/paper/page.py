@@ -1,10 +1,10 @@
 """A paper's table as files: a page in Markdown, tables for LaTeX, records as CSV, and a plot."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from eval.figures import fid_vs_nfe_plot
+from eval.figures import fid_vs_nfe_plot, image_grid, samples_picture
 from eval.paper.grid import (
     Record,
     as_printed,
@@ -15,7 +15,9 @@ from eval.paper.grid import (
     measured_grid,
     precision_grid,
 )
+from eval.paper.plan import Cell
 from eval.paper.spec import Paper
+from formats.files import read_npz
 from formats.tables import latex_escaped, latex_table, write_csv
 
 CSV_COLUMNS = (
@@ -105,3 +107,36 @@ def write_records(path: Path, paper: Paper, records: Sequence[Record]) -> None:
         for record in records
     ]
     write_csv(path, rows, CSV_COLUMNS)
+
+
+def logged_rows(folder: Path, cells: Mapping[str, Cell], records: Sequence[Record]) -> list[Record]:
+    """The cells as rows of a log's table, each with its first images. folder: of the cells."""
+    keys = (
+        "row",
+        "nfe_asked",
+        "tolerance",
+        "nfe",
+        "repeat",
+        "seeds",
+        "fid",
+        "fid_standard_error",
+        "images_per_s",
+        "error",
+    )
+    files = [folder / f"{name}.npz" for name in cells]
+    return [
+        {key: record.get(key) for key in keys}
+        | {"samples": image_grid(read_npz(file)["images"]) if file.is_file() else None}
+        for record, file in zip(records, files, strict=True)
+    ]
+
+
+def show_samples(folder: Path, cells: Mapping[str, Cell], path: Path) -> None:
+    """Draw the first images of every finished cell into one picture, the same noise in each. folder: of the cells."""
+    images = {
+        (cell.row, cell.column): read_npz(folder / f"{name}.npz")["images"]
+        for name, cell in cells.items()
+        if cell.repeat == 0 and (folder / f"{name}.json").is_file()
+    }
+    if images:
+        samples_picture(path, images)

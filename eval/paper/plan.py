@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -105,6 +105,23 @@ def plan_cells(paper: Paper, sde: deis.SDE, num_samples: int, eps: EpsOptions | 
                 seeds = range(start, start + num_samples)
                 found.append(Cell(row, repeat, seeds, solver, nfe, about | given(options), options))
     return found
+
+
+def shared_out(cells: Mapping[str, Cell], process: int, num_processes: int) -> dict[str, Cell]:
+    """The cells of one process, so that all have about as many network calls to make; the dearest cells come first.
+
+    An adaptive solver is taken for the dearest, as nobody knows its calls. One process keeps the order of the cells.
+    """
+    if num_processes == 1:
+        return dict(cells)
+    calls = {name: len(cell.seeds) * (cell.solver.nfe or 1000) for name, cell in cells.items()}
+    loads, mine = [0] * num_processes, {}
+    for name in sorted(cells, key=lambda name: -calls[name]):
+        least = loads.index(min(loads))
+        loads[least] += calls[name]
+        if least == process:
+            mine[name] = cells[name]
+    return mine
 
 
 def _fixed(paper: Paper, row: str, sde: deis.SDE) -> list[tuple[Solver, int, Options]]:

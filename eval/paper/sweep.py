@@ -1,4 +1,4 @@
-"""The table of a folder of sampling runs: gathered, arranged in rows and columns, and written."""
+"""The table of a folder of runs: gathered, arranged in rows and columns, and written."""
 
 import json
 from collections.abc import Sequence
@@ -7,7 +7,9 @@ from typing import Any
 
 from eval.figures import fid_vs_nfe_plot
 from eval.paper.grid import Entry, columns_of, grid_rows
+from eval.paper.trainings import METRICS, draw_trainings, labels, trainings_page, with_metrics
 from formats.tables import markdown_table, write_csv
+from runs.log import Log
 
 Run = dict[str, Any]  # the fields of status.json and result.json, and "folder"
 Rows = dict[str, dict[int, Run]]  # row name -> NFE asked for -> run
@@ -15,7 +17,8 @@ Rows = dict[str, dict[int, Run]]  # row name -> NFE asked for -> run
 ROW_ORDER = ("ddim", "rho_rk", "rho_ab", "log_rho_ab", "t_ab", "ipndm")  # of the methods
 COLUMNS = (
     "sampler", "method", "order", "nfe_asked", "nfe", "fid_name", "fid", "images_per_s", "seconds", "num_samples",
-    "seeds", "dataset", "extractor", "checkpoint", "step", "overrides", "status", "error", "folder",
+    "seeds", "dataset", "extractor", "checkpoint", "step", "overrides", "status", "error", "folder", "command", "loss",
+    "eval_loss",
 )  # fmt: skip
 SHARED = ("dataset", "checkpoint", "step", "fid_name")  # runs of one table have these in common
 # overrides that are the column, or that change no image
@@ -25,24 +28,32 @@ NOT_IN_ROW_NAMES = (
 )  # fmt: skip
 
 
-def gather(folder: Path) -> list[Run]:
-    """Every sampling run below `folder`, in the order of the table's rows and columns.
+def gather(folder: Path) -> tuple[list[Run], list[Run]]:
+    """(every sampling run below `folder`, in the order of the table's rows and columns; every training run).
 
-    A run is a folder whose result.json or status.json names a sampler; training runs do not. Raises FileNotFoundError
-    if the folder does not exist or holds no run; ValueError if a file is not JSON, or runs do not fit in one table.
+    A sampling run is a folder whose result.json or status.json names a sampler. Raises FileNotFoundError if the folder
+    does not exist or holds no run; ValueError if a file is not JSON, or sampling runs do not fit in one table.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder; give the folder that sample.py wrote its runs into")
+        raise FileNotFoundError(f"{folder} is not a folder; give the folder that sample.py or train.py wrote runs into")
     places = {path.parent for name in ("status.json", "result.json") for path in folder.rglob(name)}
-    runs = [run for run in map(_read_run, sorted(places)) if "sampler" in run and "nfe_asked" in run]
-    if not runs:
-        raise FileNotFoundError(f"{folder} holds no results; run sample.py first")
+    every = [_read_run(place) for place in sorted(places, key=_in_order)]
+    runs = [run for run in every if "sampler" in run and "nfe_asked" in run]
+    trainings = [with_metrics(run) for run in every if run.get("command") == "train"]
+    if not runs and not trainings:
+        raise FileNotFoundError(f"{folder} holds no results; run sample.py or train.py first")
     for key in SHARED:
         found = sorted({str(run[key]) for run in runs if run.get(key) is not None})
         if len(found) > 1:
             raise ValueError(f"{folder} mixes runs of different {key} ({', '.join(found)}); give a narrower folder")
     runs.sort(key=lambda run: (run.get("order") or 0, run["sampler"], run["nfe_asked"]))
-    return sorted(runs, key=lambda run: [*ROW_ORDER, run.get("method")].index(run.get("method")))  # others last
+    runs.sort(key=lambda run: [*ROW_ORDER, run.get("method")].index(run.get("method")))  # others last
+    return runs, trainings
+
+
+def _in_order(place: Path) -> list[tuple[int, str]]:
+    """By name, the jobs of a sweep by number: 2 before 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in place.parts]
 
 
 def _read_run(folder: Path) -> Run:
@@ -108,12 +119,42 @@ def _entry(run: Run) -> Entry:
 
 
 def write_table(folder: Path) -> str:
-    """Write table.md, table.csv and, if there is a FID, fid_vs_nfe.png; returns the Markdown. Raises as `gather`."""
-    runs = gather(folder)
+    """Write table.md, table.csv and what can be drawn; returns the Markdown. Raises as `gather`.
+
+    fid_vs_nfe.png: of sampling runs with a FID. loss.png and grids.png: of training runs.
+    """
+    runs, trainings = gather(folder)
     rows = arrange(runs)
-    text = sweep_page(rows)
+    text = "\n".join(([sweep_page(rows)] if runs else []) + ([trainings_page(trainings)] if trainings else []))
     (folder / "table.md").write_text(text)
-    write_csv(folder / "table.csv", [run | {"overrides": " ".join(run.get("overrides", ()))} for run in runs], COLUMNS)
+    lines = [run | {"overrides": " ".join(run.get("overrides", ()))} for run in (*runs, *trainings)]
+    write_csv(folder / "table.csv", lines, COLUMNS)
     measured = [run | {"sampler": name} for name, cells in rows.items() for run in cells.values()]
     fid_vs_nfe_plot(folder / "fid_vs_nfe.png", measured)
+    draw_trainings(folder, trainings)
     return text
+
+
+def log_table(folder: Path, log: Log) -> None:
+    """Log the runs below `folder` as tables with their pictures, and FID against NFE with a line for each row."""
+    runs, trainings = gather(folder)
+    rows = [(name, run) for name, cells in arrange(runs).items() for run in cells.values()]
+    for step, (name, run) in enumerate((name, run) for name, run in rows if run.get("fid") is not None):
+        log.metrics(step, {f"fid/{name}": run["fid"], "nfe": run["nfe"]})
+    shown = ("nfe_asked", "nfe", "fid", "fid_name", "images_per_s", "seeds", "checkpoint", "step", "status", "folder")
+    log.table(
+        len(rows),
+        "samples",
+        [{"row": name} | {key: run.get(key) for key in shown} | picture(run) for name, run in rows],
+    )
+    options = labels(trainings)
+    metrics = [{key: run.get(key) for key in (*METRICS, "fid_name", "status", "folder")} for run in trainings]
+    pictures = [picture(run) for run in trainings]
+    log.table(len(rows), "trainings", [a | b | c for a, b, c in zip(options, metrics, pictures, strict=True)])
+
+
+def picture(run: Run) -> dict[str, Path | None]:
+    """The grid of a run of sample.py, or the newest one of a training, as a column of a table."""
+    folder = Path(run["folder"])
+    found = [*sorted(folder.glob("samples_*.png")), *folder.glob("grid.png")]
+    return {"samples": found[-1] if found else None}

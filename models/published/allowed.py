@@ -59,6 +59,10 @@ COUNTS_OR_EMPTY: Allowed = (_are_counts, "a list, empty or of whole numbers of a
 DROPOUT: Allowed = (lambda value: _is_number(value) and 0 <= value < 1, "a number of at least 0 and below 1")
 FLAG = one_of(False, True)
 FRACTION: Allowed = (lambda value: _is_number(value) and 0 < value < 1, "a number between 0 and 1")
+FRACTIONS_OR_NONE: Allowed = (
+    lambda value: value is None or (isinstance(value, list) and value != [] and all(map(FRACTION[0], value))),
+    "None or a list of numbers between 0 and 1",
+)
 
 
 def checked(config: Options, table: Table) -> Options:

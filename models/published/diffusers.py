@@ -64,12 +64,20 @@ SCHEDULER: Table = {
     "beta_start": (None, allowed.FRACTION),
     "beta_end": (None, allowed.FRACTION),
     "num_train_timesteps": (None, allowed.count_up_to(100_000)),
-    "trained_betas": (None, allowed.one_of(None)),
-    "rescale_betas_zero_snr": (False, allowed.one_of(False)),
+    "trained_betas": (None, allowed.FRACTIONS_OR_NONE),
+    "rescale_betas_zero_snr": (False, allowed.FLAG),
     "prediction_type": ("epsilon", allowed.one_of(*_OUTPUTS)),
     "predict_epsilon": (True, allowed.one_of(True)),  # the older name of prediction_type
 }
 """The diffusion that the network was trained under. A scheduler's other options concern sampling and are not read."""
+
+FLOW_SCHEDULER: Table = {
+    "num_train_timesteps": (1000, allowed.one_of(1000)),
+    "shift": (1.0, allowed.number(1e-3, 1e3)),
+    "flow_shift": (1.0, allowed.number(1e-3, 1e3)),  # the same, of schedulers that have flow_prediction among others
+    "invert_sigmas": (False, allowed.one_of(False)),
+}
+"""The same of a flow model, which is told 1000 sigma; its shift is that of its grids."""
 
 _MODULES: Modules = {
     "embed_in": "time_embedding.linear_1",
@@ -106,7 +114,7 @@ def read_diffusers(folder: Path, time: str = "t") -> PublishedNetwork:
     with errors_naming(unet / "config.json"):
         options = _unet(config)
     sde, output = _scheduler(_scheduler_file(folder))
-    model = _model(options, time, output)
+    model = _model(options, "flow_1000" if output == "flow" else time, output)
     with errors_naming(unet / "config.json"):
         validate(model)
     path = unet / "diffusion_pytorch_model.safetensors"
@@ -139,15 +147,26 @@ def _scheduler(path: Path) -> tuple[Options, str]:
         )
     config = read_json(path)
     with errors_naming(path):
-        options = checked(config, SCHEDULER)
+        if config.get("prediction_type") == "flow_prediction" or str(config.get("_class_name")).startswith("FlowMatch"):
+            options = checked(config, FLOW_SCHEDULER)
+            return {"name": "flow", "shift": float(options["shift"] * options["flow_shift"])}, "flow"
+        betas = config.get("trained_betas")
+        known = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02} if betas else {}  # they say nothing
+        options = checked(config | known, SCHEDULER)
+        output, zero_snr = _OUTPUTS[options["prediction_type"]], options["rescale_betas_zero_snr"]
+        if zero_snr and output == "eps":
+            raise ValueError("rescale_betas_zero_snr needs prediction_type v_prediction or sample: eps is x at the end")
+        if betas and len(betas) != options["num_train_timesteps"]:
+            raise ValueError(f"trained_betas must be {options['num_train_timesteps']}, as num_train_timesteps says")
         sde = {
             "schedule": _SCHEDULES[options["beta_schedule"]],
             "beta_start": options["beta_start"],
             "beta_end": options["beta_end"],
             "num_times": options["num_train_timesteps"],
         }
+        sde |= ({"zero_terminal_snr": True} if zero_snr else {}) | ({"betas": betas} if betas else {})
         deis.discrete_vp(**sde)
-    return {"name": "discrete_vp", **sde}, _OUTPUTS[options["prediction_type"]]
+    return {"name": "discrete_vp", **sde}, output
 
 
 def _unet(config: Options) -> Options:

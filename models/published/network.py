@@ -112,9 +112,28 @@ def read_published_config(folder: Path) -> dict[str, Any]:
     return found
 
 
+def described(network: PublishedNetwork) -> str:
+    """Return a description of a network in six lines."""
+    model = network.model
+    count = sum(leaf.size for leaf in flat(network.params).values())
+    sde = ", ".join(f"{key} {value}" for key, value in network.sde.items() if key != "name")
+    classes = f"{model.num_classes} classes" if model.num_classes else "no classes"
+    return f"""\
+family      {network.family}, from {network.source}
+parameters  {count:,}, {model.image_size}x{model.image_size}x{model.image_channels} images, {classes}
+SDE         {network.sde["name"]}: {sde}
+time        {model.time}, {model.embedding} embedding
+input       {model.input}
+output      {model.output}"""
+
+
 def _are_plain(options: Any) -> bool:
-    """Whether they are named as Python's are, and each is a text, a number, true, false or null, none without end."""
+    """Whether they are named as Python's are, and each is a text, a number, true, false or null, or a list of these."""
     return isinstance(options, dict) and all(
-        name.isidentifier() and len(name) < 100 and (value is None or isinstance(value, str | int | float))
+        name.isidentifier()
+        and len(name) < 100
+        and all(
+            one is None or isinstance(one, str | int | float) for one in (value if type(value) is list else [value])
+        )
         for name, value in options.items()
     )

@@ -22,11 +22,16 @@ import deis
 from deis import tables
 from deis.schedule import Nodes, check_nodes
 from formats.files import read_npz, write_npz
+from models.checkpoints.hub import local_table
 
 Options = dict[str, Any]
 
 SDES: dict[str, Callable[..., deis.SDE]] = {
-    sde.__name__: sde for sde in (deis.vp_linear, deis.vp_cosine, deis.sub_vp, deis.ve, deis.edm, deis.discrete_vp)
+    sde.__name__: sde
+    for sde in (
+        *(deis.vp_linear, deis.vp_cosine, deis.vp_zero_snr, deis.sub_vp, deis.ve, deis.edm, deis.discrete_vp),
+        deis.flow,
+    )
 }
 
 KEPT = Path("~/.cache/deis/grids").expanduser()
@@ -126,7 +131,7 @@ def build_table(sampler: Mapping[str, Any], sde: deis.SDE) -> deis.Table:
     """
     options = check_sampler(sampler)
     if options["method"] == "learned":
-        return deis.Table.load(Path(options["table"]).expanduser(), sde)
+        return deis.Table.load(local_table(options["table"]), sde)
     solver, sde, nfe = solver_of(options), end_sde(options, sde), options["nfe"]
 
     def table(num_step: int) -> deis.Table:
@@ -179,6 +184,28 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
+def name_seeds(seeds: list[int]) -> str:
+    """The seeds as `parse_seeds` reads them."""
+    return f"{seeds[0]}-{seeds[-1]}" if seeds == [*range(seeds[0], seeds[-1] + 1)] else "+".join(map(str, seeds))
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(index, count) of a shard such as "3/16", counted from 0. Raises ValueError for anything else."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not int(match[1]) < int(match[2]):
+        raise ValueError(f"shard must be INDEX/COUNT with INDEX from 0 to COUNT - 1, as 3/16, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def share(seeds: list[int], index: int, count: int, batch_size: int) -> list[int]:
+    """Share `index` of `count` of the seeds: consecutive batches of them, about equally many in every share.
+
+    As batches are whole, every image is drawn in the same batch, so with the same bits, whatever the number of shares.
+    """
+    batches = -(-len(seeds) // batch_size)
+    return seeds[batches * index // count * batch_size : batches * (index + 1) // count * batch_size]
+
+
 def _checked(group: str, function: Callable[..., Any], given: Mapping[str, Any], **shared: Any) -> Options:
     """The given options with their values converted to the types that `function` declares.
 
@@ -215,5 +242,5 @@ def _option_types(function: Callable[..., Any]) -> dict[str, Any]:
 def _plain(hint: Any) -> Any:
     """A type that can be typed on a command line: of several, the first of these that is allowed."""
     allowed = get_args(hint) or (hint,)
-    plain = next(one for one in (str, bool, int, float) if one in allowed)
+    plain: Any = next(one for one in (str, bool, int, float, list[float]) if one in allowed)
     return plain | None if type(None) in allowed else plain

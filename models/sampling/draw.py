@@ -1,7 +1,8 @@
 """From seeds to images: image i depends on its own seed only, whatever the batch it is drawn in."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +15,10 @@ from jaxtyping import Array, Float, Int
 import deis
 from deis import guidance
 from deis.wrappers import autoguidance, classifier_free_guidance, clip_x_0, threshold_x_0
-from models.config import UNetConfig
+from models.config import UNetConfig, validate_diffusion
 from models.published.network import read_checkpoint, read_published
 from models.sampling.build import build_sde
-from models.sampling.options import EpsOptions, given
+from models.sampling.options import EpsOptions, given, values_of
 from models.sampling.source import Source
 from models.score import Network, Params, predict_eps
 from models.unet import network_of
@@ -45,7 +46,11 @@ class Start(NamedTuple):
 
 
 def trained(model: UNetConfig, sde: deis.SDE, params: Params) -> Trained:
-    """Parameters of the network that `model` describes, ready to draw with: on every device of this process."""
+    """Parameters of the network that `model` describes, ready to draw with: on every device of this process.
+
+    Raises ValueError for a network that the SDE cannot begin with.
+    """
+    validate_diffusion(model, sde)
     assert model.image_size is not None
     assert model.image_channels is not None
     shape = (model.image_size, model.image_size, model.image_channels)
@@ -161,6 +166,17 @@ def _guidance(sde: deis.SDE, numbers: dict[str, Any]) -> tuple[guidance.Rule, An
 def _on_devices(*axes: str) -> NamedSharding:
     """Laid over this process's devices: along the given axes, or whole on each."""
     return NamedSharding(Mesh(np.array(jax.local_devices()), ("data",)), PartitionSpec(*axes))
+
+
+def draw_by_guidance(
+    net: Trained, table: deis.Table, seeds: list[int], options: EpsOptions, weights: Sequence[float]
+) -> dict[tuple[str, str], Float[np.ndarray, "b h w c"]]:
+    """The images of the seeds, as one batch, for every (class, weight of guidance) by name."""
+    cells = {}
+    for label, weight in product(range(net.num_classes), weights):
+        asked = EpsOptions(**values_of(options) | {"label": label, "guidance": weight})
+        (cells[f"class {label}", f"guidance {weight:g}"],) = draw(net, table, seeds, len(seeds), asked)
+    return cells
 
 
 def draw_trajectory(

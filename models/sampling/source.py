@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.checkpoints import checkpoint
+from models.checkpoints.hub import local
 from models.published.network import read_published_config
 
 log = logging.getLogger(__name__)
@@ -27,13 +28,14 @@ class Source(NamedTuple):
 def find(folder: str | None, step: int | None, output_root: str) -> Source:
     """The network in `folder`; without one that of the newest run below `output_root`, or `SHIPPED` if there is no run.
 
-    folder: of a run, of one of its checkpoints (RUN/checkpoints/00001000), or of a published network.
+    folder: of a run, of one of its checkpoints (RUN/checkpoints/00001000), or of a published network; also an address
+        of the Hugging Face Hub, hf://owner/name[@revision].
     step: which of a run's checkpoints to take; None for the newest, or the one that `folder` is.
-    Raises FileNotFoundError if there is none, ValueError if its configuration cannot be used.
+    Raises FileNotFoundError if there is none, ValueError if its configuration cannot be used, OSError of the network.
     """
     root = Path(output_root).expanduser()
     if folder is not None:
-        path = Path(folder).expanduser()
+        path = local(folder)
     elif runs := [*root.glob("*/*/checkpoints"), *root.glob("sweeps/*/*/checkpoints")]:
         path = max(runs, key=lambda run: run.stat().st_mtime)
         log.info("Taking the newest run, %s; another is checkpoint=FOLDER", path.parent)

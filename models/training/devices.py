@@ -3,15 +3,18 @@
 The devices of all processes form one mesh axis, "data"; one device is an axis of length one, and no special case.
 """
 
+import io
 import math
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.multihost_utils import process_allgather
+from jax.experimental.multihost_utils import ProcessFailureError, live_devices, process_allgather
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 Tree = Any
@@ -24,9 +27,13 @@ _SMALL = 1024  # elements; gathering an array below this before each use costs m
 
 
 def connect(
-    mode: str, coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+    mode: str,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    survives: bool = False,
 ) -> None:
-    """Make this process one of several that train together. To be called before anything else that starts JAX.
+    """Make this process one of several that work together. To be called before anything else that starts JAX.
 
     mode:
         "none": this process is alone.
@@ -34,15 +41,19 @@ def connect(
         "slurm": a step of a Slurm job, with one process per GPU, as in `srun --ntasks-per-node=8 --gpus-per-node=8`.
         "explicit": process `process_id` of `num_processes`, each using all devices it sees; `coordinator` is
             "HOST:PORT" of process 0, which must be free there and reachable from all others.
+    survives: whether JAX lets this process live when another but process 0 has died, to be seen within 30 seconds by
+        `wait_for_all`.
 
     Blocks until all processes have called it; JAX aborts them if one does not come within 5 minutes, and 2 to 5 minutes
-    after one has died or left early. Raises ValueError for a mode that this environment or the other arguments do not
-    allow, RuntimeError if JAX has started already.
+    after one has died or left early, unless they survive it. Raises ValueError for a mode that this environment or the
+    other arguments do not allow, RuntimeError if JAX has started already.
     """
     if mode not in MODES:
         raise ValueError(f"distributed must be one of {', '.join(MODES)}, got {mode!r}")
     # the service would catch SIGTERM in C++, so that it no longer ends the process, nor reaches Python
     jax.config.update("jax_enable_preemption_service", False)
+    jax.config.update("jax_enable_recoverability", survives)
+    start = partial(jax.distributed.initialize, heartbeat_timeout_seconds=30 if survives else 100)
     given = (coordinator, num_processes, process_id)
     if mode == "explicit":
         if coordinator is None or num_processes is None or process_id is None:
@@ -52,18 +63,18 @@ def connect(
             raise ValueError(f"coordinator must be HOST:PORT of process 0, such as node1:9876, got {coordinator!r}")
         if not 0 <= process_id < num_processes:
             raise ValueError(f"process_id must be 0 to num_processes - 1 = {num_processes - 1}, got {process_id}")
-        jax.distributed.initialize(*given, cluster_detection_method="deactivate")
+        start(*given, cluster_detection_method="deactivate")
     elif given != (None, None, None):
         raise ValueError(f"coordinator, num_processes and process_id are for distributed=explicit, not for {mode}")
     elif mode == "auto":
         try:
-            jax.distributed.initialize()
+            start()
         except ValueError as error:
             raise ValueError("distributed=auto found no cluster here; use distributed=explicit or none") from error
     elif mode == "slurm":
         if absent := [name for name in _SLURM if name not in os.environ]:
             raise ValueError(f"distributed=slurm needs {', '.join(absent)}, which srun sets; start the run with srun")
-        jax.distributed.initialize(cluster_detection_method="slurm")
+        start(cluster_detection_method="slurm")
 
 
 def agree(value: int) -> int:
@@ -72,6 +83,57 @@ def agree(value: int) -> int:
     Waits for the steps under way; costs nothing if this process is alone.
     """
     return int(np.max(process_allgather(np.int32(value))))
+
+
+def wait_for_all() -> None:
+    """Wait until all processes have come here. Raises ConnectionError if one of them has been lost."""
+    if jax.process_count() == 1:
+        return
+    devices, lost = set(jax.devices()), set()
+    try:
+        with live_devices(jax.devices()) as alive:
+            lost = devices - set(alive)
+    except ProcessFailureError as error:
+        lost |= set(error.failed_devices)
+    if lost:
+        names = ", ".join(map(str, sorted({device.process_index for device in lost})))
+        raise ConnectionError(f"process {names} of {jax.process_count()} was lost; the same command goes on")
+
+
+@contextmanager
+def one_at_first() -> Iterator[None]:
+    """Process 0 does the block, and keeps on disk what it makes; then the others do. Raises as `wait_for_all` does."""
+    if jax.process_index() > 0:
+        wait_for_all()
+    yield
+    if jax.process_index() == 0:
+        wait_for_all()
+
+
+def gather(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """What each process gives, in the order of processes, in all of them; bit for bit, and up to 2 GB of each.
+
+    Waits for all. Raises as `wait_for_all` does.
+    """
+    if jax.process_count() == 1:
+        return [arrays]
+    wait_for_all()
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    mine = np.frombuffer(file.getvalue(), np.uint8)
+    sizes = process_allgather(np.int32(mine.size))
+    padded = np.pad(mine, (0, sizes.max() - mine.size))
+    rows = process_allgather(padded)
+    return [dict(np.load(io.BytesIO(row[:size].tobytes()))) for row, size in zip(rows, sizes, strict=True)]
+
+
+def leave() -> None:
+    """Part from the other processes, to be called last: process 0, without which JAX aborts the others, goes last."""
+    if jax.process_count() > 1 and jax.process_index() > 0:
+        jax.distributed.shutdown()
+    elif jax.process_count() > 1:
+        with suppress(ConnectionError):
+            wait_for_all()
 
 
 def mesh() -> Mesh:

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from deis import SDE
 from deis.sde.timefn import derivative
-from models.config import UNetConfig
+from models.config import UNetConfig, validate_diffusion
 from models.score import Images, Labels, Network, Params, eps_weights, per_image, predict
 from models.training.config import ObjectiveConfig
 
@@ -66,6 +66,16 @@ edm: |error of F|^2, which is lambda(sigma) |error of x_0|^2 (Karras et al., arX
 output: |error of the network's output|^2, so of x_0 for x_0, of v for v.
 """
 
+FROM_NOISE = ("eps", "min_snr", "output")
+"""The weights that are finite where s(T) = 0. There, that of eps leaves nothing of the error at T."""
+
+TARGETS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
+    "x_0": lambda x_0, eps, s, sigma: x_0,
+    "v": lambda x_0, eps, s, sigma: s * eps - sigma * x_0,
+    "flow": lambda x_0, eps, s, sigma: eps - x_0,
+}
+"""What a network should answer where s(T) = 0: there it cannot be told from eps, which is a multiple of x."""
+
 
 def _importance(cfg: ObjectiveConfig, sde: SDE, u: PerImage) -> tuple[PerImage, Any]:
     low, high = map(math.log, _rho_range(sde))
@@ -96,7 +106,7 @@ importance: with the density of the likelihood weight g^2 / sigma^2 = 2 d log rh
     et al., arXiv 2101.09258). The factor makes up for the density: the loss estimates that with uniform times.
 discrete: one of num_times evenly spaced times from t_0 to T, as in DDPM; the indices of a `DiscreteVPSDE` of as many.
 log_normal: ln rho ~ N(log_sigma_mean, log_sigma_std^2), cut off at the ends (arXiv 2206.00364, table 1). This density
-    is part of the objective.
+    is part of the objective. In flow matching, rho = t / (1 - t) makes it the logit-normal one (arXiv 2403.03206).
 """
 
 
@@ -116,6 +126,12 @@ def validate_objective(cfg: ObjectiveConfig, model: UNetConfig, sde: SDE) -> Non
         raise ValueError(f"objective.label_dropout must be in [0, 1), got {cfg.label_dropout}")
     if cfg.label_dropout and not model.null_class:
         raise ValueError("objective.label_dropout puts the null class for labels: it needs model.null_class=true")
+    validate_diffusion(model, sde)
+    if sde.starts_at_noise and (cfg.weight not in FROM_NOISE or cfg.times == "importance"):
+        raise ValueError(
+            f"objective.weight must be one of {', '.join(FROM_NOISE)}, and objective.times not importance, under this "
+            f"diffusion, whose s(T) = 0 makes x_T pure noise; got {cfg.weight} and {cfg.times}"
+        )
     unbounded = "weight=likelihood" if cfg.weight == "likelihood" else "times=importance"
     if (cfg.weight == "likelihood" or cfg.times == "importance") and not sde.rho(sde.t_0) > 0:
         raise ValueError(f"objective.{unbounded} needs noise at the smallest time, got sigma = 0 there: raise sde.t_0")
@@ -159,8 +175,13 @@ def weighted_loss(
 
     # eps = a x + b output: compared as outputs, which are of unit size where errors of eps may be lost in rounding
     a, b = eps_weights(network, s, sigma)
-    eps_error = jnp.mean(b**2 * (output - (eps - a * x) / b) ** 2, axis=(1, 2, 3))
-    loss = jnp.mean(WEIGHTS[cfg.weight](cfg, network, sde, t) * correction * eps_error)
+    target = TARGETS[network.output](x_0, eps, s, sigma) if sde.starts_at_noise else (eps - a * x) / b
+    error = (output - target) ** 2
+    eps_error = jnp.mean(b**2 * error, axis=(1, 2, 3))
+    if cfg.weight == "output" and sde.starts_at_noise:  # b = 0 at T
+        loss = jnp.mean(correction * jnp.mean(error, axis=(1, 2, 3)))
+    else:
+        loss = jnp.mean(WEIGHTS[cfg.weight](cfg, network, sde, t) * correction * eps_error)
 
     inner = jnp.asarray(level_edges(sde)[1:-1], t.dtype)
     member = jax.nn.one_hot(jnp.searchsorted(inner, sde.rho(t), side="right"), NUM_LEVELS)
@@ -168,6 +189,9 @@ def weighted_loss(
 
 
 def level_edges(sde: SDE) -> Float[np.ndarray, " levels+1"]:
-    """The noise-to-signal ratios rho between which the noise levels lie: evenly spaced in log rho, float64."""
+    """The noise-to-signal ratios rho between which the noise levels lie: evenly spaced in log rho, float64.
+
+    What lies beyond, where rho is 0 or infinite at an end, counts to the outer levels.
+    """
     low, high = _rho_range(sde)
-    return np.geomspace(low or INVISIBLE, high, NUM_LEVELS + 1)
+    return np.geomspace(low or INVISIBLE, 1 / INVISIBLE if math.isinf(high) else high, NUM_LEVELS + 1)

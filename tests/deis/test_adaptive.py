@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import dpm
 from reference.mixture import MIXTURE
 
 import deis
@@ -31,7 +32,7 @@ class Counted:
 
     def _count(self, t):
         self.calls += 1
-        return np.zeros((), np.float32)
+        return np.zeros((), t.dtype)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_a_refused_first_step_is_counted_too():
 
     def see(t):
         times.append(float(t))
-        return np.zeros((), np.float32)
+        return np.zeros((), t.dtype)
 
     def eps_fn(x, t):
         seen = jax.pure_callback(see, jax.ShapeDtypeStruct((), x.dtype), t)
@@ -104,3 +105,35 @@ deis.adaptive.sample(deis.vp_linear(), lambda x, t: x, jnp.ones((1, 1)))
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert "ModuleNotFoundError: DOPRI5 needs diffrax: pip install 'deis-sampler[adaptive]'" in done.stderr
+
+
+@pytest.mark.parametrize("sde_name", SDES)
+@pytest.mark.parametrize("order", [2, 3])
+def test_adaptive_dpm_solver_equals_its_loop(sde_name, order):
+    sde, tolerances = SDES[sde_name], {"rtol": 0.02, "atol": 0.005}
+    x_T = sde.prior_std * np.random.default_rng(0).normal(size=(8, 2))
+    with jax.enable_x64(True):
+        eps_fn = Counted(sde)
+        x, nfe = adaptive.dpm_solver(sde, eps_fn, jnp.asarray(x_T), order, **tolerances)
+    schedule = dpm.Schedule(sde.s, sde.sigma, sde.t_of_rho)
+    expected, steps = dpm.dpm_solver_adaptive(schedule, MIXTURE.eps_fn(sde), x_T, sde.T, sde.t_0, order, **tolerances)
+    np.testing.assert_allclose(x, expected, rtol=0, atol=1e-9)
+    assert nfe == eps_fn.calls == order * steps
+
+
+def test_adaptive_dpm_solver_reaches_the_exact_solution():
+    """In float32 and on a tree of arrays; the error falls with the tolerance."""
+    sde = SDES["vp_linear"]
+    x_T = np.random.default_rng(0).normal(size=(8, 2))
+    exact = MIXTURE.flow(sde, x_T, np.array([sde.T, sde.t_0]))[-1]
+    errors = []
+    for tolerance in (0.05, 1e-3):
+        start = {"a": jnp.asarray(x_T, jnp.float32)}
+        eps_fn = lambda x, t: {"a": MIXTURE.eps_fn(sde, jnp)(x["a"], t)}  # noqa: E731
+        x, _ = adaptive.dpm_solver(sde, eps_fn, start, rtol=tolerance, atol=tolerance)
+        errors.append(np.max(np.abs(x["a"] - exact)))
+    assert errors[1] < 0.1 * errors[0] < 0.05
+    with pytest.raises(ValueError, match=r"did not reach t=0.001 in 4096 steps at rtol=0.05"):
+        adaptive.dpm_solver(sde, lambda x, t: x * jnp.nan, jnp.ones((1, 2)))
+    with pytest.raises(ValueError, match=r"order must be 2 .* got 4"):
+        adaptive.dpm_solver(sde, eps_fn, start, order=4)

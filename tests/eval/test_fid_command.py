@@ -207,14 +207,14 @@ def test_image_files_that_do_not_fit_are_named(second: Image.Image | None, said:
     else:
         second.save(tmp_path / "1.png")
     with pytest.raises(ValueError, match=said):
-        list(open_samples(tmp_path).batches)
+        list(open_samples(tmp_path).batches())
 
 
 def test_the_first_samples_are_taken_and_grey_has_one_channel(tmp_path: Path) -> None:
     images = pictures(1100, 3, (3, 3))
     for i, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{i:04d}.png")
-    batches = list(open_samples(tmp_path, 700).batches)
+    batches = list(open_samples(tmp_path, 700).batches())
     assert [len(batch) for batch in batches] == [512, 188]
     np.testing.assert_array_equal(np.concatenate(batches)[..., 0], images[:700])
 
@@ -232,7 +232,7 @@ def test_samples_are_read_as_a_data_set_is(tmp_path: Path) -> None:
             archive.write(file, file.name)
     np.savez(tmp_path / "x.npz", expected, mu=np.zeros(3))
     for path in (tmp_path, tmp_path / "x.zip", tmp_path / "x.npz"):
-        np.testing.assert_array_equal(next(open_samples(path, background="red").batches), expected)
+        np.testing.assert_array_equal(next(open_samples(path, background="red").batches()), expected)
 
 
 def test_damaged_samples_are_left_out_on_request(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_damaged_samples_are_left_out_on_request(tmp_path: Path) -> None:
         Image.new("L", (4, 4), 7).save(tmp_path / f"{name}.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:50])
     with pytest.raises(ValueError, match=r"b.png cannot be read as an image \(.*skip_damaged"):
-        list(open_samples(tmp_path).batches)
+        list(open_samples(tmp_path).batches())
     samples = open_samples(tmp_path, skip_damaged=True)
     assert samples.n == 3
-    assert [batch.shape for batch in samples.batches] == [(3, 4, 4, 1)]
+    assert [batch.shape for batch in samples.batches()] == [(3, 4, 4, 1)]

@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import pytest
+from commands import run_here
 from PIL import Image
+from wandb_files import records
 
-from eval.paper.sweep import arrange, gather, sweep_page
+from eval.paper.sweep import arrange, gather, sweep_page, write_table
 from eval.table import main
 
 RESULT = {
@@ -31,6 +33,8 @@ RESULT = {
     "overrides": ["sampler=tab3", "sampler.nfe=10"],
 }
 
+TABLES = ("samples", "trainings")
+
 
 def write_run(folder, status="done", error=None, result=True, **fields):
     fields = RESULT | fields
@@ -44,7 +48,7 @@ def write_run(folder, status="done", error=None, result=True, **fields):
 
 def cells(folder):
     """The Markdown table as {row: {column: cell}}."""
-    lines = [line for line in sweep_page(arrange(gather(folder))).splitlines() if line.startswith("| ")]
+    lines = [line for line in sweep_page(arrange(gather(folder)[0])).splitlines() if line.startswith("| ")]
     header, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows}
 
@@ -72,7 +76,7 @@ def test_cells_follow_the_papers_conventions(paper):
 
 
 def test_text_names_metric_checkpoint_and_every_error(paper):
-    text = sweep_page(arrange(gather(paper)))
+    text = sweep_page(arrange(gather(paper)[0]))
     assert "FID-digits-1.8k on digits, checkpoint outputs/digits/run at step 800" in text
     assert "ERR: DDIM at NFE 10: eps is not finite at call 3" in text
 
@@ -148,7 +152,7 @@ def test_a_folder_without_results_gives_one_sentence(tmp_path):
     command = [sys.executable, "-m", "eval.table", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 2
-    assert result.stderr == f"error: {tmp_path} holds no results; run sample.py first\n"
+    assert result.stderr == f"error: {tmp_path} holds no results; run sample.py or train.py first\n"
     assert main([str(tmp_path / "none")]) == 2
 
 
@@ -156,3 +160,74 @@ def test_a_damaged_result_is_named(tmp_path, capsys):
     (write_run(tmp_path / "0") / "result.json").write_text('{"sampler": "tA')
     assert main([str(tmp_path)]) == 2
     assert "result.json is not JSON" in capsys.readouterr().err
+
+
+@pytest.fixture
+def trainings(tmp_path):
+    """Three trainings of a sweep, of which the last failed, beside two sets of samples."""
+    for job, (rate, loss) in enumerate([("1e-3", 0.2), ("1e-2", 0.1), ("1", None)]):
+        folder = tmp_path / "sweeps" / str(job)
+        folder.mkdir(parents=True)
+        status = {"command": "train", "status": "failed" if loss is None else "done", "seconds": 9.6}
+        overrides = ["dataset=digits", f"optimizer.learning_rate={rate}"]
+        error = {"error": "the loss is NaN"} if loss is None else {}
+        (folder / "status.json").write_text(json.dumps(status | error | {"overrides": overrides}))
+        if loss is not None:
+            records = [{"step": 2, "loss": 1.0}, {"step": 2, "eval_loss": 9.0}, {"step": 4, "loss": 0.5 + loss}]
+            records += [{"step": 4, "eval_loss": loss}, {"step": 4, "FID-digits-1k": 4.0 - job}]
+            (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+            Image.new("L", (40, 20), 255 * job).save(folder / "samples_0000004.png")
+    write_run(tmp_path / "samples" / "0")
+    write_run(tmp_path / "samples" / "1", nfe=5, nfe_asked=5)
+    return tmp_path
+
+
+def test_trainings_are_a_table_of_options_against_metrics(trainings):
+    text = write_table(trainings / "sweeps")
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    assert lines[0] == ["training", "optimizer.learning_rate", "loss", "eval_loss", "fid", "seconds", "status"]
+    assert lines[2:] == [
+        ["0", "1e-3", "0.7", "0.2", "4.00", "10", "done"],
+        ["1", "1e-2", "**0.6**", "**0.1**", "**3.00**", "10", "done"],
+        ["2", "1", "-", "-", "-", "10", "failed"],
+    ]
+    assert "ERR: 2: the loss is NaN" in text
+    assert "fid: FID-digits-1k." in text
+    assert Image.open(trainings / "sweeps" / "loss.png").format == "PNG"
+    grids = Image.open(trainings / "sweeps" / "grids.png").convert("L")
+    assert grids.height > 40
+    assert {0, 255} <= set(grids.tobytes())
+
+
+def test_trainings_and_samples_are_one_table(trainings):
+    text = write_table(trainings)
+    assert "| tAB3 |" in text
+    assert "| 1e-2 |" in text
+    with (trainings / "table.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["eval_loss"] for line in lines] == ["", "", "0.2", "0.1", ""]
+    assert [line["fid"] for line in lines] == ["4.17", "4.17", "4.0", "3.0", ""]
+
+
+def test_a_table_is_read_back_from_wandb_offline(trainings):
+    """Its group and name, the rows with their grids, and FID against NFE as a plot."""
+    Image.new("L", (8, 8)).save(trainings / "samples" / "0" / "grid.png")
+    logged = run_here("eval.table", str(trainings), "logger=wandb", "logger.mode=offline")
+    assert logged.returncode == 0, logged.stderr
+    found = list(records(trainings))
+    (run,) = {(record.run_group, record.display_name, record.job_type) for kind, record in found if kind == "run"}
+    assert run == (trainings.name, trainings.name, "sweep")
+    axes = {record.name or record.glob_name: record.step_metric for kind, record in found if kind == "metric"}
+    assert axes["fid/*"] == axes["fid"] == "nfe"
+    assert axes["eval_loss"] == ""
+    points = [
+        {item.nested_key[0]: json.loads(item.value_json) for item in record.item}
+        for kind, record in found
+        if kind == "history"
+    ]
+    assert [(point["nfe"], point["fid/tAB3"]) for point in points if "nfe" in point] == [(5, 4.17), (10, 4.17)]
+    samples, runs = (json.loads(next(trainings.rglob(f"media/table/{name}*.json")).read_text()) for name in TABLES)
+    assert [row[:4] for row in samples["data"]] == [["tAB3", 5, 5, 4.17], ["tAB3", 10, 10, 4.17]]
+    assert [row[0] for row in runs["data"]] == ["1e-3", "1e-2", "1"]
+    files = [[entry.path for entry in record.manifest.contents] for kind, record in found if kind == "artifact"]
+    assert [sum(path.endswith(".png") for path in paths) for paths in files] == [1, 2], "a grid for each that has one"

@@ -14,9 +14,11 @@ Both run the same perfect eps in float64; what differs is the float32 of the sch
   order 3 diffusers has the published weights alone, which make it of order 2.
 * "bh1" and "bh2" of UniPCMultistep are B1 and B2, and all steps in disable_corrector leave UniP. Over a step to
   sigma = 0 it answers NaN for "bh1" and for predict_x0=False (infinity times 0); our tables are finite there.
+* The schedulers of flow models have linspace(1, 1/1000, N), shifted, and 0 as nodes; our grid "t" of a `deis.flow`.
 * DEISMultistep is log-rho AB of the degree solver_order - 1; it ends at the index 0.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from reference.mixture import MIXTURE
 
 import deis
 from deis import SDE, Table, tables
+from deis.schedule import dynamic_shift
 
 torch = pytest.importorskip("torch", reason="compares with diffusers, which needs torch; make test-peers installs both")
 diffusers = pytest.importorskip("diffusers", reason="compares with diffusers; make test-peers installs it")
@@ -134,3 +137,80 @@ def test_deis(num_step, order):
     sde, ts = sde_of(peer), multistep_nodes(peer, num_step, to_zero=False)
     table = tables.log_rho_ab(sde, ts, order - 1, lower_order_final=num_step < 15)
     agree(table, sde, run_peer(peer, sde, num_step))
+
+
+def run_flow(scheduler: Any, z: np.ndarray, **nodes: Any) -> np.ndarray:
+    """A flow scheduler's sample from the noise z, with the exact network eps - x_0 of the mixture."""
+    scheduler.set_timesteps(**nodes)
+    x = torch.from_numpy(z)
+    for t, sigma in zip(scheduler.timesteps, scheduler.sigmas.double().numpy(), strict=False):
+        s = 1 - sigma
+        eps_minus_x_0 = MIXTURE.eps(x.numpy(), s, sigma) - MIXTURE.x_0(x.numpy(), s, sigma)
+        x = scheduler.step(torch.from_numpy(eps_minus_x_0), t, x).prev_sample.double()
+    return x.numpy()
+
+
+def noise() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(64, 2))
+
+
+@num_steps
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_euler_with_a_static_shift(num_step, shift):
+    """Its grid is even from 1 to the shifted 1/1000, and shifted once more; a last step leads to sigma = 0."""
+    peer = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+    expected = run_flow(peer, noise(), num_inference_steps=num_step)
+    sde = deis.flow(shift, t_0=float(deis.flow(shift).sigma(1e-3)))
+    table = tables.ddim(sde, deis.timesteps(sde, num_step - 1, "t", 1.0), denoise=True)
+    assert table.nfe == num_step
+    np.testing.assert_allclose(problem.run(table, MIXTURE.eps_fn(sde), noise()), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_step", [1, 4, 10, 28])
+@pytest.mark.parametrize("num_tokens", [256, 4096])
+def test_flow_euler_with_a_dynamic_shift(num_step, num_tokens):
+    """As FLUX's pipeline calls it, with even sigmas down to 1 / N."""
+    mu = (1.15 - 0.5) / (4096 - 256) * (num_tokens - 256) + 0.5
+    peer = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    expected = run_flow(peer, noise(), sigmas=np.linspace(1, 1 / num_step, num_step).tolist(), mu=mu)
+    sde = deis.flow(dynamic_shift(num_tokens))
+    table = tables.ddim(sde, deis.timesteps(sde, num_step, "t", 1.0))
+    np.testing.assert_allclose(problem.run(table, MIXTURE.eps_fn(sde), noise()), expected, rtol=0, atol=1e-6)
+
+
+FLOW_PEERS: dict[str, tuple[str, dict[str, Any], Any]] = {
+    "DPM++2M": ("DPMSolverMultistepScheduler", {"solver_order": 2}, partial(tables.dpm_solver_pp, order=2)),
+    "DPM++3M": ("DPMSolverMultistepScheduler", {"solver_order": 3}, partial(tables.dpm_solver_pp, order=3)),
+    "UniPC2": ("UniPCMultistepScheduler", {"solver_order": 2}, partial(tables.unipc, order=2)),
+    "UniPC3": ("UniPCMultistepScheduler", {"solver_order": 3}, partial(tables.unipc, order=3)),
+}
+
+
+@pytest.mark.parametrize("name", FLOW_PEERS)
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_multistep_schedulers_with_flow_sigmas(name, shift):
+    """They begin at sigma = 0.999 or 1 - 1e-6 with pure noise, and so do our tables if asked to."""
+    scheduler, options, method = FLOW_PEERS[name]
+    for num_step in (5, 10, 100):
+        got, ts = run_flow_sigmas(scheduler, num_step, flow_shift=shift, **options)
+        sde = deis.flow(T=ts[0])
+        table = method(sde, ts, lower_order_final=num_step < 15 or "UniPC" in name)
+        np.testing.assert_allclose(problem.run(table, MIXTURE.eps_fn(sde), noise()), got, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["DPM++2M", "DPM++3M"])
+def test_a_start_at_1_is_nearer_than_one_at_0_999(name):
+    scheduler, options, method = FLOW_PEERS[name]
+    theirs, ts = run_flow_sigmas(scheduler, 200, **options)
+    sde = deis.flow()
+    ours = problem.run(method(sde, np.append(1.0, ts[1:])), MIXTURE.eps_fn(sde), noise())
+    exact = MIXTURE.flow(sde, noise(), np.array([1.0, 1e-6]))[-1]
+    errors = [np.sqrt(np.mean((x - exact) ** 2)) for x in (ours, theirs)]
+    assert errors[0] < 0.2 * errors[1]
+
+
+def run_flow_sigmas(scheduler: str, num_step: int, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The sample of a multistep scheduler with flow sigmas, and these, which are times of `deis.flow()`."""
+    options |= {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "final_sigmas_type": "zero"}
+    peer = getattr(diffusers, scheduler)(**options)
+    return run_flow(peer, noise(), num_inference_steps=num_step), peer.sigmas.double().numpy()

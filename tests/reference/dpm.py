@@ -70,6 +70,33 @@ def dpm_solver_3(schedule: Schedule, eps: EpsFn, x: np.ndarray, ts: np.ndarray) 
     return x
 
 
+def dpm_solver_adaptive(
+    schedule: Schedule, eps: EpsFn, x: np.ndarray, t: float, t_end: float, order: int, rtol: float, atol: float
+) -> tuple[np.ndarray, int]:
+    """(x, steps tried) by DPM-Solver-12 or -23, arXiv 2206.00927, algorithm 5; h_init 0.05, theta 0.9.
+
+    Its error is over all samples, and |x| that of the accepted state before the step.
+    """
+    h, steps, last = 0.05, 0, schedule.at(t_end)[2]
+    while last - schedule.at(t)[2] > 1e-5:
+        (alpha, _, lam), s = schedule.at(t), schedule.t_lambda(schedule.at(t)[2] + h)
+        alpha_s, sigma_s, _ = schedule.at(s)
+        e = eps(x, t)
+        if order == 2:
+            low = alpha_s / alpha * x - sigma_s * expm1(h) * e
+            high = dpm_solver_2(schedule, eps, x, np.array([t, s]))
+        else:
+            r, s_1 = 1 / 3, schedule.t_lambda(lam + h / 3)
+            u = schedule.at(s_1)[0] / alpha * x - schedule.at(s_1)[1] * expm1(r * h) * e
+            low = alpha_s / alpha * x - sigma_s * expm1(h) * (e + (eps(u, s_1) - e) / (2 * r))
+            high = dpm_solver_3(schedule, eps, x, np.array([t, s]))
+        error = np.sqrt(np.mean(((high - low) / np.maximum(atol, rtol * np.maximum(abs(low), abs(x)))) ** 2))
+        if error <= 1:
+            x, t = high, s
+        h, steps = min(0.9 * h * error ** (-1 / order), last - schedule.at(t)[2]), steps + 1
+    return x, steps
+
+
 def dpm_solver_pp(
     schedule: Schedule, eps: EpsFn, x: np.ndarray, ts: list[float], order: int, lower_order_final: bool = False
 ) -> np.ndarray:

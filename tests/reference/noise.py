@@ -82,22 +82,26 @@ class Gaussian:
     def eps_fn(self, s: TimeFn, sigma: TimeFn) -> EpsFn:
         return lambda x, t: sigma(t) * x / (s(t) ** 2 * self.variance + sigma(t) ** 2)
 
-    def through(self, table: Table, mean: float, variance: float) -> tuple[float, float]:
-        """Mean and variance of v at the end of the table, from those at its start: no sampling, no approximation."""
+    def through(self, table: Table, mean: float, variance: float, consistent: bool = False) -> tuple[float, float]:
+        """Mean and variance of v at the end of the table, from those at its start: no sampling, no approximation.
+
+        consistent: the network is the perfect consistency model, whose x_0 is where the probability flow ends.
+        """
+        c, square = self.variance, self.variance + table.rho[:-1] ** 2
+        gain = (1 - np.sqrt(c / square)) / table.rho[:-1] if consistent else table.rho[:-1] / square  # eps of v
         lags = table.lags
-        m, C = np.zeros(1 + lags), np.zeros((1 + lags, 1 + lags))
-        m[0], C[0, 0] = mean, variance
+        m, C = np.zeros(2 + lags), np.zeros((2 + lags, 2 + lags))  # of u, v and the history
+        m[:2], C[:2, :2] = mean, variance
         for i in range(table.nfe):
-            assert table.p[i] == table.q[i]
-            assert np.array_equal(table.P[i], table.Q[i])
-            keep = np.eye(1 + lags, k=-1)  # the history moves on
-            keep[1] = 0
-            keep[0, 0], keep[1, 0] = 1, table.a[i] + table.b[i] * table.rho[i] / (self.variance + table.rho[i] ** 2)
-            step = np.eye(1 + lags)
-            step[0] = [table.p[i], *table.P[i]]
+            keep = np.eye(2 + lags, k=-1)  # the history moves on
+            keep[:3] = 0
+            keep[0, 0] = keep[1, 1] = 1
+            keep[2, 0] = table.a[i] + table.b[i] * gain[i]
+            step = np.eye(2 + lags)
+            step[0], step[1] = [0, table.p[i], *table.P[i]], [0, table.q[i], *table.Q[i]]
             step = step @ keep
             m, C = step @ m, step @ C @ step.T
-            C[0, 0] += table.g[i] ** 2
+            C[:2, :2] += table.g[i] ** 2
         return float(m[0]), float(C[0, 0])
 
     def exact(self, rho_T: float, rho_0: float, lam: float, mean: float, variance: float) -> tuple[float, float]:

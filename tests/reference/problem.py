@@ -57,7 +57,7 @@ def flow(sde_name: str, ts: tuple[float, ...]) -> np.ndarray:
     return MIXTURE.flow(sde, start(sde), np.array([sde.T, *ts]))
 
 
-def run(table: Table, eps_fn: EpsFn, x: np.ndarray, draws: Sequence[np.ndarray] = ()) -> np.ndarray:
+def run(table: Table, eps_fn: EpsFn, x: np.ndarray, draws: Sequence[np.ndarray] | np.ndarray = ()) -> np.ndarray:
     """The equations of `deis.table` in float64; draws: standard normal noise of each row."""
     v = x / table.s[0]
     return _run(table, eps_fn, 0, v, v, [], draws)
@@ -78,7 +78,7 @@ def error_from_exact_history(sde_name: str, table: Table, first: int, corrected:
     states = flow(sde_name, (*table.t[1 : first + 1], sde.t_0))
     us = [state / s for state, s in zip(states[:-1], table.s, strict=False)]
     history = [table.a[i] * us[i] + table.b[i] * eps_fn(states[i], table.t[i]) for i in range(first)][::-1]
-    got = _run(table, eps_fn, first, us[-1], us[-2] if corrected else us[-1], history, ())
+    got = _run(table, eps_fn, first, us[-1], table.q[first - 1] * us[-2] if corrected else us[-1], history, ())
     return _rms(got - states[-1])
 
 
@@ -89,7 +89,7 @@ def _run(
     u: np.ndarray,
     v: np.ndarray,
     history: list[np.ndarray],
-    draws: Sequence[np.ndarray],
+    draws: Sequence[np.ndarray] | np.ndarray,
 ) -> np.ndarray:
     for i in range(first, table.nfe):
         history = [table.a[i] * u + table.b[i] * eps_fn(table.s[i] * u, table.t[i]), *history]

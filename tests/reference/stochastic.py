@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
+
+import numpy as np
 
 from deis import tables
 
@@ -29,6 +32,37 @@ def second_order(lam: float) -> dict[str, Callable]:
         for variant in ("midpoint", "heun")
     }
     return dpm_solver | {f"t_ab_sde {order}": partial(tables.t_ab_sde, order=order, lam=lam) for order in (1, 2, 3)}
+
+
+def field(lam: float) -> dict[str, tuple[Callable, int]]:
+    """Further tables that approach the lambda-SDE, and the order with which mean and variance do."""
+    sde = partial(tables.exponential_rk, eta=lam**2)
+    return {
+        "sa_solver 1": (partial(tables.sa_solver, order=1, tau=lam), 2),
+        "sa_solver 2, P": (partial(tables.sa_solver, order=2, tau=lam, corrector=False), 2),
+        "sa_solver 3": (partial(tables.sa_solver, order=3, tau=lam), 2),
+        "dpm_solver_pp_sde 3": (partial(tables.dpm_solver_pp_sde, order=3, eta=lam**2, variant="heun"), 2),
+        **{f"exponential_rk {name}": (partial(sde, rk_method=name), 2) for name in tables.EXPONENTIAL},
+    }
+
+
+def _restart(sde: Any, ts: np.ndarray, **options: Any) -> Any:
+    """As many steps of each descent as a tenth of all."""
+    return tables.restart(sde, ts, num_step=len(ts) // 10, **{"denoise": False} | options)
+
+
+def other(eta: float) -> dict[str, tuple[Callable, int]]:
+    """Tables with noise of other kinds, and the order with which they approach the marginal, from the marginal."""
+    ancestral = partial(tables.exponential_rk, ancestral=True, eta=eta)
+    return {
+        **{f"er_sde {order}": (partial(tables.er_sde, order=order), min(order, 2)) for order in (1, 2, 3)},
+        **{
+            f"ancestral {name} {prediction}": (partial(ancestral, rk_method=name, prediction=prediction), order)
+            for name, order in (("2s", 2), ("3s", 3))
+            for prediction in ("x_0", "eps")
+        },
+        "restart": (_restart, 2),
+    }
 
 
 def optimal(eta: float) -> Callable:

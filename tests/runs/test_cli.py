@@ -154,7 +154,7 @@ def test_a_choice_like_no_other_is_answered_with_the_choices_alone(answer: Calla
 SAMPLERS, DATASETS = (", ".join(hints.choices_of(group)) for group in ("sampler", "dataset"))
 CHOOSE = "choose dataset=NAME, or dataset=images dataset.path=PATH"
 LIST_OR_TEXT = "write a list as [A,B], or one text as 'run_dir=\"a,b\"'"
-PLUGIN = "requirements-cluster.txt installs that of hydra/launcher=joblib"
+PLUGIN = "pip install -r requirements-cluster.txt has those of joblib, submitit and optuna"
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_wandb_that_is_disabled_writes_nothing(tmp_path: Path, monkeypatch: pyte
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-@pytest.mark.parametrize(("key", "value"), [("mode", "sometimes"), ("name", "tensorboard")])
+@pytest.mark.parametrize(("key", "value"), [("mode", "sometimes"), ("name", "mlflow")])
 def test_a_logger_that_is_not_there_is_refused(key: str, value: str) -> None:
     config = LoggerConfig("wandb", "deis", entity=None, group=None, mode="auto", init_timeout=1)
     with pytest.raises(ValueError, match=f"logger.{key} must be .*, got '{value}'"):

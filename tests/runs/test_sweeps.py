@@ -3,16 +3,22 @@
 import importlib.util
 import json
 import logging
+import os
 import pickle
 import re
 import signal
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from commands import TINY, run, run_here
+from filelock import FileLock
 
+import data
 import train
 from models.sampling.source import find
 from runs import cli, folder
@@ -42,21 +48,39 @@ def test_errors_reach_another_process(error: RunError) -> None:
     assert (type(again), str(again), again.exit_code) == (type(error), str(error), error.exit_code)
 
 
-def test_the_runs_of_a_training_sweep_lie_below_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And they are found: by sample.py as the newest runs, and by the same command where they are not done."""
-    monkeypatch.setattr(train, "fit", lambda job, config, run_dir, *_: (run_dir / "checkpoints").mkdir())
+def fit(job: Any, config: Any, run_dir: Path, *_: Any) -> None:
+    """Stands for a training: it leaves the files that the sweep looks at."""
+    (run_dir / "checkpoints").mkdir()
+    (run_dir / "metrics.jsonl").write_text('{"step": 2, "eval_loss": 3.0}\n{"step": 4, "eval_loss": 0.25}\n')
+
+
+@pytest.fixture
+def train_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`python train.py` with a sweep's options and another `fit`, in `tmp_path`; returns the exit code."""
+
+    def command(fit: Callable[..., None], *options: str, sweep: list[str] = SWEEP[1:]) -> int:
+        monkeypatch.setattr(train, "fit", fit)
+        monkeypatch.setattr(sys, "argv", ["train.py", "-m", *sweep, *options])
+        with pytest.raises(SystemExit) as ended:
+            cli.run(train.main, "train", train.TrainJob)
+        return int(str(ended.value.code))
+
+    images = np.zeros((16, 8, 8, 1), np.uint8)
+    monkeypatch.setattr(data, "load", lambda *_: data.Split(images, np.zeros(16, np.int32), 10))
     monkeypatch.setattr(logging, "shutdown", lambda _: None)  # by which Hydra closes pytest's handlers
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    monkeypatch.setattr(sys, "argv", ["train.py", *SWEEP])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        cli.run(train.main, "train", train.TrainJob)
-    assert ended.value.code == 0
+    return command
+
+
+def test_the_runs_of_a_training_sweep_lie_below_its_folder(tmp_path: Path, train_with: Callable[..., int]) -> None:
+    """And they are found: by sample.py as the newest runs, and by the same command where they are not done."""
+    assert train_with(fit) == 0
     (sweep,) = (tmp_path / "outputs" / "sweeps").glob("*/")
     for job, rate in enumerate(("0.001", "0.002")):
         status = folder.read_status(sweep / str(job))
-        assert status["status"] == "done"
+        assert (status["status"], status["metric"]) == ("done", 0.25)
         assert (sweep / str(job) / "checkpoints").is_dir()
         assert [text for text in status["overrides"] if "rate" in text] == [f"optimizer.learning_rate={rate}"]
     with pytest.raises(FileNotFoundError, match=re.escape(f"no checkpoint in {sweep / '1'}")):
@@ -68,15 +92,91 @@ def test_the_runs_of_a_training_sweep_lie_below_its_folder(tmp_path: Path, monke
     assert folder.unfinished(str(tmp_path / "outputs"), "digits", config) == sweep / "0"
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is None, reason="an optional plugin"
+def test_the_same_command_repeats_only_what_failed(tmp_path: Path, train_with: Callable[..., int]) -> None:
+    """In the same folder; when all is done, or a new start is asked for, in another."""
+    trained: list[str] = []
+
+    def fit_or_fail(job: Any, config: Any, run_dir: Path, *rest: Any) -> None:
+        trained.append(f"{run_dir.parent.name}/{run_dir.name}")
+        if job.optimizer.learning_rate == 2e-3 and len(trained) == 2:
+            raise NonFiniteError("the loss is NaN")
+        fit(job, config, run_dir, *rest)
+
+    assert [train_with(fit_or_fail), train_with(fit_or_fail)] == [3, 0]
+    (sweep,) = (tmp_path / "outputs" / "sweeps").glob("*/")
+    assert trained == [f"{sweep.name}/{job}" for job in (0, 1, 1)]
+    for options in ([], ["resume=false"]):
+        assert train_with(fit_or_fail, *options) == 0
+    assert len(set(trained)) == len(trained) - 1 == 6
+
+
+def test_a_sweep_that_another_process_is_at_is_left_alone(tmp_path: Path, train_with: Callable[..., int]) -> None:
+    assert train_with(fit) == 0
+    (sweep,) = (tmp_path / "outputs" / "sweeps").glob("*/")
+    (sweep / "1" / "status.json").write_text(json.dumps({"status": "running"}))
+    with FileLock(sweep / ".lock"):
+        assert train_with(fit) == 0
+    assert len(list(sweep.parent.glob("*/"))) == 2
+
+
+def needs(plugin: str) -> Any:
+    """Skip where an optional plugin of Hydra is not installed."""
+    return pytest.mark.skipif(importlib.util.find_spec(f"hydra_plugins.{plugin}") is None, reason="an optional plugin")
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param(["joblib", "hydra.launcher.n_jobs=2"], marks=needs("hydra_joblib_launcher")),
+        pytest.param(["submitit_local", "hydra.launcher.timeout_min=10"], marks=needs("hydra_submitit_launcher")),
+    ],
 )
-def test_jobs_of_a_sweep_at_the_same_time(tmp_path: Path) -> None:
-    done = run("train.py", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *SWEEP, cwd=tmp_path)
+def test_jobs_of_a_sweep_at_the_same_time(launcher: list[str], tmp_path: Path) -> None:
+    done = run("train.py", f"hydra/launcher={launcher[0]}", launcher[1], *SWEEP, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = [folder.read_status(path.parent) for path in tmp_path.glob("outputs/sweeps/*/*/status.json")]
     assert [status["status"] for status in found] == ["done", "done"]
     assert len({status["pid"] for status in found}) == 2
+    assert all(status["metric"] > 0 for status in found)
+
+
+@needs("hydra_submitit_launcher")
+def test_slurm_is_given_what_was_asked_for(tmp_path: Path) -> None:
+    """In the text of the script; no Slurm is here, and what stands for it keeps the script and fails."""
+    for name, lines in (("srun", ""), ("sbatch", 'cp "$1" script.sh; exit 1')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (tmp_path / name).chmod(0o755)
+    launcher = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.timeout_min=30"]
+    launcher += ["hydra.launcher.array_parallelism=2", "hydra.launcher.setup=[module load cuda]"]
+    jobs = ["sampler.nfe=2,3,4", "checkpoint=gone", "logger=none"]
+    run("sample.py", "-m", *launcher, *jobs, cwd=tmp_path, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    script = (tmp_path / "script.sh").read_text().splitlines()
+    for option in ("partition=gpu", "time=30", "gpus-per-node=1", "cpus-per-task=8", "array=0-2%2", "job-name=sample"):
+        assert f"#SBATCH --{option}" in script
+    assert "module load cuda" in script
+    assert script[-1].startswith("srun ")
+
+
+@needs("hydra_optuna_sweeper")
+def test_a_search_goes_on_where_it_was(tmp_path: Path, train_with: Callable[..., int]) -> None:
+    """Equal results lead to equal proposals; trials that are done are not repeated."""
+    rates: list[float] = []
+
+    def fit_until(job: Any, config: Any, run_dir: Path, *_: Any) -> None:
+        if len(rates) == 8:
+            rates.append(0.0)
+            raise KeyboardInterrupt
+        rates.append(job.optimizer.learning_rate)
+        (run_dir / "metrics.jsonl").write_text(json.dumps({"step": 4, "eval_loss": abs(rates[-1] - 2e-3)}) + "\n")
+
+    search = ["hparams_search=optuna", "hydra.sweeper.n_trials=10"]
+    assert [train_with(fit_until, *search, sweep=TINY), train_with(fit_until, *search, sweep=TINY)] == [130, 0]
+    assert len(rates) == 11
+    assert len(set(rates)) == 11, "no trial was repeated"
+    (search_folder,) = (tmp_path / "outputs" / "sweeps").glob("optuna_digits")
+    best = (search_folder / "optimization_results.yaml").read_text()
+    closest = min(rates[:8] + rates[9:], key=lambda rate: abs(rate - 2e-3))
+    assert f"optimizer.learning_rate: {closest}" in best
 
 
 def test_valid_combinations_run_and_the_others_are_listed(tmp_path: Path) -> None:

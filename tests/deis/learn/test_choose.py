@@ -70,7 +70,7 @@ def test_a_discrete_model_is_offered_whole_times() -> None:
     found = list(untrained(sde, 5))
     assert {table.about["ts_phase"] for table in found} == {*INTEGER_PHASES, "optimized"}
     for table in found:
-        if table.about["method"] not in ("rho_rk", "dpm_solver"):  # their trial points lie between
+        if table.about["method"] not in ("rho_rk", "dpm_solver", "pfdiff"):  # their trial points lie between
             np.testing.assert_array_equal(table.t, np.round(table.t))
 
 

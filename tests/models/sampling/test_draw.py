@@ -126,3 +126,15 @@ def test_batches_do_not_change_guided_images_and_other_values_do_not_compile_aga
     assert not np.allclose(np.concatenate(list(draw(net, table, seeds, 5, other))), whole)
     assert len(traced) == calls
     np.testing.assert_allclose(np.concatenate(list(draw(net, table, seeds, 2, options))), whole, atol=1e-5)
+
+
+def test_a_flow_network_is_clipped_at_pure_noise_too() -> None:
+    """At T, where s = 0, the network's x_0 = x - flow is what the first step takes."""
+    sde = deis.flow()
+    network = Network(toy([]).network.apply, time="flow_1000", input="x", output="flow")
+    net = Trained(network, jnp.float32(1.5), sde, (8, 8, 1), 0)
+    at, table = starts(net, [0, 1]), deis.tables.ddim(sde, np.array([1.0, 0.5, 0.0]))
+    x_t, x_0 = deis.trajectory(table, changed_eps(net, at, EpsOptions(clip=True)), at.x_T)
+    x = np.asarray(at.x_T)
+    np.testing.assert_allclose(x_0[0], (x - 1.5 * np.sin(3 * x)).clip(-1, 1), atol=1e-6)
+    np.testing.assert_allclose(x_t[1], 0.5 * x_0[0] + 0.5 * x, atol=1e-6)

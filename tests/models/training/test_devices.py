@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import free_port
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from models.training import devices
@@ -117,12 +117,6 @@ def run(
     for process, (_, errors) in zip(processes, outputs, strict=True):
         assert process.returncode == returncode, errors
     return [line for printed, _ in outputs for line in printed.splitlines()]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
 
 
 def test_one_device_eight_devices_and_two_processes_train_alike():

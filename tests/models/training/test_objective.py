@@ -99,6 +99,22 @@ def test_the_loss_of_v_is_exact_where_noise_is_nearly_all(weight: str) -> None:
     assert 0 <= got["loss"] < 1e-9
 
 
+@pytest.mark.parametrize("sde", [deis.vp_zero_snr(), deis.discrete_vp("cosine", num_times=100, zero_terminal_snr=True)])
+@pytest.mark.parametrize("output", ["x_0", "v", "flow"])
+def test_the_loss_from_pure_noise_is_the_published_one(output: str, sde: deis.SDE) -> None:
+    """At all times up to T itself, where s = 0 and a network of v knows nothing of eps."""
+    for weight in ("output", "eps", "min_snr"):
+        got = seen(sde, ObjectiveConfig(weight, times="discrete", num_times=100), output=output)
+        s, sigma = (value[:, None, None, None] for value in sde.marginal(got["t"]))
+        assert s.min() < 1e-6
+        eps = (got["x"] - s * X_0) / sigma
+        truth = {"x_0": X_0, "v": s * eps - sigma * X_0, "flow": eps - X_0}[output]
+        of_eps = {"x_0": s / sigma, "v": s / (s**2 + sigma**2), "flow": s / (s + sigma)}[output] ** 2
+        with np.errstate(divide="ignore"):
+            weights = {"output": 1.0, "eps": of_eps, "min_snr": np.minimum(1, 5 * (sigma / s) ** 2) * of_eps}[weight]
+        np.testing.assert_allclose(got["loss"], (weights * (PREDICTED - truth) ** 2).mean(), rtol=2e-3)
+
+
 GAUSSIAN_STD = 0.7
 
 

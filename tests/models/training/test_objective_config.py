@@ -1,12 +1,17 @@
 """The objectives of conf/objective by their names, and what is refused."""
 
+import math
+
+import jax.numpy as jnp
+import numpy as np
 import pytest
+import scipy.stats
 from jobs import CONF, job
 
 import deis
 from models.config import UNetConfig, validate
 from models.training.config import ObjectiveConfig
-from models.training.objective import validate_objective
+from models.training.objective import TIME_DISTRIBUTIONS, validate_objective
 from models.unet import network_of, shapes
 
 VP = deis.vp_linear()
@@ -29,6 +34,7 @@ def test_every_objective_by_its_name() -> None:
         "min_snr": ("min_snr", "discrete"),
         "edm": ("edm", "log_normal"),
         "output": ("output", "uniform"),
+        "flow": ("output", "log_normal"),
     }
     assert chosen["eps"] == ObjectiveConfig()
     for cfg in chosen.values():
@@ -62,6 +68,31 @@ def test_what_grows_without_bound_without_noise_is_refused(cfg: ObjectiveConfig)
     validate_objective(cfg, UNetConfig(), VP)
     with pytest.raises(ValueError, match=r"raise sde\.t_0"):
         validate_objective(cfg, UNetConfig(), deis.vp_linear(t_0=0.0))
+
+
+@pytest.mark.parametrize(
+    ("model", "objective", "said"),
+    [
+        ({"output": "eps"}, {}, "model.output must be one of x_0, v, flow under this diffusion, .* got eps"),
+        ({"output": "edm"}, {}, "model.output must be one of x_0, v, flow"),
+        ({"time": "log_sigma"}, {}, "model.time must be one of t, t_999, t_plus_1, flow_1000 under .* got log_sigma"),
+        ({}, {"weight": "edm"}, "objective.weight must be one of eps, min_snr, output, .* got edm and uniform"),
+        ({}, {"times": "importance"}, "objective.times not importance"),
+    ],
+)
+def test_what_cannot_be_learned_of_pure_noise_is_refused(model: dict, objective: dict, said: str) -> None:
+    flow = deis.flow()
+    validate_objective(composed("sde=flow", "objective=flow"), UNetConfig(output="flow"), flow)
+    with pytest.raises(ValueError, match=said):
+        validate_objective(ObjectiveConfig(**objective), UNetConfig(**{"output": "v"} | model), flow)
+
+
+def test_logit_normal_times_of_flow_matching() -> None:
+    """ln rho is normal: arXiv 2403.03206, with the shift 3 of its large images."""
+    cfg, u = composed("sde=flow", "objective=flow", f"objective.log_sigma_mean={math.log(3)}"), np.arange(0.05, 1, 0.1)
+    t = TIME_DISTRIBUTIONS["log_normal"](cfg, deis.flow(), jnp.asarray(u))[0]
+    unshifted = 1 / (1 + np.exp(-scipy.stats.norm.ppf(u)))
+    np.testing.assert_allclose(t, 3 * unshifted / (1 + 2 * unshifted), rtol=1e-5)
 
 
 def test_the_null_class_is_one_more_label() -> None:

@@ -1,0 +1,151 @@
+"""The diffusion and the nodes that a scheduler's configuration describes.
+
+Times are those of the SDE: the index of a discrete-time model, or sigma of flow matching.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+from scipy.special import betaincinv
+
+import deis
+from deis.schedule import round_down, timesteps
+from deis.sde import SDE
+from deis.sde.discrete import _to_zero
+
+Config = Mapping[str, Any]
+Nodes = Float64[np.ndarray, " nodes"]
+
+PREDICTIONS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v", "flow_prediction": "flow"}
+"""diffusers' prediction types by their names in `deis.wrappers.PREDICTIONS`."""
+
+SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+"""diffusers' beta schedules by their names in `deis.discrete_vp`."""
+
+
+def is_flow(config: Config) -> bool:
+    """Whether the model is one of flow matching."""
+    return config["prediction_type"] == "flow_prediction" or config["use_flow_sigmas"]
+
+
+def sde_of(config: Config) -> SDE:
+    """The diffusion that the model was trained under. Raises ValueError for an unknown name."""
+    if config["prediction_type"] not in PREDICTIONS:
+        raise ValueError(f"prediction_type must be one of {', '.join(PREDICTIONS)}, got {config['prediction_type']!r}")
+    if is_flow(config):
+        return deis.flow()
+    to_zero = config["rescale_betas_zero_snr"]
+    if config["trained_betas"] is not None:
+        alpha_bar = np.cumprod(1 - np.asarray(config["trained_betas"], np.float64))
+        return deis.DiscreteVPSDE(_to_zero(alpha_bar) if to_zero else alpha_bar)
+    if config["beta_schedule"] not in SCHEDULES:
+        raise ValueError(
+            f"beta_schedule must be one of {', '.join(SCHEDULES)}, got {config['beta_schedule']!r}; other betas are "
+            f"given as trained_betas=[...]"
+        )
+    schedule, times = SCHEDULES[config["beta_schedule"]], config["num_train_timesteps"]
+    return deis.discrete_vp(schedule, config["beta_start"], config["beta_end"], times, zero_terminal_snr=to_zero)
+
+
+def nodes_of(
+    config: Config,
+    sde: SDE,
+    num_step: int | None,
+    given_times: Sequence[float] | None = None,
+    given_sigmas: Sequence[float] | None = None,
+    mu: float | None = None,
+) -> tuple[Nodes, bool]:
+    """(nodes, whether one more network call, at the last of them, leads to sigma = 0).
+
+    num_step: network calls of a method that makes one a step; None where the times or sigmas are given.
+    given_times: as the network is told them. given_sigmas: the noise-to-signal ratios, or of flow matching the
+        sigmas before they are shifted. A last sigma of 0 may be left out.
+    mu: the logarithm of the shift, where the configuration has use_dynamic_shifting.
+    Raises ValueError for numbers or names that are not allowed.
+    """
+    if given_times is not None and given_sigmas is not None:
+        raise ValueError("give timesteps or sigmas, not both")
+    if given_times is None and given_sigmas is None and (num_step is None or num_step < 1):
+        raise ValueError(f"num_inference_steps must be at least 1, got {num_step}")
+    sigmas = None if given_sigmas is None else np.trim_zeros(np.asarray(given_sigmas, np.float64), "b")
+    if is_flow(config):
+        if given_times is not None:
+            return np.append(np.asarray(given_times, np.float64) / config["num_train_timesteps"], 0.0), False
+        return np.append(_flow_sigmas(config, num_step, sigmas, mu), 0.0), False
+    if given_times is not None:
+        ts = np.asarray(given_times, np.float64)
+    elif sigmas is not None:
+        ts = sde.t_of_rho(sigmas)
+    else:
+        assert num_step is not None
+        ts = _discrete_times(config, sde, num_step)
+    if len(ts) > 1 and (config["final_sigmas_type"] == "zero" or ts[-1] == 0):
+        return ts, True
+    return np.append(ts, 0.0), False
+
+
+def _discrete_times(config: Config, sde: SDE, num_step: int) -> Nodes:
+    """The times of `num_step` network calls."""
+    times, spacing = config["num_train_timesteps"], config["timestep_spacing"]
+    if kind := _sigma_spacing(config):
+        ends = np.asarray(sde.rho(np.array([sde.T, sde.t_0])))
+        high, low = (config[name] or end for name, end in zip(("sigma_max", "sigma_min"), ends, strict=True))
+        ts = np.asarray(sde.t_of_rho(_spaced(kind, high, low, num_step)), np.float64)
+        return np.clip(np.round(ts, 9), sde.t_0, sde.T)  # the ends are whole times
+    match spacing:
+        case "linspace":
+            ts = np.linspace(0, times - 1, num_step + 1)[:0:-1].round()
+        case "leading":
+            ts = np.arange(num_step)[::-1] * (times // num_step) + float(config["steps_offset"])
+        case "trailing":
+            ts = np.round(times - np.arange(num_step) * times / num_step) - 1
+        case _:
+            to_zero = config["final_sigmas_type"] == "zero" and num_step > 1
+            ts = timesteps(sde, num_step - to_zero, spacing, config["ts_order"])[:num_step]
+    return round_down(ts, int(sde.T))
+
+
+def _flow_sigmas(config: Config, num_step: int | None, sigmas: np.ndarray | None, mu: float | None) -> Nodes:
+    """Sigmas of the network calls, shifted towards the noisy end."""
+    dynamic = config["use_dynamic_shifting"]
+    if dynamic and mu is None:
+        raise ValueError("use_dynamic_shifting derives the shift from the image's size: pass mu")
+
+    def shifted(sigma: Any) -> Any:
+        shift = config["flow_shift"]
+        if dynamic and mu is not None:
+            shift = math.exp(mu) if config["time_shift_type"] == "exponential" else mu
+        return shift * sigma / (1 + (shift - 1) * sigma)
+
+    if sigmas is None:
+        assert num_step is not None
+        lowest = 1 / config["num_train_timesteps"]
+        sigmas = np.linspace(1.0, lowest if dynamic else shifted(lowest), num_step)
+    sigmas = np.asarray(shifted(sigmas))
+    if config["shift_terminal"]:
+        sigmas = 1 - (1 - sigmas) * (1 - config["shift_terminal"]) / (1 - sigmas[-1])
+    if kind := _sigma_spacing(config):
+        sigmas = _spaced(kind, sigmas[0], sigmas[-1], len(sigmas))
+    return sigmas
+
+
+def _sigma_spacing(config: Config) -> str | None:
+    asked = [kind for kind in ("karras", "exponential", "beta") if config[f"use_{kind}_sigmas"]]
+    if len(asked) > 1:
+        raise ValueError(f"use_{asked[0]}_sigmas and use_{asked[1]}_sigmas exclude each other")
+    return asked[0] if asked else None
+
+
+def _spaced(kind: str, high: float, low: float, count: int) -> Nodes:
+    """Noise levels from high to low: even in sigma^(1/7) (EDM), in log sigma, or by Beta(0.6, 0.6) quantiles."""
+    even = np.linspace(0, 1, count)
+    match kind:
+        case "karras":
+            return (high ** (1 / 7) * (1 - even) + low ** (1 / 7) * even) ** 7
+        case "exponential":
+            return np.exp((1 - even) * np.log(high) + even * np.log(low))
+        case _:  # arXiv 2407.12173
+            return low + (high - low) * betaincinv(0.6, 0.6, 1 - even)

@@ -1,0 +1,35 @@
+"""Noise levels, as k-diffusion's samplers take them."""
+
+from functools import cache
+
+import numpy as np
+
+import deis
+from deis.extras import needs
+from deis.schedule import timesteps
+from deis.sde import SDE
+from deis.table import Table
+
+with needs("torch", "deis.k_diffusion"):
+    from torch import Tensor, tensor
+
+
+@cache
+def latent_diffusion() -> SDE:
+    """The discrete-time diffusion of Stable Diffusion 1, 2 and XL."""
+    return deis.discrete_vp("scaled_linear", 0.00085, 0.012)
+
+
+def get_sigmas(n: int, phase: str = "t", order: float = 2.0, sde: SDE | None = None) -> Tensor:
+    """[n+1] noise levels: those of a grid of `deis.timesteps`, n in number, and then 0."""
+    sde = latent_diffusion() if sde is None else sde
+    ends_at_0 = sde.sigma(np.array(sde.t_0)) == 0
+    ts = timesteps(sde, n if ends_at_0 else max(n - 1, 1), phase, order)[:n]
+    levels = sde.sigma(ts) if sde.starts_at_noise else sde.rho(ts)
+    return tensor([*levels.tolist(), 0.0])
+
+
+def sigmas_of(table: Table, sde: SDE | None = None) -> Tensor:
+    """[nfe+1] noise levels at a table's network calls, and at its result."""
+    flow = sde is not None and sde.starts_at_noise
+    return tensor((table.rho * table.s if flow else table.rho).tolist())
