@@ -27,11 +27,11 @@ def on_files(files: Any, config: Any) -> Any:
     import jupytext
     from mkdocs.structure.files import File
 
-    for name, text in pages().items():
-        files.append(File.generated(config, name, content=text))
-    for path in NOTEBOOKS:
-        book = jupytext.writes(jupytext.read(path, fmt="py:percent"), fmt="ipynb")
-        files.append(File.generated(config, f"notebooks/{path.stem}.ipynb", content=book))
+    for path, text in pages().items():
+        files.append(File.generated(config, path, content=text))
+    for source in NOTEBOOKS:
+        book = jupytext.writes(jupytext.read(source, fmt="py:percent"), fmt="ipynb")
+        files.append(File.generated(config, f"notebooks/{source.stem}.ipynb", content=book))
     return files
 
 
