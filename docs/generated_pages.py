@@ -18,6 +18,7 @@ CONF = ROOT / "conf"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
 PLAIN = (
     "models/convert.py",
+    "models/publish.py",
     "eval/report/__main__.py",
 )  # commands without a file in conf/; their docstring is the help
 
