@@ -27,7 +27,7 @@ EpsFn = Callable[[State, jax.Array], State]
 Rows = dict[str, jax.Array]
 
 _PADDED_ROWS = 64  # tables of up to this many evaluations share one compilation; above, powers of two
-_PADDED_LAGS = 5
+_PADDED_LAGS = 6
 with ThreadPoolExecutor(1) as _thread:  # a new thread is within no transformation, as this import may be
     _UNTRACED = _thread.submit(get_opaque_trace_state, convention="deis").result()
 
