@@ -38,8 +38,8 @@ def error(table):
 # ## 2. What is held still must change slowly
 #
 # A step holds something as it was at its beginning. The score grows towards the data as 1 / sigma; eps, which is -sigma
-# times the score, stays of size 1 and changes less on most of the way. So hold eps. (At the left end it is the other way
-# round: there sigma is below the width of the clusters.)
+# times the score, stays of size 1 and changes less on most of the way. So hold eps. (At the left end it is the other
+# way round: there sigma is below the width of the clusters.)
 
 # %%
 for name, values in {"eps": path.eps, "score": path.score}.items():
