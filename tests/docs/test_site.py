@@ -80,12 +80,16 @@ def test_commands_on_the_pages_have_options_that_exist() -> None:
 
 
 def commands(text: str) -> list[tuple[str, list[str]]]:
-    """(configuration, overrides) of every command in a page's blocks; of a sweep the first choices."""
+    """(configuration, overrides) of every command in a page's blocks; of a sweep the first choices, and no plugins."""
     found = {}
     for block in re.findall(r"^```(?:bash)?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         for line in re.sub(r"\\\n\s*", "", block).splitlines():
             if match := re.match(r"python (?:-m eval\.|)(\w+)(?:\.py)?(?= |$)(.*)", line):
-                words = [word for word in shlex.split(match[2], comments=True) if "=" in word]
+                words = [
+                    word
+                    for word in shlex.split(match[2], comments=True)
+                    if re.match(r"(?!hydra|hparams_search)[\w.+]+=", word)
+                ]
                 if (ROOT / "conf" / f"{match[1]}.yaml").is_file():
                     found[line] = match[1], [first_choice(word) for word in words]
     return list(found.values())
