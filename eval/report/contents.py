@@ -7,6 +7,7 @@ from typing import Any
 
 from eval.figures import against_nfe, loss_curve_plot
 from eval.paper.sweep import arrange, gather, sweep_page
+from eval.paper.trainings import trainings_page
 from eval.report.page import facts, folded, heading, html_of_markdown, page, picture, preformatted
 from runs.folder import read_status
 from runs.log import read_metrics
@@ -26,7 +27,7 @@ def report(folder: Path) -> str:
             f"{folder} holds no run, nor runs one level below; give the folder that a command printed"
         )
     parts = [heading(1, str(folder))]
-    if any("sampler" in read_status(run) for run in runs):
+    if any("sampler" in status or status.get("command") == "train" for status in map(read_status, runs)):
         parts += _comparison(folder)
     for run in runs:
         values, *shown = _run(run)
@@ -36,9 +37,11 @@ def report(folder: Path) -> str:
 
 
 def _comparison(folder: Path) -> list[str]:
-    """The table of a sweep of sample.py, and its plot if FIDs were measured."""
-    rows = arrange(gather(folder)[0])
-    parts = [html_of_markdown(sweep_page(rows))]
+    """The table of a sweep of sample.py, with its plot if FIDs were measured, and that of one of train.py."""
+    runs, trainings = gather(folder)
+    rows = arrange(runs)
+    parts = [html_of_markdown(sweep_page(rows))] if runs else []
+    parts += [html_of_markdown(trainings_page(trainings))] if trainings else []
     points = [
         run | {"sampler": name} for name, cells in rows.items() for run in cells.values() if run.get("fid") is not None
     ]

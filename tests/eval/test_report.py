@@ -102,10 +102,13 @@ def test_a_sweep_has_a_table_a_plot_and_every_run(tmp_path: Path) -> None:
 def test_a_sweep_of_trainings(tmp_path: Path) -> None:
     for name in "01":
         (tmp_path / name).mkdir()
-        (tmp_path / name / "status.json").write_text(f'{{"status": "done", "overrides": ["seed={name}"]}}')
+        (tmp_path / name / "status.json").write_text(
+            f'{{"status": "done", "command": "train", "overrides": ["seed={name}"]}}'
+        )
         (tmp_path / name / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
     page = report(tmp_path)
     assert re.findall("<h2>(.*?)</h2>", page) == ["0: seed=0", "1: seed=1"]
+    assert re.findall('<tr><td>(.)</td><td class="number">(.)</td>', page) == [("0", "0"), ("1", "1")]  # the table
     assert len(pictures(page)) == 2
 
 
