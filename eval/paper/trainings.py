@@ -1,5 +1,6 @@
 """The table of a folder of trainings: the options they differ in against loss, FID and seconds, curves and samples."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,12 @@ def labels(runs: Sequence[Run]) -> list[dict[str, str]]:
     typed = [dict(text.partition("=")[::2] for text in run.get("overrides", ())) for run in runs]
     keys = dict.fromkeys(key for options in typed for key in options)
     differ = [key for key in keys if len({options.get(key) for options in typed}) > 1]
-    return [{key: options.get(key, "-") for key in differ} for options in typed]
+    return [{key: _short(options.get(key, "-")) for key in differ} for options in typed]
+
+
+def _short(text: str) -> str:
+    """A number of many digits, as a search proposes it, with four of them; any other text as it is."""
+    return f"{float(text):.4g}" if re.fullmatch(r"[\d.e-]{9,}", text) else text
 
 
 def trainings_page(runs: Sequence[Run]) -> str:

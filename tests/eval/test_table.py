@@ -165,7 +165,7 @@ def test_a_damaged_result_is_named(tmp_path, capsys):
 @pytest.fixture
 def trainings(tmp_path):
     """Three trainings of a sweep, of which the last failed, beside two sets of samples."""
-    for job, (rate, loss) in enumerate([("1e-3", 0.2), ("1e-2", 0.1), ("1", None)]):
+    for job, (rate, loss) in enumerate([("1e-3", 0.2), ("0.010004123", 0.1), ("1", None)]):
         folder = tmp_path / "sweeps" / str(job)
         folder.mkdir(parents=True)
         status = {"command": "train", "status": "failed" if loss is None else "done", "seconds": 9.6}
@@ -188,7 +188,7 @@ def test_trainings_are_a_table_of_options_against_metrics(trainings):
     assert lines[0] == ["training", "optimizer.learning_rate", "loss", "eval_loss", "fid", "seconds", "status"]
     assert lines[2:] == [
         ["0", "1e-3", "0.7", "0.2", "4.00", "10", "done"],
-        ["1", "1e-2", "**0.6**", "**0.1**", "**3.00**", "10", "done"],
+        ["1", "0.01", "**0.6**", "**0.1**", "**3.00**", "10", "done"],
         ["2", "1", "-", "-", "-", "10", "failed"],
     ]
     assert "ERR: 2: the loss is NaN" in text
@@ -202,7 +202,7 @@ def test_trainings_are_a_table_of_options_against_metrics(trainings):
 def test_trainings_and_samples_are_one_table(trainings):
     text = write_table(trainings)
     assert "| tAB3 |" in text
-    assert "| 1e-2 |" in text
+    assert "| 0.01 |" in text
     with (trainings / "table.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [line["eval_loss"] for line in lines] == ["", "", "0.2", "0.1", ""]
@@ -228,6 +228,6 @@ def test_a_table_is_read_back_from_wandb_offline(trainings):
     assert [(point["nfe"], point["fid/tAB3"]) for point in points if "nfe" in point] == [(5, 4.17), (10, 4.17)]
     samples, runs = (json.loads(next(trainings.rglob(f"media/table/{name}*.json")).read_text()) for name in TABLES)
     assert [row[:4] for row in samples["data"]] == [["tAB3", 5, 5, 4.17], ["tAB3", 10, 10, 4.17]]
-    assert [row[0] for row in runs["data"]] == ["1e-3", "1e-2", "1"]
+    assert [row[0] for row in runs["data"]] == ["1e-3", "0.01", "1"]
     files = [[entry.path for entry in record.manifest.contents] for kind, record in found if kind == "artifact"]
     assert [sum(path.endswith(".png") for path in paths) for paths in files] == [1, 2], "a grid for each that has one"
