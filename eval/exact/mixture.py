@@ -30,10 +30,11 @@ class Mixture:
     def log_density(self, x: Float[Array | np.ndarray, "batch d"], s: Any, sigma: Any) -> Float[Array, " batch"]:
         """log p of s x_0 + sigma z at x, in nats. s, sigma: scalars, or [batch]."""
         s, sigma = jnp.asarray(s)[..., None], jnp.asarray(sigma)[..., None]
-        variance = s**2 * self.std**2 + sigma**2
-        square = jnp.sum((x[:, None, :] - s[..., None] * self.mean) ** 2, axis=2)
+        weight, mean, std = (jnp.asarray(value, x.dtype) for value in (self.weight, self.mean, self.std))
+        variance = s**2 * std**2 + sigma**2
+        square = jnp.sum((x[:, None, :] - s[..., None] * mean) ** 2, axis=2)
         normaliser = 0.5 * self.mean.shape[1] * jnp.log(2 * jnp.pi * variance)
-        return jax.nn.logsumexp(np.log(self.weight) - 0.5 * square / variance - normaliser, axis=1)
+        return jax.nn.logsumexp(jnp.log(weight) - 0.5 * square / variance - normaliser, axis=1)
 
     def eps(self, x: Float[Array | np.ndarray, "batch d"], s: Any, sigma: Any) -> Float[Array, "batch d"]:
         """E[z | s x_0 + sigma z = x], which is -sigma times the score."""

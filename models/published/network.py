@@ -127,13 +127,15 @@ input       {model.input}
 output      {model.output}"""
 
 
+def _are_numbers(value: Any) -> bool:
+    return type(value) is list and all(isinstance(one, int | float) for one in value)
+
+
 def _are_plain(options: Any) -> bool:
-    """Whether they are named as Python's are, and each is a text, a number, true, false or null, or a list of these."""
+    """Whether they are named as Python's are, and each is a text, a number, true, false, null or a list of numbers."""
     return isinstance(options, dict) and all(
         name.isidentifier()
         and len(name) < 100
-        and all(
-            one is None or isinstance(one, str | int | float) for one in (value if type(value) is list else [value])
-        )
+        and (value is None or isinstance(value, str | int | float) or _are_numbers(value))
         for name, value in options.items()
     )

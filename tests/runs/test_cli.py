@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -80,23 +81,23 @@ def test_train_refuses(arguments: str, said: str, answer: Callable[..., str]) ->
     assert said in answer("train", *arguments.split())
 
 
-WITH_ORDER = "dpm_solver, dpm_solver_pp, ipndm, log_rho_ab, rho_ab, rhoab1, rhoab2, rhoab3, t_ab, t_ab_sde, tab1, tab2"
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("sampler=ddim sampler.order=2", f"ddim has no order; {WITH_ORDER}, tab3, unipc have"),
+        ("sampler=ddim sampler.order=2", "ddim has no order; dpm_solver, *, sa_solver, t_ab, *, tab3, unipc have"),
         ("sampler.lam=1", "t_ab has no lam; t_ab_sde has"),
         ("experiment=demo_picture sampler.lam=1", "tab3 has no lam; t_ab_sde has"),
-        ("-m sampler=ddim,euler sampler.order=2,3", f"ddim has no order; {WITH_ORDER}, tab3, unipc have"),
-        ("sde=ve sde.beta_0=1", "ve has no beta_0; sub_vp, vp_linear have"),
+        (
+            "-m sampler=ddim,euler sampler.order=2,3",
+            "ddim has no order; dpm_solver, *, sa_solver, t_ab, *, tab3, unipc have",
+        ),
+        ("sde=ve sde.beta_0=1", "ve has no beta_0; sub_vp, vp_linear, vp_zero_snr have"),
     ],
 )
 def test_an_option_of_other_choices_is_answered_with_those(
     arguments: str, said: str, answer: Callable[..., str]
 ) -> None:
-    assert answer("train" if "sde" in arguments.split("=")[0] else "sample", *arguments.split()) == said
+    assert fnmatch(answer("train" if "sde" in arguments.split("=")[0] else "sample", *arguments.split()), said)
 
 
 @pytest.mark.parametrize(
