@@ -84,12 +84,12 @@ def test_train_refuses(arguments: str, said: str, answer: Callable[..., str]) ->
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("sampler=ddim sampler.order=2", "ddim has no order; dpm_solver, *, sa_solver, t_ab, *, tab3, unipc have"),
+        ("sampler=ddim sampler.order=2", "ddim has no order; dpm_solver, *, t_ab, *, tab3, unipc have"),
         ("sampler.lam=1", "t_ab has no lam; t_ab_sde has"),
         ("experiment=demo_picture sampler.lam=1", "tab3 has no lam; t_ab_sde has"),
         (
             "-m sampler=ddim,euler sampler.order=2,3",
-            "ddim has no order; dpm_solver, *, sa_solver, t_ab, *, tab3, unipc have",
+            "ddim has no order; dpm_solver, *, t_ab, *, tab3, unipc have",
         ),
         ("sde=ve sde.beta_0=1", "ve has no beta_0; sub_vp, vp_linear, vp_zero_snr have"),
     ],
