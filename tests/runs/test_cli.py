@@ -94,9 +94,7 @@ def test_train_refuses(arguments: str, said: str, answer: Callable[..., str]) ->
         ("sde=ve sde.beta_0=1", "ve has no beta_0; sub_vp, vp_linear, vp_zero_snr have"),
     ],
 )
-def test_an_option_of_other_choices_is_answered_with_those(
-    arguments: str, said: str, answer: Callable[..., str]
-) -> None:
+def test_an_option_of_others_is_answered_with_them(arguments: str, said: str, answer: Callable[..., str]) -> None:
     assert fnmatch(answer("train" if "sde" in arguments.split("=")[0] else "sample", *arguments.split()), said)
 
 
