@@ -24,6 +24,7 @@ STD = (0.05, 0.2, 0.5)
 WEIGHT = (0.5, 0.3)
 POINTS = 64
 KNOTS = 10
+MOST = 5.0  # by which the logarithm of a gap may move, so that nodes stay apart
 
 Array = Float64[np.ndarray, "..."]
 
@@ -59,7 +60,9 @@ def optimized(sde: SDE, num_step: int, solver: Callable[[SDE, Nodes], Table]) ->
             return 100.0
 
     first = [np.interp(knots, steps, np.log(-np.diff(np.log(sde.rho(ts))))) for ts in starts]
-    found = nodes(minimize(cost, min(first, key=cost), method="SLSQP", options={"ftol": 1e-4}).x)
+    start = min(first, key=cost)
+    bounds = [(gap - MOST, gap + MOST) for gap in start]
+    found = nodes(minimize(cost, start, method="SLSQP", bounds=bounds, options={"ftol": 1e-4}).x)
     return round_down(found + 0.5, int(sde.T)) if sde.is_discrete else found
 
 

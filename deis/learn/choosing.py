@@ -19,7 +19,7 @@ from deis.schedule import INTEGER_PHASES, Nodes, timesteps
 from deis.sde import SDE
 from deis.table import Table
 
-OPTIMIZED = [("ipndm", {"order": 3}), ("ipndm", {"order": 4}), ("t_ab", {"order": 2}), ("t_ab", {"order": 3})]
+OPTIMIZED = [("ipndm", {"order": 3}), ("ipndm", {"order": 4}), ("t_ab", {"order": 3}), ("t_ab", {"order": 4})]
 """The solvers that are tried on nodes that are made for them, up to FEW calls: that takes a second or two for each."""
 
 FEW = 20
