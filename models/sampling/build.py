@@ -154,9 +154,14 @@ def build_table(sampler: Mapping[str, Any], sde: deis.SDE) -> deis.Table:
 
 
 def _optimized(sde: deis.SDE, num_step: int, solver: Callable[..., deis.Table]) -> Nodes:
-    """The nodes of `deis.grids.optimized`, kept on disk: the solver's table on other nodes says which they are."""
+    """The nodes of `deis.grids.optimized`, kept on disk: the solver's table on other nodes says which they are.
+
+    What another version of that module found is found anew.
+    """
     table = solver(sde, deis.timesteps(sde, num_step, "t", 1.0))
-    columns = b"".join(getattr(table, name).tobytes() for name in table.shapes())
+    columns = (
+        b"".join(getattr(table, name).tobytes() for name in table.shapes()) + inspect.getsource(deis.grids).encode()
+    )
     path = KEPT / f"optimized-{hashlib.sha256(columns).hexdigest()[:16]}.npz"
     if path.is_file():
         return read_npz(path)["ts"]
