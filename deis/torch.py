@@ -140,8 +140,13 @@ def _evaluations(table: Table, eps_fn: EpsFn, x_T: Tensor, noise: Noise | None) 
 
 
 def _combine(weights: Sequence[float], states: Sequence[Tensor | None]) -> Tensor:
-    """sum_k weights_k states_k, without the terms of weight 0; weights beyond the last state are 0."""
+    """sum_k weights_k states_k, without the terms of weight 0; weights beyond the last state are 0.
+
+    The first state is one.
+    """
     terms = [(w, x) for w, x in zip(weights, states, strict=False) if w and x is not None]
+    if not terms:
+        return torch.zeros_like(states[0])
     (w, total), *rest = terms
     total = total if w == 1 else w * total
     for w, x in rest:

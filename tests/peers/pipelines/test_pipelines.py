@@ -155,4 +155,8 @@ def test_stable_diffusion_3(name: str, tmp_path: Path) -> None:
 def test_flux(name: str, tmp_path: Path) -> None:
     config = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True).config
     made = scheduler(config, name, tmp_path)
+    if name == "restart":  # so few nodes leave no room for its interval
+        with pytest.raises(ValueError, match="s_tmax must lie between the rho of two nodes"):
+            agree(made, tiny.flux(made), hands_on_generators=False)
+        return
     agree(made, tiny.flux(made), hands_on_generators=False)
