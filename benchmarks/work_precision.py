@@ -146,7 +146,7 @@ def error(problem: Problem, sde: SDE, table: Table) -> float:
 
 
 def errors(problem: Problem, sde: SDE, built: list[Table]) -> list[float]:
-    """Of tables of as many network calls each, many at once, by the loop of `deis.sample` in float64."""
+    """Errors of tables of as many network calls each, run many at once by the loop of `deis.sample` in float64."""
     found = np.zeros(len(built))
     padded = [_padded(table) for table in built]
     for lags in {table.lags for table in padded}:

@@ -177,7 +177,7 @@ def test_nothing_is_clamped(method):
 @pytest.mark.parametrize("eta", [0.3, 1.0])
 @pytest.mark.parametrize("sde_name", ["flow", "vp_zero_snr"])
 def test_variance_of_stochastic_methods(eta, sde_name):
-    """Of Gaussian data, in closed form: towards that of the marginal, with many steps."""
+    """With many steps the variance of Gaussian data, in closed form, nears that of the marginal."""
     sde, data = SDES[sde_name], Gaussian(variance=0.25)
     for build in (
         partial(tables.ddim_eta, eta=eta),

@@ -20,7 +20,7 @@ def exact_phi(k: int, z: float) -> mp.mpf:
 
 
 def basis_integral(H: mp.mpf, own: mp.mpf, others: list[mp.mpf]) -> float:
-    """Of H e^(-H (1 - u)) times the Lagrange polynomial that is 1 at `own` and 0 at the others, over [0, 1]."""
+    """The integral over [0, 1] of H e^(-H (1 - u)) times the Lagrange polynomial: 1 at `own`, 0 at the others."""
 
     def integrand(u: mp.mpf) -> mp.mpf:
         return H * mp.exp(-H * (1 - u)) * mp.fprod([(u - a) / (own - a) for a in others])

@@ -211,7 +211,7 @@ def test_lcm_needs_a_consistency_model():
 
 @pytest.mark.parametrize("method", tables.METHODS)
 def test_set_up_takes_less_than_5_ms(method):
-    """Of 20 steps; the best of three, since others run beside it."""
+    """A table of 20 steps is timed, the best of three, since other tests run beside it."""
     sde = deis.vp_linear()
     ts = deis.timesteps(sde, 20)
 

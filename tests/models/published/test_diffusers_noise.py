@@ -26,7 +26,7 @@ def change(path: Path, **options: Any) -> None:
 
 
 def test_a_flow_model_is_told_1000_sigma(folder: Path) -> None:
-    """Of its own scheduler, or of a multistep one with flow_prediction."""
+    """The scheduler may be flow matching's own, or a multistep one with flow_prediction."""
     flow = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "num_train_timesteps": 1000}
     (folder / SCHEDULER).write_text(json.dumps(flow))
     found = read_diffusers(folder)
