@@ -78,7 +78,7 @@ def test_a_learned_table_is_nearer_and_a_second_call_changes_nothing(network: Pa
     ("name", "options", "message"),
     [
         ("eval.choose", ["nfe=[5,70]"], "reference_nfe must be above every nfe, got 64 and 70"),
-        ("eval.choose", ["num_samples=31"], "num_samples must be a multiple of batch_size=2, got 31"),
+        ("eval.choose", ["num_samples=30"], "num_samples must be a multiple of batch_size=4, got 30"),
         ("eval.choose", ["label=11"], "label must be 0 to 9"),
         ("eval.learn", ["trajectories=20"], "trajectories must be at least two micro_batch of 16, got 20"),
         ("eval.learn", ["loss=psnr"], "loss must be one of mse, log_mse, l1, huber, got 'psnr'"),
