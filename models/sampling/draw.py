@@ -173,11 +173,11 @@ def _on_devices(*axes: str) -> NamedSharding:
 def draw_by_guidance(
     net: Trained, table: deis.Table, seeds: list[int], options: EpsOptions, weights: Sequence[float]
 ) -> dict[tuple[str, str], Float[np.ndarray, "b h w c"]]:
-    """The images of the seeds, as one batch, for every (class, weight of guidance) by name."""
+    """The images of the seeds, as one batch, for every (weight of guidance, class) by name."""
     cells = {}
-    for label, weight in product(range(net.num_classes), weights):
+    for weight, label in product(weights, range(net.num_classes)):
         asked = EpsOptions(**values_of(options) | {"label": label, "guidance": weight})
-        (cells[f"class {label}", f"guidance {weight:g}"],) = draw(net, table, seeds, len(seeds), asked)
+        (cells[f"guidance {weight:g}", f"class {label}"],) = draw(net, table, seeds, len(seeds), asked)
     return cells
 
 
