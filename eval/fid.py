@@ -14,7 +14,6 @@ import json
 import re
 import sys
 from dataclasses import dataclass, field
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from tqdm import tqdm
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig, load_extractor, validate_extractor
 from eval.job import joined
-from eval.metrics.frechet import Statistics, load_statistics, merge, save_statistics
+from eval.metrics.frechet import Statistics, load_statistics, save_statistics
 from eval.metrics.measurement import VALUES, Measurement, MetricConfig, lines, validate_metrics
 from eval.metrics.reference import load_reference, statistics_path
 from eval.metrics.samples import BATCH, Samples, open_samples
@@ -68,7 +67,7 @@ def main(cfg: DictConfig) -> None:
         samples = None if job.samples is None else open_samples(Path(job.samples).expanduser(), *reading)
         metrics = MetricConfig(job.metrics, job.kid_subsets, job.kid_subset_size)
         validate_metrics(metrics, None if samples is None else samples.n)
-        merged = merged_statistics(job.parts) if job.parts else None
+        merged = statistics_of_parts(job.parts) if job.parts else None
     print(jax_setup.configure_jax(SHARED_BATCH), file=sys.stderr)
     with writing(), joined(job.distributed) as (index, count):
         measure(job, cfg, samples, merged, metrics, index, count)
@@ -78,7 +77,7 @@ def measure(
     job: FidJob,
     cfg: DictConfig,
     samples: Samples | None,
-    merged: Statistics | None,
+    merged: list[Statistics] | None,
     metrics: MetricConfig,
     index: int,
     count: int,
@@ -100,7 +99,7 @@ def measure(
     with checking():
         measurement = Measurement(extractor, reference, metrics)
         if merged is not None:
-            measurement.statistics = merged
+            measurement.blocks = merged
         elif samples is not None:
             batches, total = samples.batches(index, count), -(-samples.n // BATCH // count)
             for images in tqdm(batches, total=total, unit="batch", leave=False, disable=None if index == 0 else True):
@@ -143,8 +142,8 @@ def check(job: FidJob) -> None:
         raise ValueError(f"dest={job.dest} must be the name of a file in a folder that is there")
 
 
-def merged_statistics(parts: list[str]) -> Statistics:
-    """The statistics of the samples of all parts: folders that sample.py wrote for its shards.
+def statistics_of_parts(parts: list[str]) -> list[Statistics]:
+    """The statistics of the samples of each part, a folder that sample.py wrote for its shard.
 
     Raises FileNotFoundError or ValueError if they are anything else, or not of one set of samples.
     """
@@ -159,7 +158,7 @@ def merged_statistics(parts: list[str]) -> Statistics:
     seeds = [seed for folder in folders for seed in parse_seeds(read_json(folder / "result.json")["seeds"])]
     if len(set(seeds)) < len(seeds):
         raise ValueError("the parts have seeds in common, so an image would count twice")
-    return reduce(merge, [load_statistics(folder / "statistics.npz") for folder in folders])
+    return [load_statistics(folder / "statistics.npz") for folder in folders]
 
 
 def overrides(words: list[str]) -> list[str]:

@@ -67,11 +67,12 @@ def extractor(cfg: ExtractorConfig, dataset: DatasetConfig | None = None, batch_
     Raises ValueError for a file of weights that is damaged or of another network; FileNotFoundError if it is not there.
     """
     layers = read_inception(inception_file(cfg.weights))
-    name, distance, of, width = "inception", "FID", outputs, WIDTH
+    shared = (batch_size, cfg.cache_dir)
     if cfg.spatial:
-        name, distance, of, width = "inception_spatial", "sFID", spatial_outputs, SPATIAL_WIDTH
-    network = partial(of, resize=cfg.resize)
-    return network_extractor(f"{name}-{cfg.resize}", distance, network, layers, width, batch_size, cfg.cache_dir)
+        spatial = partial(spatial_outputs, resize=cfg.resize)
+        return network_extractor(f"inception_spatial-{cfg.resize}", "sFID", spatial, layers, SPATIAL_WIDTH, *shared)
+    network = partial(outputs, resize=cfg.resize)
+    return network_extractor(f"inception-{cfg.resize}", "FID", network, layers, WIDTH, *shared)
 
 
 def read_inception(path: Path) -> Layers:
