@@ -17,15 +17,15 @@ Rows = dict[str, dict[int, Run]]  # row name -> NFE asked for -> run
 
 ROW_ORDER = ("ddim", "rho_rk", "rho_ab", "log_rho_ab", "t_ab", "ipndm")  # of the methods
 COLUMNS = (
-    "sampler", "method", "order", "nfe_asked", "nfe", "fid_name", "fid", "fid_standard_error", "images_per_s",
-    "seconds", "num_samples", "seeds", "dataset", "extractor", "checkpoint", "step", "overrides", "status", "error",
-    "folder", "command", "loss", "eval_loss",
+    "sampler", "method", "order", "nfe_asked", "nfe", "fid_name", "fid", "fid_standard_error", "precision", "recall",
+    "rmse", "psnr", "images_per_s", "seconds", "num_samples", "seeds", "dataset", "extractor", "checkpoint", "step",
+    "overrides", "status", "error", "folder", "command", "loss", "eval_loss",
 )  # fmt: skip
 SHARED = ("dataset", "checkpoint", "step", "fid_name")  # runs of one table have these in common
 # overrides that are the column, or that change no image
 NOT_IN_ROW_NAMES = (
     "sampler.nfe", "run_dir", "output_root", "name", "logger", "batch_size", "gif", "grid_samples", "guidance_sheet",
-    "keep_samples", "save", "metrics", "kid_subsets", "kid_subset_size",
+    "keep_samples", "save", "metrics", "kid_subsets", "kid_subset_size", "distance_to_nfe",
 )  # fmt: skip
 
 
