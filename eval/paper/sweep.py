@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.figures import fid_vs_nfe_plot
+from eval.figures import fid_vs_nfe_plot, precision_recall_plot
 from eval.metrics.jackknife import BLOCKS
 from eval.paper.grid import Entry, columns_of, grid_rows
 from eval.paper.trainings import METRICS, draw_trainings, labels, trainings_page, with_metrics
@@ -126,7 +126,7 @@ def _entry(run: Run) -> Entry:
 def write_table(folder: Path) -> str:
     """Write table.md, table.csv and what can be drawn; returns the Markdown. Raises as `gather`.
 
-    fid_vs_nfe.png: of sampling runs with a FID. loss.png and grids.png: of training runs.
+    fid_vs_nfe.png, precision_recall.png: of sampling runs that have these. loss.png and grids.png: of training runs.
     """
     runs, trainings = gather(folder)
     rows = arrange(runs)
@@ -136,6 +136,7 @@ def write_table(folder: Path) -> str:
     write_csv(folder / "table.csv", lines, COLUMNS)
     measured = [run | {"sampler": name} for name, cells in rows.items() for run in cells.values()]
     fid_vs_nfe_plot(folder / "fid_vs_nfe.png", measured)
+    precision_recall_plot(folder / "precision_recall.png", measured)
     draw_trainings(folder, trainings)
     return text
 
