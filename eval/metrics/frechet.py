@@ -84,7 +84,7 @@ def frechet_distance(a: Statistics, b: Statistics, quickly: bool = False) -> flo
     Round-off can leave it slightly below zero; it is returned as it is.
 
     quickly: take it as the sum of the roots of the eigenvalues of B^(1/2) A B^(1/2), which is several times as fast
-        for many distances to one `b`, with errors of 1e-7 of tr(A).
+        for many distances to one `b`, with errors up to 1e-6 of tr(A).
 
     Raises ValueError if the features come from different extractors, as far as both are known, or differ in number.
     """

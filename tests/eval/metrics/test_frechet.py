@@ -83,7 +83,7 @@ def test_quickly_it_is_the_same_distance(n):
     a, b = (feature_statistics([each], "digits@1", "rows") for each in rows)
     for other in (b, a):
         exact, quick = frechet_distance(a, other), frechet_distance(a, other, quickly=True)
-        assert quick == pytest.approx(exact, rel=1e-7, abs=1e-7 * np.trace(a.cov))
+        assert quick == pytest.approx(exact, rel=1e-7, abs=1e-6 * np.trace(a.cov))
 
 
 def test_rotation_and_shift_of_both_sets_change_nothing():
