@@ -76,7 +76,7 @@ def feature_statistics(batches: Iterable[Float[np.ndarray, "batch d"]], extracto
     return stats
 
 
-def frechet_distance(a: Statistics, b: Statistics, quickly: bool = False) -> float:
+def frechet_distance(a: Statistics, b: Statistics, *, quickly: bool = False) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) for covariances A and B.
 
     The trace of (A B)^(1/2) is the sum of the singular values of A^(1/2) B^(1/2), which needs no square root of a small
