@@ -20,7 +20,7 @@ from models.published.network import read_checkpoint, read_published
 from models.sampling.build import build_sde
 from models.sampling.options import EpsOptions, given, values_of
 from models.sampling.source import Source
-from models.score import Network, Params, predict_eps
+from models.score import Network, Params, over_devices, predict_eps
 from models.unet import network_of
 
 AS_TRAINED = EpsOptions()
@@ -146,10 +146,8 @@ def _changed(net: Trained) -> Callable[..., Array]:
 
 
 def _eps(net: Trained, params: Params, x: Array, t: Array, label: Array | None) -> Array:
-    if len(x) % jax.local_device_count() == 0:  # else every device would compute the whole batch
-        x = jax.lax.with_sharding_constraint(x, _on_devices("data"))
     label = label if net.num_classes else None  # a network without classes may guide one with classes
-    return predict_eps(net.network, net.sde, params, x, jnp.full(len(x), t), label)
+    return predict_eps(net.network, net.sde, params, over_devices(x), jnp.full(len(x), t), label)
 
 
 def _guidance(sde: deis.SDE, numbers: dict[str, Any]) -> tuple[guidance.Rule, Any]:
