@@ -20,11 +20,7 @@ from PIL import Image
 from runs.folder import of_sweep, overrides
 
 NAMES = ("none", "wandb", "tensorboard", "both")
-LOWER_IS_BETTER = {
-    "eval_loss": None,
-    "FID-*": None,
-    "sFID-*": None,
-    "FD-*": None,
+LOWER_IS_BETTER = dict.fromkeys(("eval_loss", "FID-*", "sFID-*", "FD-*")) | {
     "fid": "nfe",
     "fid/*": "nfe",
 }  # and their x axes
