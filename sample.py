@@ -193,7 +193,7 @@ def draw_images(
     """
     import jax
 
-    from models.sampling.draw import draw, guided, load_trained
+    from models.sampling.draw import draw, guided, labels_of, load_trained
 
     with checking():
         net = guided(load_trained(source.path, source.step), worse)
@@ -205,7 +205,7 @@ def draw_images(
     def take(these: list[int], images: np.ndarray) -> None:
         if measurement is not None:
             with checking():
-                measurement.add(images)
+                measurement.add(images, labels_of(net, these, job.label))
         for seed, image in zip(these, images, strict=True):
             if place[seed] < len(kept):
                 kept[place[seed]] = image

@@ -11,7 +11,7 @@ from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig, load_extractor
@@ -58,19 +58,33 @@ class Measurement:
                 f"kid_subset_size={config.kid_subset_size} is more than the {len(reference.features)} images of "
                 f"{reference.data_name}; use that many or fewer"
             )
-        if config.need("logits") and extractor.outputs(np.zeros((1, *reference.image_shape), np.uint8))[1] is None:
+        if "is" in config.names and extractor.outputs(np.zeros((1, *reference.image_shape), np.uint8))[1] is None:
             raise ValueError(f"metrics=is needs class scores, and extractor {extractor.name} has none; leave it out")
+        if "classes" in config.names and extractor.accuracy is None:
+            raise ValueError(
+                f"metrics=classes needs the data set's own classes, which extractor {extractor.name} does not know; "
+                "use extractor=classifier"
+            )
         self.extractor, self.reference, self.config = extractor, reference, config
         self.blocks = [empty_statistics(extractor.name, f"block {i} of the samples") for i in range(blocks)]
         self._features: list[np.ndarray] = []
         self._logits: list[np.ndarray] = []
+        self._labels: list[np.ndarray] = []
         self._waiting = np.empty((0, *reference.image_shape), np.uint8)
 
-    def add(self, images: UInt8[np.ndarray, "b h w c"]) -> None:
+    def add(self, images: UInt8[np.ndarray, "b h w c"], labels: Int[np.ndarray, " b"] | None = None) -> None:
         """Take more samples; they go through the extractor as soon as there is a `chunk_size` of them.
 
-        Raises ValueError if the images are not uint8, or not of the reference's shape.
+        labels: the classes that they were asked for, which the metric "classes" needs.
+        Raises ValueError if the images are not uint8, or not of the reference's shape, and for labels that are missing.
         """
+        if "classes" in self.config.names:
+            if labels is None:
+                raise ValueError(
+                    "metrics=classes needs the class that each sample was asked for, as sample.py knows it of a "
+                    "network with classes; leave it out"
+                )
+            self._labels.append(np.asarray(labels))
         if images.dtype != np.uint8 or images.shape[1:] != self.reference.image_shape:
             raise ValueError(
                 f"samples are {images.dtype} {list(images.shape[1:])}, but the images of "
@@ -109,7 +123,7 @@ class Measurement:
         self._extract(len(self._waiting))
         if jax.process_count() == 1:
             return
-        rows = {"features": self._features, "logits": self._logits}
+        rows = {"features": self._features, "logits": self._logits, "labels": self._labels}
         kept = {name: np.concatenate(batches) for name, batches in rows.items() if batches}
         for i, block in enumerate(self.blocks):
             if block.n > 0:
@@ -119,7 +133,7 @@ class Measurement:
             found = [[part[f"{name} {i}"] for name in ("mean", "cov", "n")] for part in parts if f"n {i}" in part]
             theirs = [replace(empty, mean=mean, cov=cov, n=int(n)) for mean, cov, n in found]
             self.blocks[i] = reduce(merge, theirs, empty)
-        self._features, self._logits = ([part[name] for part in parts if name in part] for name in rows)
+        self._features, self._logits, self._labels = ([part[name] for part in parts if name in part] for name in rows)
 
     def _extract(self, count: int) -> None:
         """Take the features of the first `count` images that wait."""
@@ -176,6 +190,13 @@ def _precision_recall(samples: Measurement) -> dict[str, Any]:
     return precision_recall(*samples.features)._asdict() | {"pr_name": name}
 
 
+def _classes(samples: Measurement) -> dict[str, Any]:
+    """The share of samples that the extractor's classifier takes for the class that was asked for."""
+    found = np.concatenate(samples._logits).argmax(axis=1)
+    name = metric_name(samples.statistics, "classes")
+    return {"right_class": float(np.mean(found == np.concatenate(samples._labels))), "classes_name": name}
+
+
 class Metric(NamedTuple):
     """One metric: what it takes and what it gives.
 
@@ -198,6 +219,7 @@ METRICS = {
     "fid": Metric(_fid, "statistics", 2, "{fid_name} {fid:.4g}{fid_error}", ("fid", "fid_standard_error")),
     "kid": Metric(_kid, "features", 2, KID_LINE, ("kid",)),  # and at least kid_subset_size
     "is": Metric(_inception_score, "logits", 10, IS_LINE, ("is",)),
+    "classes": Metric(_classes, "logits", 1, "{classes_name} right {right_class:.1%}", ("right_class",)),
     "pr": Metric(_precision_recall, "features", 6, PR_LINE, ("precision", "recall", "density", "coverage")),
 }
 VALUES = tuple(value for metric in METRICS.values() for value in metric.values)
