@@ -15,7 +15,7 @@ from typing import Any
 
 from deis.guidance import Rule, linear
 from deis.sde import SDE
-from deis.sde.timefn import TimeFn, array_library
+from deis.sde.timefn import TimeFn, array_library, wide
 
 Network = Callable[[Any, Any], Any]  # (x [batch, ...], scalar t) -> an array shaped like x
 EpsFn = Network
@@ -165,8 +165,7 @@ def threshold_x_0(sde: SDE, eps_fn: EpsFn, percentile: float = 99.5, bound: floa
     """
 
     def change(x_0: Any) -> Any:
-        xp, size = array_library(x_0), abs(x_0).reshape(x_0.shape[0], -1)
-        size = xp.asarray(size, dtype=xp.promote_types(size.dtype, xp.float32))  # torch has no quantile in half
+        xp, size = array_library(x_0), wide(abs(x_0)).reshape(x_0.shape[0], -1)  # torch has no quantile in half
         limit = xp.quantile(size, percentile / 100, axis=1).clip(bound)
         limit = limit.reshape(-1, *[1] * (x_0.ndim - 1))
         return xp.asarray(x_0.clip(-limit, limit) * (bound / limit), dtype=x_0.dtype)

@@ -14,7 +14,6 @@ from scipy.special import betaincinv
 import deis
 from deis.schedule import round_down, timesteps
 from deis.sde import SDE
-from deis.sde.discrete import _to_zero
 
 Config = Mapping[str, Any]
 Nodes = Float64[np.ndarray, " nodes"]
@@ -39,8 +38,7 @@ def sde_of(config: Config) -> SDE:
         return deis.flow()
     to_zero = config["rescale_betas_zero_snr"]
     if config["trained_betas"] is not None:
-        alpha_bar = np.cumprod(1 - np.asarray(config["trained_betas"], np.float64))
-        return deis.DiscreteVPSDE(_to_zero(alpha_bar) if to_zero else alpha_bar)
+        return deis.discrete_vp(betas=config["trained_betas"], zero_terminal_snr=to_zero)
     if config["beta_schedule"] not in SCHEDULES:
         raise ValueError(
             f"beta_schedule must be one of {', '.join(SCHEDULES)}, got {config['beta_schedule']!r}; other betas are "

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -98,6 +99,7 @@ def test_failure_is_one_sentence(eps_fn, options, message):
 def test_without_diffrax_the_error_says_what_to_install():
     code = """
 import sys
+from functools import partial
 sys.modules["diffrax"] = None
 import jax.numpy as jnp, deis
 deis.adaptive.sample(deis.vp_linear(), lambda x, t: x, jnp.ones((1, 1)))
@@ -137,3 +139,24 @@ def test_adaptive_dpm_solver_reaches_the_exact_solution():
         adaptive.dpm_solver(sde, lambda x, t: x * jnp.nan, jnp.ones((1, 2)))
     with pytest.raises(ValueError, match=r"order must be 2 .* got 4"):
         adaptive.dpm_solver(sde, eps_fn, start, order=4)
+
+
+def test_half_precision_is_the_networks_alone():
+    """Times and sums are float32, so that a state of bfloat16 costs no steps and only its own rounding."""
+    sde, x_T = SDES["vp_linear"], np.random.default_rng(0).normal(size=(2, 2))
+    eps_fn = jax.tree_util.Partial(lambda x, t: x.astype(jnp.float32) / (1 + sde.rho(t)))
+    solvers = [lambda x: adaptive.sample(sde, eps_fn, x, "t", 1e-2, 1e-2), partial(adaptive.dpm_solver, sde, eps_fn)]
+    for solve in solvers:
+        (exact, nfe), (found, nfe_of_half) = (solve(jnp.asarray(x_T, dtype)) for dtype in (jnp.float32, jnp.bfloat16))
+        assert found.dtype == jnp.bfloat16
+        assert nfe_of_half <= nfe + 12
+        np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("sde", "message"),
+    [(deis.flow(), "the ODE in log rho says nothing"), (deis.edm(t_0=0.0), "it is 0 at t_0=0; raise")],
+)
+def test_no_end_at_an_infinite_log_rho(sde, message):
+    with pytest.raises(ValueError, match=message):
+        adaptive.dpm_solver(sde, lambda x, t: x, jnp.ones((1, 2)))
