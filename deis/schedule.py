@@ -21,7 +21,7 @@ Nodes = Float64[np.ndarray, " num_step+1"]
 
 
 def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> Nodes:
-    """Decreasing nodes t[0] > ... > t[num_step] = t_0, in the SDE's units of time; t[0] = T in the first four phases.
+    """Decreasing nodes t[0] > ... > t[num_step] = t_0, in units of the SDE; t[0] = T but for "quadratic" and "leading".
 
     phase: "t", linear in t^(1/order) (order 1 is linear, 2 quadratic; DEIS, arXiv 2204.13902, appendix H);
         "rho", linear in rho^(1/order); "log", linear in log rho; "edm", linear in rho^(1/7) (arXiv 2206.00364, eq. 5);
@@ -31,8 +31,8 @@ def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> 
         `integer_timesteps`.
     order: the power above; the phases that have none ignore it.
     Where s(T) = 0, the phases "rho", "log" and "edm" do not exist.
-    Raises ValueError for num_step < 1, an unknown phase or one that does not exist, order <= 0, "log" to rho = 0, or
-    fewer integers than nodes.
+    Raises ValueError for num_step < 1, an unknown phase or one that does not exist, order <= 0, "log" to rho = 0, nodes
+    of `AYS` beyond the SDE's noise levels, or fewer integers than nodes.
     """
     if num_step < 1:
         raise ValueError(f"num_step must be at least 1, got {num_step}")
@@ -62,7 +62,13 @@ def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> 
 
             ts = sde.t_0 + (sde.T - sde.t_0) * betaincinv(0.6, 0.6, 1 - weight)
         case "ays_sd" | "ays_sdxl" | "ays_svd":
-            ts = sde.t_of_rho(np.exp(np.interp(weight, np.linspace(0, 1, len(AYS[phase])), np.log(AYS[phase]))))
+            rho = np.exp(np.interp(weight, np.linspace(0, 1, len(AYS[phase])), np.log(AYS[phase])))[1:-1]
+            if np.any((rho <= rho_0) | (rho >= rho_T)):
+                raise ValueError(
+                    f'phase "{phase}" has noise levels sigma/s from {rho[0]:.3g} down to {rho[-1]:.3g}, beyond the '
+                    f"SDE's, {rho_T:.3g} and {rho_0:.3g}: use another phase"
+                )
+            ts = np.concatenate([[sde.T], sde.t_of_rho(rho), [sde.t_0]])
         case _:
             names = ", ".join((*PHASES, *INTEGER_PHASES))
             raise ValueError(f"ts_phase must be one of {names}, or with a solver optimized, got {phase!r}")
@@ -91,10 +97,10 @@ def integer_timesteps(sde: SDE, num_step: int, spacing: str) -> Nodes:
     Raises ValueError if the SDE has other times, or fewer of them than nodes.
     """
     last, i = int(sde.T), np.arange(num_step, -1, -1)
-    if (sde.t_0, sde.T) != (0.0, float(last)) or num_step > last:
+    if not sde.is_discrete or (sde.t_0, sde.T) != (0, last) or num_step > last:
         raise ValueError(
             f'"{spacing}" needs a discrete-time SDE of at least num_step + 1 = {num_step + 1} whole times, '
-            f"got times from {sde.t_0:g} to {sde.T:g}"
+            f"got times from {sde.t_0:g} to {sde.T:g}{'' if sde.is_discrete else ', not is_discrete'}"
         )
     num = last + 1
     ts: np.ndarray

@@ -15,7 +15,7 @@ from deis.diffusers.nodes import PREDICTIONS, is_flow, nodes_of, sde_of
 from deis.diffusers.run import Run, clipped, thresholded
 from deis.diffusers.translate import translated
 from deis.table import Table
-from deis.tables.named import solver
+from deis.tables import named_solver
 from deis.wrappers import AT_NOISE
 
 
@@ -94,7 +94,7 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
             self._fixed = _read(table) if isinstance(table, Mapping) else Table.load(table)
             self._fixed.require_sde(self._sde)
             self.register_to_config(table=_written(self._fixed))
-        self._solver = solver(method, options or {})
+        self._solver = named_solver(method, options or {})
         if self._fixed is None:
             calls = [self._solver(self._sde, np.linspace(self._sde.T, self._sde.t_0, n), False).nfe for n in (20, 21)]
             self.order = calls[1] - calls[0]  # network calls a step, once past the first ones

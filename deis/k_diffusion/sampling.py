@@ -11,7 +11,7 @@ from deis.extras import needs
 from deis.k_diffusion.sigmas import latent_diffusion, sigmas_of
 from deis.sde import SDE
 from deis.table import Table
-from deis.tables.named import solver
+from deis.tables import named_solver
 
 with needs("torch", "deis.k_diffusion"):
     from torch import Tensor, promote_types, randn_like, tensor
@@ -110,4 +110,4 @@ def _built(sde: SDE, levels: np.ndarray, method: str, options: Mapping[str, Any]
         ts = np.asarray(sde.t_of_rho(levels / (1 - levels) if flow else levels), np.float64)
     denoise = bool(np.isinf(ts[-1]))
     ts = ts[:-1] if denoise else ts
-    return solver(method, options)(replace(sde, t_0=float(ts[-1]), T=float(ts[0])), ts, denoise)
+    return named_solver(method, options)(replace(sde, t_0=float(ts[-1]), T=float(ts[0])), ts, denoise)

@@ -11,9 +11,10 @@ from deis.sde.timefn import array_library
 def DiscreteVPSDE(discrete_alpha: Any) -> SDE:
     """Variance preserving from the alpha_bar array of a discrete-time model (the published call).
 
-    discrete_alpha: [N] decreasing alpha_bar_i in (0, 1), behind at least 2 of which the last may be 0 (zero terminal SNR). Time is the
-    index, in [0, N - 1]; between the indices log rho is interpolated linearly, and 1 / rho where the last alpha_bar is
-    0, so that drift and diffusion jump at the indices (there, they are those of the interval above).
+    discrete_alpha: [N] decreasing alpha_bar_i in (0, 1), behind at least 2 of which the last may be 0 (zero terminal
+        SNR). Time is the index, in [0, N - 1]; between the indices log rho is interpolated linearly, and 1 / rho where
+        the last alpha_bar is 0, so that drift and diffusion jump at the indices (there, they are those of the interval
+        above).
     Raises ValueError for any other array.
     """
     alpha_bar = np.asarray(discrete_alpha, np.float64)

@@ -11,7 +11,7 @@ import numpy as np
 
 from deis.sde import SDE
 from deis.table import Table, eps_table
-from deis.tables.multistep import Options, Weights, extended_nodes, lagrange, multistep, with_options
+from deis.tables.multistep import Options, Weights, check_order, extended_nodes, lagrange, multistep, with_options
 from deis.tables.pure_noise import from_noise
 
 # extrapolation by a higher degree amplifies the network's error more than it removes the method's
@@ -68,8 +68,7 @@ def ipndm(
     variable_step: the weights that keep the order on every grid (iPNDM_v), which are those of `rho_ab`, of the
         degree order - 1.
     """
-    if not 1 <= order <= len(AB_WEIGHTS):
-        raise ValueError(f"ipndm order must be 1 to {len(AB_WEIGHTS)}, got {order}")
+    check_order(order, 1, len(AB_WEIGHTS), "ipndm order")
     name = ("iPNDMv" if variable_step else "iPNDM") + ("" if order == len(AB_WEIGHTS) else str(order))
     predict, correct = _constant(AB_WEIGHTS), _constant(_AM_WEIGHTS)
     if variable_step:
@@ -110,8 +109,7 @@ def _adams_bashforth(
     knows_T: bool = False,
     **options: Unpack[Options],
 ) -> Table:
-    if not 0 <= order <= MAX_ORDER:
-        raise ValueError(f"order must be 0 (DDIM) to {MAX_ORDER}, got {order}; the paper's best is 3")
+    check_order(order, 0, MAX_ORDER)
     name = with_options(name, options)
     return multistep(name, sde, ts, order, weights, weights, finite_at_zero=True, knows_T=knows_T, **options)
 

@@ -123,8 +123,14 @@ def extended_nodes(sde: SDE, ts: np.ndarray, denoise: bool = False) -> tuple[np.
     if not denoise:
         return t, s, rho
     if rho[-1] == 0:
-        raise ValueError(f"the timesteps already end at sigma = 0, at t={t[-1]:g}; leave denoise out")
+        raise ValueError(f"the timesteps already end at sigma = 0, at t={t[-1]:g}; give denoise=False")
     return np.append(t, t[-1]), np.append(s, 1.0), np.append(rho, 0)
+
+
+def check_order(order: int, low: int, high: int, what: str = "order") -> None:
+    """Raise ValueError, which begins with `what`, unless `order` is a whole number from low to high."""
+    if not isinstance(order, int | np.integer) or not low <= order <= high:
+        raise ValueError(f"{what} must be {low}{' (DDIM)' * (low == 0)} to {high}, got {order}")
 
 
 def rising(degree: int, num_row: int, lower_order_final: bool, last_is_0: bool) -> np.ndarray:

@@ -21,8 +21,8 @@ import numpy as np
 
 from deis.schedule import check_nodes
 from deis.sde import SDE
-from deis.table import Table, eps_table
-from deis.tables.single_step import join
+from deis.table import Table
+from deis.tables.single_step import denoised, join
 from deis.tables.tableaus import TABLEAUS, Tableau
 
 P = ParamSpec("P")
@@ -75,10 +75,8 @@ def _from_noise(
         return join(last.name, [*parts, last])
     if steps.get("large") and not denoise:  # the last step has none of that noise
         parts = [replace(part, g=0 * part.g) for part in parts]
-    if denoise:
-        t, s, rho = (column[-1:] for column in (parts[-1].t, parts[-1].s, parts[-1].rho))
-        parts.append(eps_table("", np.append(t, t), np.append(s, 1.0), np.append(rho, 0.0), -rho[:, None]))
-    return join(last.name, parts)
+    whole = join(last.name, parts)
+    return denoised(whole) if denoise else whole
 
 
 def kappa_step(

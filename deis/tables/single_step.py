@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deis.sde import SDE
-from deis.table import Table
+from deis.table import Table, eps_table
 
 Stages = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """(start, end) of the steps in rho, [steps] -> (rho of the evaluations [steps, k], weights [steps, k, k]).
@@ -75,6 +75,13 @@ def single_step(
     g[last] = np.hypot(g[last], np.sqrt(np.append(start[1:], rho[-1]) ** 2 - end**2))
     a, b = (np.ones(len(p)), -rho_rows[:-1]) if prediction == "x_0" else (np.zeros(len(p)), np.ones(len(p)))
     return Table(name, t_rows, np.append(sde.s(t_rows[:-1]), s[-1]), rho_rows, a, b, p, p, P, Q, s_noise * g)
+
+
+def denoised(table: Table) -> Table:
+    """The table with one more row, which evaluates at the result and steps to sigma = 0: x is the predicted x_0."""
+    t, s, rho = (column[-1:] for column in (table.t, table.s, table.rho))
+    row = eps_table("", np.append(t, t), np.append(s, 1.0), np.append(rho, 0.0), -rho[:, None])
+    return join(table.name, [table, row])
 
 
 def join(name: str, parts: Sequence[Table]) -> Table:
