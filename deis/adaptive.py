@@ -45,7 +45,7 @@ def sample(
 def encode(
     sde: SDE, eps_fn: EpsFn, x_0: State, variable: str = "rho", rtol: float = 1e-5, atol: float = 1e-5
 ) -> tuple[State, int]:
-    """(x_T, network calls): the same from t_0 up to T."""
+    """(x_T, network calls) by adaptive Dormand-Prince 5(4) from t_0 up to T; arguments and errors are `sample`'s."""
     return _integrate(sde, eps_fn, x_0, variable, sde.t_0, sde.T, rtol, atol)
 
 
@@ -112,10 +112,6 @@ def _integrate(
     if variable not in VARIABLES:
         raise ValueError(f"variable must be one of {', '.join(VARIABLES)}, got {variable!r}")
     sde.refuse_noise("the ODE in x or v")
-    try:
-        import diffrax  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("DOPRI5 needs diffrax: pip install 'deis-sampler[adaptive]'") from error
     solve = _solve_in_rho if variable == "rho" else _solve_in_t
     x, steps, succeeded = solve(as_partial(eps_fn), x, rtol, atol, sde=sde, start=start, stop=stop)
     if not succeeded:
@@ -149,7 +145,8 @@ def _solve_in_t(eps_fn: EpsFn, x: State, rtol: Any, atol: Any, *, sde: SDE, star
 
 def _dopri5(slope: Any, y: State, start: float, stop: float, rtol: Any, atol: Any) -> tuple:
     """(y at stop, steps tried, whether it got there) of dy/dz = slope(z, y)."""
-    import diffrax
+    with needs("adaptive", "deis.adaptive.sample"):
+        import diffrax
 
     sign = 1.0 if stop > start else -1.0
 

@@ -44,13 +44,12 @@ AT_NOISE: dict[str, Callable[[Any], tuple[Any, Any]]] = {
 def prediction_weights(sde: SDE, prediction: str, s: Any, sigma: Any) -> tuple[Any, Any]:
     """(a, b) in eps = a x + b network(x, t) for s and sigma at t: those of PREDICTIONS, and of AT_NOISE where s = 0.
 
-    Raises ValueError for a prediction that is not in AT_NOISE, if s(T) = 0.
+    Raises ValueError for an unknown prediction, or one that is not in AT_NOISE if s(T) = 0.
     """
+    _check_prediction(sde, prediction)
     weights = PREDICTIONS[prediction](s, sigma)
     if not sde.starts_at_noise:
         return weights
-    if prediction not in AT_NOISE:
-        sde.refuse_noise(f"a prediction of {prediction}")
     a, b = (array_library(s).where(s == 0, *pair) for pair in zip(AT_NOISE[prediction](sigma), weights, strict=True))
     return a, b
 
@@ -60,16 +59,20 @@ def from_prediction(sde: SDE, network: Network, prediction: str) -> EpsFn:
 
     Raises ValueError for any other.
     """
-    if prediction not in PREDICTIONS:
-        raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
-    if prediction not in AT_NOISE:
-        sde.refuse_noise(f"a prediction of {prediction}")
+    _check_prediction(sde, prediction)
 
     def eps_fn(x: Any, t: Any) -> Any:
         a, b = prediction_weights(sde, prediction, sde.s(t), sde.sigma(t))
         return a * x + b * network(x, t)
 
     return eps_fn
+
+
+def _check_prediction(sde: SDE, prediction: str) -> None:
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
+    if prediction not in AT_NOISE:
+        sde.refuse_noise(f"a prediction of {prediction}, unlike {', '.join(AT_NOISE)},")
 
 
 def from_edm(sde: SDE, denoise: Network) -> EpsFn:

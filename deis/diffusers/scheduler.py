@@ -87,7 +87,7 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
     ):
         self._sde = sde_of(self.config)
         if PREDICTIONS[prediction_type] not in AT_NOISE:
-            self._sde.refuse_noise(f"prediction_type={prediction_type!r}")
+            self._sde.refuse_noise(f"prediction_type={prediction_type!r}, unlike sample and v_prediction,")
         self._unit = num_train_timesteps if is_flow(self.config) else 1  # of the network's times, in the SDE's
         self._fixed = None
         if table is not None:

@@ -89,11 +89,11 @@ class SDE:
         return s, sigma / s
 
     def refuse_noise(self, what: str) -> None:
-        """Raise ValueError if s(T) = 0, where `what` says nothing of x_0."""
+        """Raise ValueError if s(T) = 0, where `what` has no meaning."""
         if self.starts_at_noise:
             raise ValueError(
-                f"{what} says nothing of x_0 at T={self.T:g}, where s = 0 and x is pure noise; let the SDE end below, "
-                "dataclasses.replace(sde, T=...), or use a network that predicts x_0, v or flow"
+                f"{what} has no meaning at T={self.T:g}, where s = 0 and x is pure noise; let the SDE end below: "
+                "dataclasses.replace(sde, T=...)"
             )
 
     def marginal(self, t: Any) -> tuple[Any, Any]:

@@ -109,12 +109,12 @@ def named_solver(method: str, options: Mapping[str, Any]) -> Callable[[SDE, Any,
         raise ValueError(f"options of method={method!r}: it has no {', '.join(unknown)}, but {', '.join(known)}")
     solver = partial(function, **named | dict(options))
 
-    def build(sde: SDE, ts: Any, denoise: bool) -> Table:
+    def table_of(sde: SDE, ts: Any, denoise: bool) -> Table:
         if "denoise" in known:
             return solver(sde, ts, denoise=denoise)
         return denoised(solver(sde, ts)) if denoise else solver(sde, ts)
 
-    return build
+    return table_of
 
 
 def _named(method: str) -> tuple[Callable[..., Table], dict[str, Any]]:

@@ -25,21 +25,21 @@ from deis.table import Table
 from deis.tables.single_step import denoised, join
 from deis.tables.tableaus import TABLEAUS, Tableau
 
-P = ParamSpec("P")
+Args = ParamSpec("Args")
 First = Callable[..., dict[str, Any] | None]
 """A method's options -> those of `kappa_step` for its first step, or None where the method knows what to do."""
 
 
-def from_noise(first: First = lambda **options: {}) -> Callable[[Callable[P, Table]], Callable[P, Table]]:
+def from_noise(first: First = lambda **options: {}) -> Callable[[Callable[Args, Table]], Callable[Args, Table]]:
     """A decorator for functions of (sde, ts, ...): where s = 0 at the first node, steps in kappa, and then the method.
 
     A method of several stages goes on in kappa as long as noise dominates, rho >= 1: steps near T span the same
     factors of rho however many there are, so that in rho their error would be of order 2.
     """
 
-    def decorate(method: Callable[P, Table]) -> Callable[P, Table]:
+    def decorate(method: Callable[Args, Table]) -> Callable[Args, Table]:
         @wraps(method)
-        def build(*args: P.args, **kwargs: P.kwargs) -> Table:
+        def build(*args: Args.args, **kwargs: Args.kwargs) -> Table:
             bound = signature(method).bind(*args, **kwargs)
             bound.apply_defaults()
             (sde, ts, *_), names = bound.args, list(bound.arguments)
