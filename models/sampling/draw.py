@@ -146,6 +146,8 @@ def _changed(net: Trained) -> Callable[..., Array]:
 
 
 def _eps(net: Trained, params: Params, x: Array, t: Array, label: Array | None) -> Array:
+    if len(x) % jax.local_device_count() == 0:  # else every device would compute the whole batch
+        x = jax.lax.with_sharding_constraint(x, _on_devices("data"))
     label = label if net.num_classes else None  # a network without classes may guide one with classes
     return predict_eps(net.network, net.sde, params, x, jnp.full(len(x), t), label)
 
