@@ -89,7 +89,7 @@ def test_by_its_calling_convention_it_is_deis_torch(method: str) -> None:
     got = ours.sample_table(
         denoiser, x, sigmas, callback=seen.append, method=method, noise_sampler=lambda *_: next(noises)
     )
-    table = deis.tables.named.solver(method, {})(SDE, SDE.t_of_rho(sigmas[:-1].numpy()).clip(0, 999), True)
+    table = deis.tables.named_solver(method, {})(SDE, SDE.t_of_rho(sigmas[:-1].numpy()).clip(0, 999), True)
     eps_fn = wrappers.from_edm(SDE, lambda x, sigma: denoiser(x, sigma.expand(len(x))))
     rows = np.flatnonzero(table.g)
     z = torch.zeros(table.nfe, 8, 2, dtype=torch.float64)
