@@ -76,7 +76,7 @@ def sample(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None = None
     Raises ValueError for an integer x_T, a stochastic table without a key or with keys of another number, or an eps of
         another shape than x.
     """
-    keys = _sample_keys(table, x_T, key)
+    x_T, keys = _checked(table, x_T, key)
     if get_opaque_trace_state(convention="deis") != _UNTRACED:  # within jit or grad, where the table is a constant
         return run_rows(as_partial(eps_fn), _rows(table, x_T), x_T, keys, remat=remat)
     return _run(as_partial(eps_fn), _rows(_padded(table), x_T), table.nfe, x_T, keys)
@@ -88,7 +88,8 @@ def trajectory(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None = 
     The last x_t is what `sample` returns, up to rounding. Compiles once per NFE. Arguments and errors are those of
     `sample`.
     """
-    return run_rows(as_partial(eps_fn), _rows(table, x_T), x_T, _sample_keys(table, x_T, key), keep=True)
+    x_T, keys = _checked(table, x_T, key)
+    return run_rows(as_partial(eps_fn), _rows(table, x_T), x_T, keys, keep=True)
 
 
 def _refuse_eps(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None) -> None:
@@ -96,7 +97,8 @@ def _refuse_eps(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None) 
 
     Nothing compiles again, and NaN never leaves the state: weights of 0 multiply it too.
     """
-    rows, keys = _rows(_padded(table), x_T), _sample_keys(table, x_T, key)
+    x_T, keys = _checked(table, x_T, key)
+    rows = _rows(_padded(table), x_T)
 
     def fails(calls: int) -> bool:
         return not _is_finite(_run(as_partial(eps_fn), rows, calls, x_T, keys))
@@ -225,16 +227,17 @@ def _padded(table: Table) -> Table:
     return Table(table.name, **columns)
 
 
-def _sample_keys(table: Table, x_T: State, key: jax.Array | None) -> jax.Array | None:
-    """One key a sample, or None for a deterministic table; ValueError if `table` does not run from x_T with `key`."""
+def _checked(table: Table, x_T: State, key: jax.Array | None) -> tuple[State, jax.Array | None]:
+    """x_T as JAX arrays, and one key a sample, or None for a deterministic table; ValueError if these do not go."""
+    x_T = jax.tree.map(jnp.asarray, x_T)
     for leaf in jax.tree.leaves(x_T):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise ValueError(f"x_T must be floating point, got {jnp.result_type(leaf)}; use jax.random.normal")
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(f"x_T must be floating point, got {leaf.dtype}; use jax.random.normal")
     if not table.is_stochastic:
-        return None
+        return x_T, None
     if key is None:
         raise ValueError(f"{table.name} adds noise: pass key=jax.random.key(seed)")
-    return keys_of_samples(key, jax.tree.leaves(x_T)[0].shape[0])
+    return x_T, keys_of_samples(key, len(jax.tree.leaves(x_T)[0]))
 
 
 def keys_of_samples(key: jax.Array, batch: int) -> jax.Array:

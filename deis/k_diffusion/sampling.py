@@ -1,6 +1,6 @@
 """Solvers by k-diffusion's calling convention."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from deis.k_diffusion.sigmas import latent_diffusion, sigmas_of
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables import named_solver
+from deis.tables.single_step import to_zero
 
 with needs("torch", "deis.k_diffusion"):
-    from torch import Tensor, promote_types, randn_like, tensor
+    from torch import Tensor, as_tensor, promote_types, randn_like, tensor
 
     from deis.torch import advance, rows
 
@@ -25,7 +26,7 @@ NoiseSampler = Callable[[Tensor, Tensor], Tensor]
 def sample_tab(
     model: Model,
     x: Tensor,
-    sigmas: Tensor,
+    sigmas: Tensor | Sequence[float],
     extra_args: Mapping[str, Any] | None = None,
     callback: Callable[[dict[str, Any]], None] | None = None,
     disable: bool | None = None,
@@ -42,7 +43,7 @@ def sample_tab(
 def sample_table(
     model: Model,
     x: Tensor,
-    sigmas: Tensor,
+    sigmas: Tensor | Sequence[float],
     extra_args: Mapping[str, Any] | None = None,
     callback: Callable[[dict[str, Any]], None] | None = None,
     disable: bool | None = None,
@@ -68,7 +69,7 @@ def sample_table(
     Sums are float32, or float64 for a float64 x. Raises ValueError for sigmas that do not decrease, or are not the
     table's, and for unknown names.
     """
-    levels = sigmas.double().cpu().numpy()
+    levels = as_tensor(sigmas).double().cpu().numpy()
     sde = latent_diffusion() if sde is None else sde
     if table is None:
         table = _built(sde, levels, method, options or {})
@@ -109,5 +110,8 @@ def _built(sde: SDE, levels: np.ndarray, method: str, options: Mapping[str, Any]
     with np.errstate(divide="ignore", invalid="ignore"):
         ts = np.asarray(sde.t_of_rho(levels / (1 - levels) if flow else levels), np.float64)
     denoise = bool(np.isinf(ts[-1]))
-    ts = ts[:-1] if denoise else ts
-    return named_solver(method, options)(replace(sde, t_0=float(ts[-1]), T=float(ts[0])), ts, denoise)
+    solver, ts = named_solver(method, options), ts[:-1] if denoise else ts
+    if len(ts) == 1:  # any method's only step to sigma = 0
+        s, rho = sde.evaluation(ts[0])
+        return to_zero(ts[0], float(s), float(rho), method)
+    return solver(replace(sde, t_0=float(ts[-1]), T=float(ts[0])), ts, denoise)

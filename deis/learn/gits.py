@@ -34,7 +34,8 @@ def step_errors(
 ) -> StepErrors:
     """The errors of all steps, from one trajectory of iPNDM for each of x_T [batch, ...]: FINE network calls for each.
 
-    Arguments are those of `deis.choose`. Raises ValueError for fewer trajectories than `batch_size`, and if s(T) = 0.
+    Arguments are those of `deis.choose`. Raises ValueError for fewer trajectories than `batch_size`, values that are
+    not finite, and if s(T) = 0.
     """
     sde.refuse_noise("the error of a step in x / s")
     fine = min(FINE, int(sde.T)) if sde.is_discrete else FINE
@@ -50,6 +51,8 @@ def step_errors(
             step = v[i] + (rho[i + 1 :, None] - rho[i]) * e
             squares[i, i + 1 :] += np.mean((step - v[i + 1 :]) ** 2, axis=1) / len(found)
     later = np.triu(np.ones_like(squares, dtype=bool), 1)
+    if not np.all(np.isfinite(squares[later])):
+        raise ValueError("eps_fn or x_T gave NaN or infinite values on the way of iPNDM; no nodes follow from them")
     return StepErrors(table.t, np.where(later, np.sqrt(squares), np.inf))
 
 

@@ -79,9 +79,12 @@ def single_step(
 
 def denoised(table: Table) -> Table:
     """The table with one more row, which evaluates at the result and steps to sigma = 0: x is the predicted x_0."""
-    t, s, rho = (column[-1:] for column in (table.t, table.s, table.rho))
-    row = eps_table("", np.append(t, t), np.append(s, 1.0), np.append(rho, 0.0), -rho[:, None])
-    return join(table.name, [table, row])
+    return join(table.name, [table, to_zero(table.t[-1], table.s[-1], table.rho[-1])])
+
+
+def to_zero(t: float, s: float, rho: float, name: str = "") -> Table:
+    """The table of one evaluation, which steps to sigma = 0: x is the predicted x_0."""
+    return eps_table(name, np.array([t, t]), np.array([s, 1.0]), np.array([rho, 0.0]), np.array([[-rho]]))
 
 
 def join(name: str, parts: Sequence[Table]) -> Table:
