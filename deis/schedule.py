@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 from jaxtyping import Float64
+from scipy.special import betaincinv
 
 from deis.sde import SDE
 
@@ -40,7 +41,6 @@ def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> 
         raise ValueError(f"ts_order must be positive, got {order:g}")
     if phase in INTEGER_PHASES:
         return integer_timesteps(sde, num_step, phase)
-    weight = np.linspace(0.0, 1.0, num_step + 1)
     rho_T, rho_0 = sde.rho(np.array([sde.T, sde.t_0]))
     if phase == "t" and order != 1 and sde.t_0 < 0:
         raise ValueError(f'phase "t" takes roots of the times, so t_0 must not be negative, got {sde.t_0:g}')
@@ -52,17 +52,16 @@ def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> 
         raise ValueError(f'phase "log" needs sigma(t_0) > 0, but it is 0 at t_0={sde.t_0:g}; raise t_0')
     match phase:
         case "t":
-            ts = _power_space(sde.T, sde.t_0, weight, order)
+            ts = spaced(sde.T, sde.t_0, num_step, "power", order)
         case "rho" | "edm":
-            ts = sde.t_of_rho(_power_space(rho_T, rho_0, weight, 7.0 if phase == "edm" else order))
+            ts = sde.t_of_rho(spaced(rho_T, rho_0, num_step, "power", 7.0 if phase == "edm" else order))
         case "log":
-            ts = sde.t_of_rho(np.exp((1 - weight) * np.log(rho_T) + weight * np.log(rho_0)))
+            ts = sde.t_of_rho(spaced(rho_T, rho_0, num_step, "log"))
         case "beta":
-            from scipy.special import betaincinv
-
-            ts = sde.t_0 + (sde.T - sde.t_0) * betaincinv(0.6, 0.6, 1 - weight)
+            ts = spaced(sde.T, sde.t_0, num_step, "beta")
         case "ays_sd" | "ays_sdxl" | "ays_svd":
-            rho = np.exp(np.interp(weight, np.linspace(0, 1, len(AYS[phase])), np.log(AYS[phase])))[1:-1]
+            even = np.linspace(0, 1, num_step + 1), np.linspace(0, 1, len(AYS[phase]))
+            rho = np.exp(np.interp(*even, np.log(AYS[phase])))[1:-1]
             if np.any((rho <= rho_0) | (rho >= rho_T)):
                 raise ValueError(
                     f'phase "{phase}" has noise levels sigma/s from {rho[0]:.3g} down to {rho[-1]:.3g}, beyond the '
@@ -74,6 +73,21 @@ def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> 
             raise ValueError(f"ts_phase must be one of {names}, or with a solver optimized, got {phase!r}")
     ts[0], ts[-1] = sde.T, sde.t_0
     return check_nodes(sde, ts)
+
+
+def spaced(start: float, stop: float, num_step: int, kind: str, order: float = 1.0) -> Nodes:
+    """Numbers [num_step+1] from start to stop: linear in their "power" 1/order, in their "log", or "beta".
+
+    "beta" are quantiles of the Beta(0.6, 0.6) distribution over the interval (arXiv 2407.12173).
+    """
+    weight = np.linspace(0.0, 1.0, num_step + 1)
+    match kind:
+        case "power":
+            return (start ** (1 / order) * (1 - weight) + stop ** (1 / order) * weight) ** order
+        case "log":
+            return np.exp((1 - weight) * np.log(start) + weight * np.log(stop))
+        case _:
+            return stop + (start - stop) * betaincinv(0.6, 0.6, 1 - weight)
 
 
 def dynamic_shift(num_tokens: int) -> float:
@@ -151,7 +165,3 @@ def check_nodes(sde: SDE, ts: np.ndarray) -> Float64[np.ndarray, " nodes"]:
             "an SDE of other ends is dataclasses.replace(sde, t_0=..., T=...)"
         )
     return ts
-
-
-def _power_space(start: float, stop: float, weight: np.ndarray, order: float) -> np.ndarray:
-    return (start ** (1 / order) * (1 - weight) + stop ** (1 / order) * weight) ** order

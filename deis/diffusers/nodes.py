@@ -5,14 +5,14 @@ Times are those of the SDE: the index of a discrete-time model, or sigma of flow
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.special import betaincinv
 
 import deis
-from deis.schedule import round_down, timesteps
+from deis.schedule import round_down, spaced, timesteps
 from deis.sde import SDE
 
 Config = Mapping[str, Any]
@@ -20,6 +20,10 @@ Nodes = Float64[np.ndarray, " nodes"]
 
 PREDICTIONS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v", "flow_prediction": "flow"}
 """diffusers' prediction types by their names in `deis.wrappers.PREDICTIONS`."""
+
+GRIDS = {"karras": partial(spaced, kind="power", order=7.0)}
+GRIDS |= {"exponential": partial(spaced, kind="log"), "beta": partial(spaced, kind="beta")}
+"""diffusers' grids of noise levels, as `use_karras_sigmas`: functions of both ends and the number of steps."""
 
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 """diffusers' beta schedules by their names in `deis.discrete_vp`."""
@@ -80,7 +84,9 @@ def nodes_of(
     else:
         assert num_step is not None
         ts = _discrete_times(config, sde, num_step)
-    if len(ts) > 1 and (config["final_sigmas_type"] == "zero" or ts[-1] == 0):
+    if len(ts) == 0:
+        raise ValueError("timesteps must hold a time, and sigmas a noise level above 0, got none")
+    if config["final_sigmas_type"] == "zero" or ts[-1] == 0:
         return ts, True
     return np.append(ts, 0.0), False
 
@@ -91,7 +97,7 @@ def _discrete_times(config: Config, sde: SDE, num_step: int) -> Nodes:
     if kind := _sigma_spacing(config):
         ends = np.asarray(sde.rho(np.array([sde.T, sde.t_0])))
         high, low = (config[name] or end for name, end in zip(("sigma_max", "sigma_min"), ends, strict=True))
-        ts = np.asarray(sde.t_of_rho(_spaced(kind, high, low, num_step)), np.float64)
+        ts = np.asarray(sde.t_of_rho(GRIDS[kind](high, low, num_step - 1)), np.float64)
         return np.clip(np.round(ts, 9), sde.t_0, sde.T)  # the ends are whole times
     match spacing:
         case "linspace":
@@ -108,16 +114,12 @@ def _discrete_times(config: Config, sde: SDE, num_step: int) -> Nodes:
 
 def _flow_sigmas(config: Config, num_step: int | None, sigmas: np.ndarray | None, mu: float | None) -> Nodes:
     """Sigmas of the network calls, shifted towards the noisy end."""
-    dynamic = config["use_dynamic_shifting"]
-    if dynamic and mu is None:
-        raise ValueError("use_dynamic_shifting derives the shift from the image's size: pass mu")
-
-    def shifted(sigma: Any) -> Any:
-        shift = config["flow_shift"]
-        if dynamic and mu is not None:
-            shift = math.exp(mu) if config["time_shift_type"] == "exponential" else mu
-        return shift * sigma / (1 + (shift - 1) * sigma)
-
+    dynamic, shift = config["use_dynamic_shifting"], config["flow_shift"]
+    if dynamic:
+        if mu is None:
+            raise ValueError("use_dynamic_shifting derives the shift from the image's size: pass mu")
+        shift = math.exp(mu) if config["time_shift_type"] == "exponential" else mu
+    shifted = deis.flow(shift).sigma
     if sigmas is None:
         assert num_step is not None
         lowest = 1 / config["num_train_timesteps"]
@@ -126,24 +128,12 @@ def _flow_sigmas(config: Config, num_step: int | None, sigmas: np.ndarray | None
     if config["shift_terminal"]:
         sigmas = 1 - (1 - sigmas) * (1 - config["shift_terminal"]) / (1 - sigmas[-1])
     if kind := _sigma_spacing(config):
-        sigmas = _spaced(kind, sigmas[0], sigmas[-1], len(sigmas))
+        sigmas = GRIDS[kind](sigmas[0], sigmas[-1], len(sigmas) - 1)
     return sigmas
 
 
 def _sigma_spacing(config: Config) -> str | None:
-    asked = [kind for kind in ("karras", "exponential", "beta") if config[f"use_{kind}_sigmas"]]
+    asked = [kind for kind in GRIDS if config[f"use_{kind}_sigmas"]]
     if len(asked) > 1:
         raise ValueError(f"use_{asked[0]}_sigmas and use_{asked[1]}_sigmas exclude each other")
     return asked[0] if asked else None
-
-
-def _spaced(kind: str, high: float, low: float, count: int) -> Nodes:
-    """Noise levels from high to low: even in sigma^(1/7) (EDM), in log sigma, or by Beta(0.6, 0.6) quantiles."""
-    even = np.linspace(0, 1, count)
-    match kind:
-        case "karras":
-            return (high ** (1 / 7) * (1 - even) + low ** (1 / 7) * even) ** 7
-        case "exponential":
-            return np.exp((1 - even) * np.log(high) + even * np.log(low))
-        case _:  # arXiv 2407.12173
-            return low + (high - low) * betaincinv(0.6, 0.6, 1 - even)

@@ -12,7 +12,6 @@ from deis.k_diffusion.sigmas import latent_diffusion, sigmas_of
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables import named_solver
-from deis.tables.single_step import to_zero
 
 with needs("torch", "deis.k_diffusion"):
     from torch import Tensor, as_tensor, promote_types, randn_like, tensor
@@ -110,8 +109,6 @@ def _built(sde: SDE, levels: np.ndarray, method: str, options: Mapping[str, Any]
     with np.errstate(divide="ignore", invalid="ignore"):
         ts = np.asarray(sde.t_of_rho(levels / (1 - levels) if flow else levels), np.float64)
     denoise = bool(np.isinf(ts[-1]))
-    solver, ts = named_solver(method, options), ts[:-1] if denoise else ts
-    if len(ts) == 1:  # any method's only step to sigma = 0
-        s, rho = sde.evaluation(ts[0])
-        return to_zero(ts[0], float(s), float(rho), method)
-    return solver(replace(sde, t_0=float(ts[-1]), T=float(ts[0])), ts, denoise)
+    ts = ts[:-1] if denoise else ts
+    sde = replace(sde, t_0=min(sde.t_0, float(ts[-1])), T=max(sde.T, float(ts[0])))
+    return named_solver(method, options)(sde, ts, denoise)

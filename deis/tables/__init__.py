@@ -18,7 +18,7 @@ from deis.tables.edm import dpm_2, edm_heun, restart
 from deis.tables.exponential import EXPONENTIAL, exponential_rk
 from deis.tables.pndm import f_pndm, plms, s_pndm
 from deis.tables.runge_kutta import rho_rk
-from deis.tables.single_step import denoised
+from deis.tables.single_step import denoised, to_zero
 from deis.tables.stochastic import dpm_solver_pp_sde, er_sde, sa_solver, t_ab_sde
 from deis.tables.tableaus import TABLEAUS, Tableau
 from deis.tables.unipc import unipc
@@ -100,7 +100,8 @@ def build(
 def named_solver(method: str, options: Mapping[str, Any]) -> Callable[[SDE, Any, bool], Table]:
     """The method, a name as in `build`, with its own options: (sde, nodes, denoise) -> table.
 
-    denoise: whether one more network call, at the last node, leads to sigma = 0, for methods without that option too.
+    denoise: whether one more network call, at the last node, leads to sigma = 0, for methods without that option too,
+        and from a single node on, which is all that is asked of a method of one step.
     Raises ValueError for an unknown name, or options that the method does not have.
     """
     function, named = _named(method)
@@ -110,6 +111,8 @@ def named_solver(method: str, options: Mapping[str, Any]) -> Callable[[SDE, Any,
     solver = partial(function, **named | dict(options))
 
     def table_of(sde: SDE, ts: Any, denoise: bool) -> Table:
+        if denoise and len(ts) == 1:
+            return to_zero(method, ts[0], *map(float, sde.evaluation(ts[0])))
         if "denoise" in known:
             return solver(sde, ts, denoise=denoise)
         return denoised(solver(sde, ts)) if denoise else solver(sde, ts)

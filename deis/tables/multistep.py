@@ -162,17 +162,12 @@ def lagrange(variable: Callable[[np.ndarray], np.ndarray], prediction: str = "ep
 
     def weights(nodes: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
         if nodes.shape[1] == 1:
-            return total_weight(start, end, prediction)[:, None]
+            return (end - start if prediction == "eps" else (start - end) / start)[:, None]
         rho, drho = quadrature(start, end)
         measure = drho if prediction == "eps" else -end[:, None] / rho**2 * drho
         return lagrange_integrals(variable(nodes), variable(rho), measure)
 
     return weights
-
-
-def total_weight(start: np.ndarray, end: np.ndarray, prediction: str) -> np.ndarray:
-    """What the weights over a step from start to end sum to: the change of v under a constant prediction."""
-    return end - start if prediction == "eps" else (start - end) / start
 
 
 def quadrature(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -79,10 +79,10 @@ def single_step(
 
 def denoised(table: Table) -> Table:
     """The table with one more row, which evaluates at the result and steps to sigma = 0: x is the predicted x_0."""
-    return join(table.name, [table, to_zero(table.t[-1], table.s[-1], table.rho[-1])])
+    return join(table.name, [table, to_zero("", table.t[-1], table.s[-1], table.rho[-1])])
 
 
-def to_zero(t: float, s: float, rho: float, name: str = "") -> Table:
+def to_zero(name: str, t: float, s: float, rho: float) -> Table:
     """The table of one evaluation, which steps to sigma = 0: x is the predicted x_0."""
     return eps_table(name, np.array([t, t]), np.array([s, 1.0]), np.array([rho, 0.0]), np.array([[-rho]]))
 
