@@ -234,7 +234,10 @@ class TestSentences:
 
     @pytest.mark.parametrize("method", ["t_ab", "ddpm", "rho_rk"])
     def test_one_step_to_sigma_0_is_the_prediction(self, method: str) -> None:
-        made, x = TableScheduler(method=method, prediction_type="sample", final_sigmas_type="zero"), sample_of()
+        made, x = (
+            TableScheduler(method=method, prediction_type="sample", final_sigmas_type="zero"),
+            sample_of().double(),
+        )
         made.set_timesteps(1)
         torch.testing.assert_close(made.step(0.5 * x, made.timesteps[0], x).prev_sample, 0.5 * x, rtol=1e-5, atol=1e-5)
 
