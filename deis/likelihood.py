@@ -38,13 +38,13 @@ TRACES = ("exact", "rademacher", "gaussian")
 
 
 def encode(sde: SDE, eps_fn: EpsFn, x_0: State, ts: np.ndarray, solver: Solver = tables.rho_rk) -> tuple[State, int]:
-    """(x_T, network calls): the probability-flow ODE from t_0 up to T. Arguments are those of `encoding`."""
+    """(x_T, network calls) by the probability-flow ODE from t_0 up to T. Arguments and errors are those of `encoding`."""
     table = encoding(sde, ts, solver)
     return sample(table, eps_fn, x_0), table.nfe
 
 
 def decode(sde: SDE, eps_fn: EpsFn, x_T: State, ts: np.ndarray, solver: Solver = tables.rho_rk) -> tuple[State, int]:
-    """(x_0, network calls): the probability-flow ODE from T down to t_0, the way back of `encode`."""
+    """(x_0, network calls) by the probability-flow ODE from T down to t_0, the way back of `encode`."""
     table = solver(sde, ts)
     return sample(table, eps_fn, x_T), table.nfe
 

@@ -167,13 +167,18 @@ def threshold_x_0(sde: SDE, eps_fn: EpsFn, percentile: float = 99.5, bound: floa
     where that percentile exceeds `bound`; elsewhere it is clipped to [-bound, bound].
     """
 
+    return with_x_0(sde, eps_fn, thresholded(percentile, bound))
+
+
+def thresholded(percentile: float, bound: float = 1.0, most: float | None = None) -> Callable[[Any], Any]:
+    """The change of x_0 that is made by `threshold_x_0`, with percentiles of |x_0| above `most` taken as it."""
+
     def change(x_0: Any) -> Any:
         xp, size = array_library(x_0), wide(abs(x_0)).reshape(x_0.shape[0], -1)  # torch has no quantile in half
-        limit = xp.quantile(size, percentile / 100, axis=1).clip(bound)
-        limit = limit.reshape(-1, *[1] * (x_0.ndim - 1))
+        limit = xp.quantile(size, percentile / 100, axis=1).clip(bound, most).reshape(-1, *[1] * (x_0.ndim - 1))
         return xp.asarray(x_0.clip(-limit, limit) * (bound / limit), dtype=x_0.dtype)
 
-    return with_x_0(sde, eps_fn, change)
+    return change
 
 
 def inpaint(sde: SDE, eps_fn: EpsFn, known: Any, mask: Any) -> EpsFn:

@@ -9,16 +9,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
 
 import deis
-from deis.schedule import round_down, spaced, timesteps
+from deis.schedule import Nodes, round_down, spaced, timesteps
 from deis.sde import SDE
 
 Config = Mapping[str, Any]
-Nodes = Float64[np.ndarray, " nodes"]
 
-PREDICTIONS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v", "flow_prediction": "flow"}
+PREDICTION_TYPES = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v", "flow_prediction": "flow"}
 """diffusers' prediction types by their names in `deis.wrappers.PREDICTIONS`."""
 
 GRIDS = {"karras": partial(spaced, kind="power", order=7.0)}
@@ -36,8 +34,10 @@ def is_flow(config: Config) -> bool:
 
 def sde_of(config: Config) -> SDE:
     """The diffusion that the model was trained under. Raises ValueError for an unknown name."""
-    if config["prediction_type"] not in PREDICTIONS:
-        raise ValueError(f"prediction_type must be one of {', '.join(PREDICTIONS)}, got {config['prediction_type']!r}")
+    if config["prediction_type"] not in PREDICTION_TYPES:
+        raise ValueError(
+            f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, got {config['prediction_type']!r}"
+        )
     if is_flow(config):
         return deis.flow()
     to_zero = config["rescale_betas_zero_snr"]

@@ -43,17 +43,23 @@ def t_ab(sde: SDE, ts: np.ndarray, order: int = 3, **options: Unpack[Options]) -
 
 
 def rho_ab(sde: SDE, ts: np.ndarray, order: int = 3, **options: Unpack[Options]) -> Table:
-    """rhoAB-DEIS: the polynomial lives in rho, which is variable-step Adams-Bashforth on dv/drho = eps."""
+    """rhoAB-DEIS: the polynomial lives in rho, which is variable-step Adams-Bashforth on dv/drho = eps.
+
+    Arguments, orders and errors are those of `t_ab`.
+    """
     return _adams_bashforth(f"rhoAB{order}", sde, ts, order, lagrange(lambda rho: rho), **options)
 
 
 def log_rho_ab(sde: SDE, ts: np.ndarray, order: int = 3, **options: Unpack[Options]) -> Table:
-    """The third member: the polynomial lives in log rho. Needs sigma > 0 at every evaluation."""
+    """log-rho AB-DEIS: the polynomial lives in log rho. Needs sigma > 0 at every evaluation.
+
+    Arguments, orders and errors are those of `t_ab`.
+    """
     return _adams_bashforth(f"logrhoAB{order}", sde, ts, order, lagrange(np.log), **options)
 
 
 def ddim(sde: SDE, ts: np.ndarray, **options: Unpack[Options]) -> Table:
-    """Deterministic DDIM (arXiv 2010.02502): order 0 of the family, v' = v + (rho' - rho) eps."""
+    """Deterministic DDIM (arXiv 2010.02502), v' = v + (rho' - rho) eps: order 0 of the Adams-Bashforth family."""
     return _adams_bashforth("DDIM", sde, ts, 0, lagrange(lambda rho: rho), **options)
 
 
