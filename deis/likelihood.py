@@ -38,7 +38,7 @@ TRACES = ("exact", "rademacher", "gaussian")
 
 
 def encode(sde: SDE, eps_fn: EpsFn, x_0: State, ts: np.ndarray, solver: Solver = tables.rho_rk) -> tuple[State, int]:
-    """(x_T, network calls) by the probability-flow ODE from t_0 up to T. Arguments and errors are those of `encoding`."""
+    """(x_T, network calls) by the probability-flow ODE from t_0 up to T. Arguments, errors: as `encoding`."""
     table = encoding(sde, ts, solver)
     return sample(table, eps_fn, x_0), table.nfe
 

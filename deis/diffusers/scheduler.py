@@ -1,6 +1,7 @@
 """A scheduler of diffusers that runs any table: one row is one network call is one `step`."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -245,8 +246,7 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         if config.thresholding:
             bound = thresholded(100 * config.dynamic_thresholding_ratio, most=config.sample_max_value)
         elif config.clip_sample:
-            limit = config.clip_sample_range
-            bound = lambda x_0: x_0.clamp(-limit, limit)  # noqa: E731
+            bound = partial(torch.clamp, min=-config.clip_sample_range, max=config.clip_sample_range)
         self._table, self._first = begun_at(first, self._table, self._restarted), first
         self._run = Run(self._table, self._sde, PREDICTION_TYPES[config.prediction_type], bound)
         return self._run
