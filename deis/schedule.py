@@ -132,6 +132,11 @@ def integer_timesteps(sde: SDE, num_step: int, spacing: str) -> Nodes:
     return round_down(ts, last)
 
 
+def known_times(sde: SDE, ts: np.ndarray) -> Float64[np.ndarray, " nodes"]:
+    """Decreasing nodes, as times that the network knows: those of `round_down` for a discrete-time model."""
+    return round_down(ts, int(sde.T)) if sde.is_discrete else ts
+
+
 def round_down(ts: np.ndarray, last: int) -> Float64[np.ndarray, " nodes"]:
     """Decreasing nodes as distinct whole numbers between 0 and `last`: rounded down, equal neighbours moved apart.
 

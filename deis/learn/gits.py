@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from deis import tables
 from deis.learn.batches import Condition, batches
 from deis.sampler import State, trajectory
-from deis.schedule import Nodes, round_down, timesteps
+from deis.schedule import Nodes, known_times, timesteps
 from deis.sde import SDE
 
 FINE = 60  # steps of the trajectories
@@ -39,8 +39,7 @@ def step_errors(
     """
     sde.refuse_noise("the error of a step in x / s")
     fine = min(FINE, int(sde.T)) if sde.is_discrete else FINE
-    ts = timesteps(sde, fine, "edm")
-    table = tables.ipndm(sde, round_down(ts, int(sde.T)) if sde.is_discrete else ts, order=4)
+    table = tables.ipndm(sde, known_times(sde, timesteps(sde, fine, "edm")), order=4)
     squares, s, rho = np.zeros((fine + 1, fine + 1)), table.s, table.rho
     found = batches(eps_fn, x_T, x_T, condition, batch_size)
     for batch in found:

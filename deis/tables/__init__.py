@@ -7,7 +7,7 @@ from inspect import signature
 from typing import Any, get_args
 
 from deis.grids import optimized
-from deis.schedule import round_down, timesteps
+from deis.schedule import known_times, timesteps
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.ablation import ei_score, euler
@@ -17,27 +17,28 @@ from deis.tables.dpm_solver import dpm_solver, dpm_solver_pp, dpm_solver_singles
 from deis.tables.edm import dpm_2, edm_heun, restart
 from deis.tables.exponential import EXPONENTIAL, exponential_rk
 from deis.tables.pndm import f_pndm, plms, s_pndm
+from deis.tables.recommended import recommended
 from deis.tables.runge_kutta import rho_rk
 from deis.tables.single_step import denoised, to_zero
 from deis.tables.stochastic import dpm_solver_pp_sde, er_sde, sa_solver, t_ab_sde
 from deis.tables.tableaus import TABLEAUS, Tableau
 from deis.tables.unipc import unipc
 
-__all__ = ["EXPONENTIAL", "METHODS", "TABLEAUS", "Tableau", "build", "estimate_eps_norm", "fewest_steps"]
-__all__ += ["ddim", "dpm_solver", "dpm_solver_pp", "dpm_solver_singlestep", "exponential_rk", "gradient_estimation"]
-__all__ += ["ipndm", "log_rho_ab", "pfdiff", "rho_ab", "t_ab", "unipc"]
-__all__ += ["dpm_2", "edm_heun", "ei_score", "euler", "f_pndm", "plms", "rho_rk", "s_pndm"]
-__all__ += [
-    "analytic_ddim",
-    "ddim_eta",
-    "ddpm",
-    "dpm_solver_pp_sde",
-    "er_sde",
-    "lcm",
-    "restart",
-    "sa_solver",
-    "t_ab_sde",
+__all__ = [
+    "EXPONENTIAL",
+    "METHODS",
+    "TABLEAUS",
+    "Tableau",
+    "build",
+    "estimate_eps_norm",
+    "fewest_steps",
+    "named_solver",
 ]
+__all__ += ["ddim", "dpm_solver", "dpm_solver_pp", "dpm_solver_singlestep", "exponential_rk", "gradient_estimation"]
+__all__ += ["ipndm", "log_rho_ab", "pfdiff", "recommended", "rho_ab", "t_ab", "unipc"]
+__all__ += ["dpm_2", "edm_heun", "ei_score", "euler", "f_pndm", "plms", "rho_rk", "s_pndm"]
+__all__ += ["analytic_ddim", "ddim_eta", "ddpm", "dpm_solver_pp_sde", "er_sde", "lcm", "restart"]
+__all__ += ["sa_solver", "t_ab_sde"]
 
 METHODS: dict[str, Callable[..., Table]] = {
     method.__name__: method
@@ -93,8 +94,7 @@ def build(
     solver = partial(function, **options)
     if ts_phase == "optimized":
         return solver(sde, optimized(sde, num_step, solver))
-    ts = timesteps(sde, num_step, ts_phase, ts_order)
-    return solver(sde, round_down(ts, int(sde.T)) if sde.is_discrete else ts)
+    return solver(sde, known_times(sde, timesteps(sde, num_step, ts_phase, ts_order)))
 
 
 def named_solver(method: str, options: Mapping[str, Any]) -> Callable[[SDE, Any, bool], Table]:

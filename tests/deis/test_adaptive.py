@@ -136,9 +136,10 @@ def test_half_precision_is_the_networks_alone():
     """Times and sums are float32, so that a state of bfloat16 costs no steps and only its own rounding."""
     sde, x_T = SDES["vp_linear"], np.random.default_rng(0).normal(size=(2, 2))
     eps_fn = jax.tree_util.Partial(lambda x, t: x.astype(jnp.float32) / (1 + sde.rho(t)))
-    solvers = [lambda x: adaptive.sample(sde, eps_fn, x, "t", 1e-2, 1e-2), partial(adaptive.dpm_solver, sde, eps_fn)]
-    for solve in solvers:
-        (exact, nfe), (found, nfe_of_half) = (solve(jnp.asarray(x_T, dtype)) for dtype in (jnp.float32, jnp.bfloat16))
+    for solve in (partial(adaptive.sample, variable="t", rtol=1e-2, atol=1e-2), adaptive.dpm_solver):
+        (exact, nfe), (found, nfe_of_half) = (
+            solve(sde, eps_fn, jnp.asarray(x_T, dtype)) for dtype in (jnp.float32, jnp.bfloat16)
+        )
         assert found.dtype == jnp.bfloat16
         assert nfe_of_half <= nfe + 12
         np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=0.05)

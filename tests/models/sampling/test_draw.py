@@ -149,9 +149,10 @@ def test_a_flow_network_is_clipped_at_pure_noise_too() -> None:
 def test_devices_share_a_batch_that_lies_on_none() -> None:
     """As `deis.choose` gives it: each of two devices computes its half, and not both the whole."""
     code = (
-        "import jax; from test_draw import toy, starts, changed_eps, EpsOptions; net = toy([]); "
-        "at = starts(net, [0, 1]); eps = changed_eps(net, at, EpsOptions()); "
-        "print(jax.jit(eps)(at.x_T, 0.5).addressable_shards[1].data.shape)"
+        "import jax; from test_draw import *; from models.score import eps_fn; net = toy([]); "
+        "at = starts(net, [0, 1]); "
+        "both = changed_eps(net, at, EpsOptions()), eps_fn(net.network, net.sde, net.params); "
+        "print(*(jax.jit(eps)(at.x_T, 0.5).addressable_shards[1].data.shape for eps in both))"
     )
     found = subprocess.run(
         [sys.executable, "-c", code],
@@ -161,4 +162,4 @@ def test_devices_share_a_batch_that_lies_on_none() -> None:
         text=True,
         check=True,
     )
-    assert found.stdout == "(1, 8, 8, 1)\n"
+    assert found.stdout == "(1, 8, 8, 1) (1, 8, 8, 1)\n"
