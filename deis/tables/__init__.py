@@ -24,18 +24,9 @@ from deis.tables.stochastic import dpm_solver_pp_sde, er_sde, sa_solver, t_ab_sd
 from deis.tables.tableaus import TABLEAUS, Tableau
 from deis.tables.unipc import unipc
 
-__all__ = [
-    "EXPONENTIAL",
-    "METHODS",
-    "TABLEAUS",
-    "Tableau",
-    "build",
-    "estimate_eps_norm",
-    "fewest_steps",
-    "named_solver",
-]
+__all__ = ["EXPONENTIAL", "METHODS", "TABLEAUS", "Tableau", "build", "estimate_eps_norm", "fewest_steps"]
 __all__ += ["ddim", "dpm_solver", "dpm_solver_pp", "dpm_solver_singlestep", "exponential_rk", "gradient_estimation"]
-__all__ += ["ipndm", "log_rho_ab", "pfdiff", "recommended", "rho_ab", "t_ab", "unipc"]
+__all__ += ["ipndm", "log_rho_ab", "named_solver", "pfdiff", "recommended", "rho_ab", "t_ab", "unipc"]
 __all__ += ["dpm_2", "edm_heun", "ei_score", "euler", "f_pndm", "plms", "rho_rk", "s_pndm"]
 __all__ += ["analytic_ddim", "ddim_eta", "ddpm", "dpm_solver_pp_sde", "er_sde", "lcm", "restart"]
 __all__ += ["sa_solver", "t_ab_sde"]
