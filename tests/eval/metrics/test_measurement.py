@@ -10,6 +10,7 @@ from eval.features.config import ExtractorConfig
 from eval.features.extractor import Extractor
 from eval.features.pixels import pixels_extractor
 from eval.metrics.frechet import feature_statistics, frechet_distance, save_statistics
+from eval.metrics.jackknife import distances_without, standard_error
 from eval.metrics.kid import kernel_distance
 from eval.metrics.measurement import METRICS, VALUES, Measurement, MetricConfig, lines, validate_metrics
 from eval.metrics.precision_recall import precision_recall
@@ -52,13 +53,18 @@ def test_every_metric_is_that_of_all_features_however_the_samples_come(tmp_path)
     statistics = [feature_statistics([rows], "p@1", "rows") for rows in (mine, theirs)]
     assert found["fid"] == pytest.approx(frechet_distance(*statistics), rel=1e-12)
     assert (found["kid"], found["kid_std"]) == pytest.approx(kernel_distance(mine, theirs, 5, 100), rel=1e-12)
-    assert [found[name] for name in VALUES[3:]] == list(precision_recall(mine, theirs))
+    assert [found[name] for name in VALUES[4:]] == list(precision_recall(mine, theirs))
     assert 1.0 < found["is"] < 5.0
+    blocks = [feature_statistics([mine[i::10]], "p@1", "rows") for i in range(10)]
+    assert found["fid_standard_error"] == pytest.approx(
+        standard_error(distances_without(blocks, statistics[1])), rel=1e-9
+    )
     for cut in (1, 70):
         again = measured(extractor, ALL, samples, cut)
         assert again.keys() == found.keys()
         for name in VALUES:
             assert again[name] == pytest.approx(found[name], rel=1e-9)
+    assert lines(found)[0] == f"FD-pixels-1.5k {found['fid']:.4g} ± {found['fid_standard_error']:.2g}"
     assert [line.split()[0] for line in lines(found)] == [
         "FD-pixels-1.5k",
         "KD-pixels-1.5k",
@@ -81,10 +87,20 @@ def test_fid_alone_keeps_no_features_and_warns_of_too_few_samples(tmp_path, capl
     reference = few(extractor)._replace(features=None)
     measurement = Measurement(extractor, reference, MetricConfig())
     measurement.add(images(16, 2))
-    assert measurement.result()["fid"] > 0
+    found = measurement.result()
+    assert 0 < found["fid_standard_error"] < found["fid"]
     assert "FD-pixels-16 is unreliable below 17 images" in caplog.text
     assert not measurement._features
     assert not measurement._logits
+
+
+def test_fewer_samples_than_blocks_have_no_standard_error(tmp_path):
+    extractor = with_logits(tmp_path)
+    measurement = Measurement(extractor, few(extractor), MetricConfig())
+    measurement.add(images(9, 2))
+    found = measurement.result()
+    assert "fid_standard_error" not in found
+    assert lines(found) == [f"FD-pixels-9 {found['fid']:.4g}"]
 
 
 def test_what_cannot_be_measured_is_refused(tmp_path):
