@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from deis.schedule import round_down, timesteps
+from deis.schedule import known_times, timesteps
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.adams_bashforth import ipndm, log_rho_ab, t_ab
@@ -57,5 +57,4 @@ def recommended(sde: SDE, nfe: int) -> Table:
     For a `DiscreteVPSDE` the nodes are whole times. Raises ValueError as `deis.timesteps` does.
     """
     _, solver, phase, order = next(choice for choice in CHOICES[kind(sde)] if nfe <= choice.most_calls)
-    ts = timesteps(sde, nfe, phase, order)
-    return solver(sde, round_down(ts, int(sde.T)) if sde.is_discrete else ts)
+    return solver(sde, known_times(sde, timesteps(sde, nfe, phase, order)))
