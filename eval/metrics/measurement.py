@@ -219,8 +219,8 @@ METRICS = {
     "fid": Metric(_fid, "statistics", 2, "{fid_name} {fid:.4g}{fid_error}", ("fid", "fid_standard_error")),
     "kid": Metric(_kid, "features", 2, KID_LINE, ("kid",)),  # and at least kid_subset_size
     "is": Metric(_inception_score, "logits", 10, IS_LINE, ("is",)),
-    "classes": Metric(_classes, "logits", 1, "{classes_name} right {right_class:.1%}", ("right_class",)),
     "pr": Metric(_precision_recall, "features", 6, PR_LINE, ("precision", "recall", "density", "coverage")),
+    "classes": Metric(_classes, "logits", 1, "{classes_name} right {right_class:.1%}", ("right_class",)),
 }
 VALUES = tuple(value for metric in METRICS.values() for value in metric.values)
 

@@ -32,17 +32,23 @@ def with_logits(folder: Path) -> Extractor:
         features = pixels.embed(np.concatenate([images] * 8))[0][:32]
         return features, 9 * features[:, :5]
 
-    return dataclasses.replace(pixels, batch_size=32, embed=embed)
+    return dataclasses.replace(pixels, batch_size=32, embed=embed, accuracy=0.9)
 
 
 def few(extractor: Extractor) -> Reference:
     return reference_of(extractor, images(300, 1), "few-train", with_features=True)
 
 
+def labels_of(samples: np.ndarray) -> np.ndarray:
+    """Classes that `with_logits` finds in the samples, but for the first 300, where they are others."""
+    right = samples.reshape(len(samples), 16)[:, :5].argmax(axis=1)
+    return np.where(np.arange(len(samples)) < 300, (right + 1) % 5, right)
+
+
 def measured(extractor: Extractor, metrics: MetricConfig, samples: np.ndarray, cut: int) -> dict:
-    measurement = Measurement(extractor, few(extractor), metrics)
+    measurement, labels = Measurement(extractor, few(extractor), metrics), labels_of(samples)
     for first in range(0, len(samples), cut):
-        measurement.add(samples[first : first + cut])
+        measurement.add(samples[first : first + cut], labels[first : first + cut])
     return measurement.result()
 
 
@@ -53,8 +59,9 @@ def test_every_metric_is_that_of_all_features_however_the_samples_come(tmp_path)
     statistics = [feature_statistics([rows], "p@1", "rows") for rows in (mine, theirs)]
     assert found["fid"] == pytest.approx(frechet_distance(*statistics), rel=1e-12)
     assert (found["kid"], found["kid_std"]) == pytest.approx(kernel_distance(mine, theirs, 5, 100), rel=1e-12)
-    assert [found[name] for name in VALUES[4:]] == list(precision_recall(mine, theirs))
+    assert [found[name] for name in VALUES[4:8]] == list(precision_recall(mine, theirs))
     assert 1.0 < found["is"] < 5.0
+    assert found["right_class"] == 1200 / 1500
     blocks = [feature_statistics([mine[i::10]], "p@1", "rows") for i in range(10)]
     assert found["fid_standard_error"] == pytest.approx(
         standard_error(distances_without(blocks, statistics[1])), rel=1e-9
@@ -70,6 +77,7 @@ def test_every_metric_is_that_of_all_features_however_the_samples_come(tmp_path)
         "KD-pixels-1.5k",
         "IS-pixels-1.5k",
         "PR-pixels-1.5k",
+        "classes-pixels-1.5k",
     ]
 
 
@@ -108,6 +116,10 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
     reference = few(extractor)
     with pytest.raises(ValueError, match="metrics=is needs class scores, and extractor pixels@"):
         measured(extractor, MetricConfig(["is"]), images(2000, 2), 2000)
+    with pytest.raises(ValueError, match="metrics=classes needs the data set's own classes, which extractor pixels@"):
+        Measurement(extractor, reference, MetricConfig(["classes"]))
+    with pytest.raises(ValueError, match="metrics=classes needs the class that each sample was asked for"):
+        Measurement(with_logits(tmp_path), reference, MetricConfig(["classes"])).add(images(4, 2))
     with pytest.raises(ValueError, match="kid_subset_size=301 is more than the 300 images of few-train"):
         Measurement(extractor, reference, MetricConfig(["kid"], kid_subset_size=301))
     with pytest.raises(ValueError, match="mean and a covariance only"):
@@ -127,7 +139,7 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("metrics", "num_samples", "said"),
     [
-        (MetricConfig(["fid", "FID"]), 100, "metrics must be some of fid, kid, is, pr, got FID"),
+        (MetricConfig(["fid", "FID"]), 100, "metrics must be some of fid, kid, is, pr, classes, got FID"),
         (MetricConfig([]), 100, "got none"),
         (MetricConfig(["kid"]), 999, "metrics=kid needs at least 1000 samples, got 999"),
         (MetricConfig(["is"]), 9, "metrics=is needs at least 10"),
