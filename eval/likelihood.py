@@ -13,7 +13,7 @@ from omegaconf import MISSING, DictConfig
 
 import data
 from data.config import DatasetConfig
-from eval.job import NetworkJob, dataset_of, origin, require_positive
+from eval.job import NetworkJob, dataset_of, origin, require_positive, require_seed
 from formats.files import write_atomically
 from formats.tables import markdown_table
 from models.sampling.build import build_sde, check_sampler, end_sde
@@ -57,6 +57,8 @@ def main(cfg: DictConfig) -> None:
         if "dopri5" in job.methods:
             chosen.append(("DOPRI5", partial(adaptive.encode, rtol=job.tolerance, atol=job.tolerance)))
     config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
+    if folder.finished(run_dir, config, source.path):
+        return
     with folder.occupy(run_dir, config):
         print(using, file=sys.stderr)
         rows, bits = measure_bits(
@@ -95,8 +97,7 @@ def check(job: LikelihoodJob) -> None:
         raise ValueError(f"tolerance must be between 0 and 1, got {job.tolerance:g}")
     if job.trace not in ("exact", "rademacher", "gaussian"):
         raise ValueError(f"trace must be exact, rademacher or gaussian, got {job.trace!r}")
-    if job.seed < 0:
-        raise ValueError(f"seed must be 0 or more, got {job.seed}")
+    require_seed(job.seed)
 
 
 def held_out(job: LikelihoodJob, source: Source) -> tuple[DatasetConfig, "data.Split"]:

@@ -181,11 +181,12 @@ def parse_seeds(text: str) -> list[int]:
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise ValueError(f"seeds must look like 0-999 or 3+7+20-29, got {text!r}")
-        seeds.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last >= 2**32:
+            raise ValueError(f"seeds must be below 2^32, got {last}")
+        seeds.extend(range(first, last + 1))
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must differ from each other, got {text!r}")
-    if max(seeds) >= 2**32:
-        raise ValueError(f"seeds must be below 2^32, got {max(seeds)}")
     return seeds
 
 
