@@ -172,6 +172,8 @@ PLUGIN = "pip install -r requirements-cluster.txt has those of joblib, submitit 
             "dataset=null",
             f"dataset=null is refused: dataset needs the name of a choice: {DATASETS}, or leave dataset out",
         ),
+        ("~distributed.mode", "~distributed.mode takes away what is needed: write distributed.mode=VALUE"),
+        ("~sampler.nef", "unknown option 'sampler.nef'; did you mean sampler.nfe?"),
         ("~sampler.nfe", "~sampler.nfe takes away what is needed: write sampler.nfe=VALUE"),
         ("hydra/launcher=joblib_", f"hydra/launcher=joblib_ needs a plugin that is not installed; {PLUGIN}"),
         ("--config-name=x", "there is no x.yaml in conf/; leave out --config-name"),
