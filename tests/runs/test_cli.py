@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import ROOT, environment, run
+from commands import ROOT, environment, run, run_here
 from jobs import job
 from PIL import Image
 
@@ -26,7 +26,7 @@ COMMANDS = {"train": (train.main, train.TrainJob), "sample": (sample.main, sampl
 
 def refused(*arguments: str, script: str = "train.py", cwd: Path, code: int = 2) -> str:
     """What the command prints, having checked that it is short, not a traceback, and ends with the exit code."""
-    result = run(script, *arguments, cwd=cwd)
+    result = run_here(script, *arguments, cwd=cwd)
     assert result.returncode == code, result.stderr
     return only_line(result.stderr)
 
@@ -73,6 +73,11 @@ def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         ("sampler=rho_rk sampler.nfe=10", "use sampler.nfe=9 or 12"),
         ("sde.t_0=2", "t_0 must lie below T"),
         ("train.steps=0", "train.steps must be at least 1"),
+        ("train.fid_samples=1", "train.fid_samples must be at least 2, got 1"),
+        ("optimizer.warmup_steps=-5", "optimizer.warmup_steps must be 0 or more, got -5"),
+        ("optimizer.b1=1.5", "optimizer.b1 must be at least 0 and below 1, got 1.5"),
+        ("optimizer.clip_norm=0", "optimizer.clip_norm must be positive, got 0"),
+        ("seed=-1", "seed must be from 0 to 4294967295, got -1"),
         ("train.steps=many", "train.steps=many is refused"),
         ("~model", "model has no value"),
     ],
@@ -263,9 +268,9 @@ with open_log({config!r}, Path("."), "train", {{}}) as log:
     assert not any(NO_KEY.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
 
 
-def test_help_is_quick_and_says_what_there_is(tmp_path: Path) -> None:
+def test_help_says_what_there_is(tmp_path: Path) -> None:
     for script in ("train.py", "sample.py"):
-        result = run(script, "--help", cwd=tmp_path, timeout=30)
+        result = run_here(script, "--help", cwd=tmp_path)
         assert result.returncode == 0
         for group in ("dataset", "sampler", "extractor", "logger", "experiment"):
             choices = sorted(file.stem for file in (ROOT / "conf" / group).glob("*.yaml"))
@@ -285,9 +290,10 @@ def test_help_is_quick_and_says_what_there_is(tmp_path: Path) -> None:
         ("hydra=", {"hydra=config"}),
     ],
 )
-def test_completion_in_bash(typed: str, offered: set[str]) -> None:
+def test_completion_in_bash(typed: str, offered: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """As bash asks for it once `eval "$(python train.py -sc install=bash)"` was typed."""
-    result = run("train.py", "-sc", "query=bash", env={"COMP_LINE": f"python train.py {typed}"})
+    monkeypatch.setenv("COMP_LINE", f"python train.py {typed}")
+    result = run_here("train.py", "-sc", "query=bash")
     assert set(result.stdout.split()) == offered
 
 
