@@ -8,9 +8,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 import data
+from data.config import DatasetConfig
 from deis import SDE, Table
+from eval.features.extractor import Extractor
 from eval.figures import image_grid, save_png
-from eval.metrics.measurement import Measurement, MetricConfig
+from eval.metrics.measurement import measure_fid
 from models.config import UNetConfig
 from models.sampling.build import share
 from models.sampling.draw import Trained, draw, trained
@@ -28,7 +30,7 @@ class Evaluator:
 
     With several processes all make these calls at the same steps; they share the samples out, and process 0 has them.
     options, worse: what is done to eps where samples are drawn, and the worse network if autoguidance is asked for.
-    features: whose extractor and reference FIDs are by; None in processes and trainings without FID.
+    extractor: of the features for FID; None in processes and trainings without FID.
     """
 
     model: UNetConfig
@@ -37,7 +39,8 @@ class Evaluator:
     table: Table
     options: EpsOptions
     worse: Trained | None
-    features: Measurement | None
+    extractor: Extractor | None
+    dataset: DatasetConfig
     test_set: "data.Split"
     mesh: Mesh
     seed: int
@@ -64,11 +67,9 @@ class Evaluator:
     def fid(self, ema: Params, count: int, batch_size: int) -> dict[str, float]:
         """FID of `count` samples, under the name of its features; empty in all processes but the first."""
         images = self._samples(ema, count, batch_size)
-        if images is None or self.features is None:
+        if images is None or self.extractor is None:
             return {}
-        measurement = Measurement(self.features.extractor, self.features.reference, MetricConfig())
-        measurement.add(images)
-        found = measurement.result()
+        found = measure_fid(images, self.extractor, self.dataset)
         return {found["fid_name"]: found["fid"]}
 
     def _samples(self, ema: Params, count: int, batch_size: int) -> np.ndarray | None:

@@ -242,3 +242,11 @@ def measurement_of(
             return None
     assert dataset is not None
     return open_measurement(cfg, dataset, config)
+
+
+def measure_fid(images: UInt8[np.ndarray, "n h w c"], extractor: Extractor, dataset: DatasetConfig) -> dict[str, Any]:
+    """FID of the images against the data set's training images, with the name it goes by. Raises ConfigError."""
+    with checking():
+        measurement = Measurement(extractor, load_reference(extractor, dataset), MetricConfig())
+        measurement.add(images)
+        return measurement.result()

@@ -103,10 +103,11 @@ def sweep_page(rows: Rows) -> str:
         line.append("-" if speed is None else f"{speed:.4g}")
     header = ["sampler", *(f"NFE {nfe}" for nfe in columns), f"images/s at {columns[-1]}"]
     about = {key: next((run[key] for run in runs if run.get(key) is not None), None) for key in SHARED}
+    words = {" on": "dataset", ", checkpoint": "checkpoint", " at step": "step"}
+    named = "".join(f"{word} {about[key]}" for word, key in words.items() if about[key] is not None)
     text = (
-        f"{markdown_table(header, lines)}\n\n"
-        f"{about['fid_name'] or 'No FID'} on {about['dataset']}, checkpoint {about['checkpoint']} at step "
-        f"{about['step']}; lower is better. Bold: best of those within the NFE. +k: k more network calls were made.\n"
+        f"{markdown_table(header, lines)}\n\n{about['fid_name'] or 'No FID'}{named}; lower is better. "
+        "Bold: best of those within the NFE. +k: k more network calls were made.\n"
     )
     failed = [run for run in runs if run["status"] == "failed"]
     return text + "".join(f"\nERR: {run['sampler']} at NFE {run['nfe_asked']}: {run.get('error')}\n" for run in failed)

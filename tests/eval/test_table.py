@@ -81,6 +81,12 @@ def test_text_names_metric_checkpoint_and_every_error(paper):
     assert "ERR: DDIM at NFE 10: eps is not finite at call 3" in text
 
 
+def test_text_says_nothing_of_what_nobody_knows(tmp_path):
+    """A converted network has no steps, and may be of unknown images."""
+    write_run(tmp_path / "0", checkpoint="net", step=None, dataset=None, fid=None, fid_name=None)
+    assert "\nNo FID, checkpoint net; lower is better." in sweep_page(arrange(gather(tmp_path)[0]))
+
+
 def test_rows_are_in_the_papers_order(tmp_path):
     for i, (sampler, method, order) in enumerate(
         [("iPNDM4", "ipndm", 4), ("tAB3", "t_ab", 3), ("tAB1", "t_ab", 1), ("Euler", "euler", 0), ("DDIM", "ddim", 0)]

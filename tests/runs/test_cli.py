@@ -240,6 +240,13 @@ def test_mixed_image_sizes(tmp_path: Path) -> None:
     assert "dataset.image_size=" in message
 
 
+def test_features_that_cannot_be_made_end_a_training_before_its_first_step(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=np.zeros((9, 8, 8), np.uint8))
+    options = ["dataset=images", "dataset.path=x.npz", "extractor=classifier", "train.fid_every=4"]
+    assert "has no labels, so no classifier can be trained" in refused("logger=none", *options, cwd=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
+
+
 def test_classes_that_the_data_does_not_have(tmp_path: Path) -> None:
     assert "0 or 10" in refused("logger=none", "model.num_classes=7", cwd=tmp_path)
 
