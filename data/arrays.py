@@ -41,8 +41,8 @@ def read_images(path: Path, background: str = "white") -> ImageArrays:
     images = images[..., None] if images.ndim == 3 else images
     if images.ndim != 4 or images.shape[3] not in (1, 2, 3, 4):
         raise ValueError(
-            f"`{name}` in {path} must be [n, h, w, c] with c 1 (grey), 3 (RGB), or 2 or 4 (these with transparency), or "
-            f"[n, h, w]; they are {list(shape)}"
+            f"`{name}` in {path} must be [n, h, w, c] with c 1 (grey), 3 (RGB), or 2 or 4 (these with transparency), "
+            f"or [n, h, w]; they are {list(shape)}"
         )
     if images.shape[3] in (2, 4):
         images = np.stack([np.atleast_3d(np.asarray(opaque(Image.fromarray(one), background))) for one in images])

@@ -35,7 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("dest", metavar="DEST", help="hf://owner/name, or a folder to make")
-    parser.add_argument("--results", nargs="*", default=[], metavar="FOLDER", help="of sample.py: its numbers and grid; or a file of eval.fid")
+    parser.add_argument(
+        "--results",
+        nargs="*",
+        default=[],
+        metavar="FOLDER",
+        help="what was measured: its numbers and grid",
+    )
     parser.add_argument("--license", default="other", help="as the Hub names it: apache-2.0, mit, cc-by-4.0, ...")
     parser.add_argument("--private", action="store_true", help="a repository of the Hub that only you see")
     args = parser.parse_args(argv)

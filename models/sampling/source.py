@@ -26,7 +26,7 @@ class Source(NamedTuple):
 
 
 def find(folder: str | None, step: int | None, output_root: str) -> Source:
-    """The network in `folder`; without one that of the newest run below `output_root` that has saved one, else `SHIPPED`.
+    """The network in `folder`; without one that of the newest run below `output_root` that saved any, else `SHIPPED`.
 
     folder: of a run, of one of its checkpoints (RUN/checkpoints/00001000), or of a published network; also an address
         of the Hugging Face Hub, hf://owner/name[@revision].

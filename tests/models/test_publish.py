@@ -19,7 +19,11 @@ def table(tmp_path: Path) -> str:
 def test_the_numbers_of_every_command_that_measures(table: str, tmp_path: Path) -> None:
     drawn = {"sampler": "tAB3", "nfe": 5, "fid": 4.8123, "fid_name": "FID-a-1k", "kid": 0.0123, "kid_name": "KID-a-1k"}
     learned = {"solvers": [{"solver": "base", "table": "iPNDM4", "nfe": 5, "fid": 31.0, "fid_name": "FID-a-1k"}]}
-    for name, content in (("drawn", drawn), ("learned", learned), ("calc", {"is": 9.87, "is_name": "IS-inception-50k"})):
+    for name, content in (
+        ("drawn", drawn),
+        ("learned", learned),
+        ("calc", {"is": 9.87, "is_name": "IS-inception-50k"}),
+    ):
         (tmp_path / name).write_text(json.dumps(content))
     results = ["--results", *(str(tmp_path / name) for name in ("drawn", "learned", "calc"))]
     assert publish([table, str(tmp_path / "folder"), *results]) == 0
