@@ -227,7 +227,7 @@ def fit(
         print(f"{resumed}{size}, {mesh.size} x {jax.devices()[0].device_kind}", file=sys.stderr)
         print("the first step compiles the network, or finds the code of an earlier start", file=sys.stderr)
         truncate_metrics(run_dir, start)
-    log = open_log(job.logger, run_dir, "train", config) if main else Log(None)
+    log = open_log(job.logger, run_dir, "train", config, step=start) if main else Log(None)
     interval = 0.5 if sys.stderr.isatty() else 10
     bar = tqdm(total=train.steps, initial=start, unit="step", mininterval=interval, disable=not main)
 

@@ -34,7 +34,7 @@ from models.training.config import DistributedConfig
 from runs import cli, jax_setup
 from runs.errors import checking, writing
 from runs.hints import quoted
-from runs.log import LoggerConfig, open_log
+from runs.log import LoggerConfig, open_log, refuse_tensorboard
 
 SHARED_BATCH = 32  # divides the batches of all extractors
 
@@ -136,6 +136,7 @@ def check(job: FidJob) -> None:
     if job.extractor.name == "none":
         raise ValueError("extractor=none has no features to measure with; leave it out, or choose another")
     validate_extractor(job.extractor)
+    refuse_tensorboard(job.logger)
     if job.reference is not None and job.action == "ref":
         raise ValueError(f"reference={job.reference} is already one; give it to: python -m eval.fid calc SAMPLES")
     dest = None if job.dest is None else Path(job.dest).expanduser()

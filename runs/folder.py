@@ -159,9 +159,8 @@ def occupy(folder: Path, config: dict[str, Any], **facts: Any) -> Iterator[dict[
         try:
             yield results
         except BaseException as error:
-            code = (
-                error.exit_code if isinstance(error, RunError) else 130 if isinstance(error, KeyboardInterrupt) else 1
-            )
+            interrupted = isinstance(error, KeyboardInterrupt)
+            code = error.exit_code if isinstance(error, RunError) else 130 if interrupted else 1
             message = str(error) or type(error).__name__
             write_status(status="stopped" if code > 128 else "failed", error=message, exit_code=code)
             raise

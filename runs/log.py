@@ -107,19 +107,30 @@ class Log:
             self._run.finish(exit_code=0 if kind is None else 1)
 
 
+def refuse_tensorboard(cfg: LoggerConfig) -> None:
+    """Raise ValueError for TensorBoard in a command that writes no folder, where its files would be."""
+    if cfg.name in ("tensorboard", "both"):
+        raise ValueError(f"logger={cfg.name} writes into the folder of a run, and this command has none; choose wandb")
+
+
 def open_log(
-    cfg: LoggerConfig, folder: Path | None, job_type: str, config: dict[str, Any], name: str | None = None
+    cfg: LoggerConfig,
+    folder: Path | None,
+    job_type: str,
+    config: dict[str, Any],
+    name: str | None = None,
+    step: int = 0,
 ) -> Log:
     """The log of the run in `folder`; without a folder, of a command that only prints, there is wandb's alone.
 
     name: of the run, for people; by default its options in a sweep, else wandb chooses. With wandb, the same folder
-    continues the same wandb run.
+    continues the same wandb run. step: the one that a run goes on from; TensorBoard hides what it had of later ones.
     """
     board = None
     if cfg.name in ("tensorboard", "both") and folder is not None:
         from tensorboardX import SummaryWriter
 
-        board = SummaryWriter(str(folder / "tensorboard"))
+        board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
     run = _wandb_run(cfg, folder, job_type, config, name) if cfg.name in ("wandb", "both") else None
     return Log(folder, run, board, cfg.artifacts)
 
@@ -159,9 +170,8 @@ def _wandb_run(cfg: LoggerConfig, folder: Path | None, job_type: str, config: di
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    configured = (
-        wandb.setup().settings.mode
-    )  # by the environment, or by the command `wandb disabled` or `wandb offline`
+    # by the environment, or by the command `wandb disabled` or `wandb offline`
+    configured = wandb.setup().settings.mode
     if configured == "disabled":
         return None
     settings = {"init_timeout": cfg.init_timeout, "silent": True, "save_code": False, "console": "off"}

@@ -89,13 +89,18 @@ def _of_file(options: Mapping[str, Any]) -> Options:
     return {"method": "learned", "table": str(options["table"]), **none}
 
 
+def refuse_learned(options: Mapping[str, Any]) -> None:
+    """Raise ValueError for a table in a file, where the number of calls or the times are chosen otherwise."""
+    if options["method"] == "learned":
+        raise ValueError("sampler=learned has calls and times of its own and takes no others; choose another sampler")
+
+
 def solver_of(options: Options) -> Callable[..., deis.Table]:
     """The solver that the options of `check_sampler` name, with its own options filled in: a function of (sde, ts).
 
     Raises ValueError for a table in a file, which goes with its own nodes only.
     """
-    if options["method"] == "learned":
-        raise ValueError("sampler=learned has times of its own and cannot be put on others; choose another sampler")
+    refuse_learned(options)
     own = {key: value for key, value in options.items() if key not in SHARED}
     return partial(tables.METHODS[options["method"]], **own)
 

@@ -129,7 +129,7 @@ def test_npz_with_transparency(pixel: list[int], background: str, seen: list[int
     """Composed on a colour by the rule of image files, whose test has the same values."""
     np.savez(tmp_path / "x.npz", images=np.full((3, 4, 4, len(pixel)), pixel, np.uint8))
     images = load(DatasetConfig(name="images", path=str(tmp_path / "x.npz"), background=background), "all").images
-    np.testing.assert_array_equal(images, np.broadcast_to(np.uint8(seen), (3, 4, 4, len(seen))))
+    np.testing.assert_array_equal(images, np.broadcast_to(np.array(seen, np.uint8), (3, 4, 4, len(seen))))
 
 
 def test_npz_with_the_names_of_guided_diffusion(tmp_path: Path) -> None:

@@ -90,6 +90,8 @@ def test_a_learned_table_is_nearer_and_a_second_call_changes_nothing(network: Pa
             ["features=efficientnet_lite0", "extractor=efficientnet_lite0"],
             "FID is not to be measured by what is learned from",
         ),
+        ("eval.learn", ["sampler=learned", "sampler.table=a"], "sampler=learned has calls and times of its own"),
+        ("eval.likelihood", ["sampler=learned", "sampler.table=a"], "sampler=learned has calls and times of its own"),
         ("sample.py", ["sampler=learned"], "sampler.table has no value: write sampler.table=VALUE"),
         ("sample.py", ["sampler=learned", "sampler.table=null"], "sampler=learned needs sampler.table=FILE"),
         ("sample.py", ["sampler=learned", "sampler.table=none.safetensors"], "there is no table none.safetensors"),

@@ -1,6 +1,5 @@
 """Commands that cannot work: one or two clear lines, the right exit code, and nothing left behind."""
 
-import json
 import logging
 import os
 import subprocess
@@ -11,16 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import ROOT, environment, run, run_here
+from commands import ROOT, environment, run_here
 from jobs import job
 from PIL import Image
 
 import sample
 import train
 from runs import cli, hints
-from runs.log import LoggerConfig
 
-NO_KEY = "0" * 40
 COMMANDS = {"train": (train.main, train.TrainJob), "sample": (sample.main, sample.SampleJob)}
 
 
@@ -254,25 +251,6 @@ def test_classes_that_the_data_does_not_have(tmp_path: Path) -> None:
 def test_output_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way of a folder")
     assert "cannot write to" in refused("logger=none", "run_dir=file/run", cwd=tmp_path)
-
-
-def test_wandb_key_without_network(tmp_path: Path) -> None:
-    env = {"WANDB_API_KEY": NO_KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    config = LoggerConfig("wandb", "deis", entity=None, group=None, mode="auto", init_timeout=1)
-    program = f"""
-from pathlib import Path
-from runs.log import LoggerConfig, open_log
-with open_log({config!r}, Path("."), "train", {{}}) as log:
-    log.metrics(1, {{"loss": 0.5}})
-"""
-    command = [sys.executable, "-c", program]
-    result = subprocess.run(command, cwd=tmp_path, env=environment() | env, capture_output=True, text=True, check=True)
-    warnings = [line for line in result.stderr.splitlines() if "warning: wandb cannot be reached" in line]
-    assert len(warnings) == 1, result.stderr
-    assert NO_KEY not in result.stderr
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": 0.5}
-    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
-    assert not any(NO_KEY.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
 
 
 def test_help_says_what_there_is(tmp_path: Path) -> None:

@@ -17,5 +17,5 @@ def test_the_newest_run_that_has_saved_a_network(tmp_path: Path) -> None:
     assert find(None, None, str(tmp_path)).path == SHIPPED
     checkpoint.seal(saved / "00000004", {"model": {}, "sde": {}, "dataset": {}}, score=None)
     assert find(None, None, str(tmp_path))[:2] == (saved, 4)
-    with pytest.raises(FileNotFoundError, match="no checkpoint in .*; give the folder of a training run"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint in .*; give the folder of a training run"):
         find(str(begun), None, str(tmp_path))
