@@ -3,8 +3,6 @@
 import csv
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 from commands import run_here
@@ -155,8 +153,7 @@ def test_runs_without_fid_make_a_table_and_no_plot(tmp_path):
 
 
 def test_a_folder_without_results_gives_one_sentence(tmp_path):
-    command = [sys.executable, "-m", "eval.table", str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = run_here("eval.table", str(tmp_path))
     assert result.returncode == 2
     assert result.stderr == f"error: {tmp_path} holds no results; run sample.py or train.py first\n"
     assert main([str(tmp_path / "none")]) == 2
