@@ -55,7 +55,7 @@ def require_seed(seed: int, count: int = 1) -> None:
 
 
 def check_measuring(job: MeasuringJob) -> None:
-    """Raise ValueError for an option of these that cannot work."""
+    """Raise ValueError for an option of `MeasuringJob` that cannot work."""
     require_positive(job, "num_samples", "batch_size")
     if job.extractor is not None:
         validate_extractor(job.extractor)

@@ -97,7 +97,7 @@ def _network(source: Path, folder: Path, dest: str) -> tuple[str, list[str]]:
 
 
 def _table(source: Path, folder: Path, dest: str) -> tuple[str, list[str]]:
-    """The same for a table."""
+    """(title, lines of the card); writes the table into `folder`."""
     table = deis.Table.load(source)
     folder.mkdir(parents=True)
     table.save(folder / "table.safetensors")

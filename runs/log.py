@@ -56,7 +56,7 @@ class Log:
         self._run, self._board, self._artifacts = run, board, artifacts
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """One line of metrics.jsonl, flushed at once."""
+        """Write one line of metrics.jsonl, flushed at once, and log its numbers."""
         self._file.write(json.dumps({"step": step} | values) + "\n")
         self._file.flush()
         if self._run is not None:
@@ -66,14 +66,14 @@ class Log:
                 self._board.add_scalar(name, value, step)
 
     def image(self, step: int, name: str, path: Path) -> None:
-        """A picture that is already in the run's folder."""
+        """Log a picture that is already in the run's folder."""
         if self._run is not None:
             self._run.log({name: _wandb_image(path)}, step=step)
         if self._board is not None:
             self._board.add_image(name, np.atleast_3d(np.asarray(Image.open(path))), step, dataformats="HWC")
 
     def table(self, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A table in wandb with the columns of the first row; a Path or a uint8 [h, w, c] array is a picture."""
+        """Log a table in wandb with the columns of the first row; a Path or a uint8 [h, w, c] array is a picture."""
         if self._run is None or not rows:
             return
         import wandb
@@ -87,12 +87,12 @@ class Log:
         )
 
     def config(self, values: Mapping[str, Any]) -> None:
-        """What is known of the run later than its options, as the checkpoint that was found."""
+        """Add to the options of wandb's run what is known later, as the checkpoint that was found."""
         if self._run is not None:
             self._run.config.update(dict(values), allow_val_change=True)
 
     def artifact(self, name: str, kind: str, path: Path) -> None:
-        """A file or folder that wandb keeps as a version of `name`, if logger.artifacts asks for it."""
+        """Have wandb keep a file or folder as a version of `name`, if logger.artifacts asks for it."""
         if self._run is not None and self._artifacts:
             self._run.log_artifact(str(path), name=name, type=kind)
 

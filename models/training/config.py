@@ -7,6 +7,8 @@ from omegaconf import MISSING
 
 @dataclass
 class TrainConfig:
+    """The `train` config group; conf/train/default.yaml explains every option."""
+
     steps: int = MISSING
     batch_size: int = MISSING
     accumulate: int = MISSING
@@ -28,6 +30,8 @@ class TrainConfig:
 
 @dataclass
 class OptimizerConfig:
+    """The `optimizer` config group; conf/optimizer/adam.yaml explains every option."""
+
     learning_rate: float = MISSING
     warmup_steps: int = MISSING
     cosine_decay: bool = MISSING
@@ -38,6 +42,8 @@ class OptimizerConfig:
 
 @dataclass
 class DistributedConfig:
+    """The `distributed` config group, how processes find each other; conf/distributed/explicit.yaml explains it."""
+
     mode: str = MISSING
     coordinator: str | None = None
     num_processes: int | None = None

@@ -159,6 +159,13 @@ def test_a_folder_without_results_gives_one_sentence(tmp_path):
     assert main([str(tmp_path / "none")]) == 2
 
 
+def test_options_of_a_computed_table_are_none_of_a_gathered_one(tmp_path):
+    write_run(tmp_path / "0")
+    result = run_here("eval.table", str(tmp_path), "logger=none", "num_samples=5")
+    assert result.returncode == 2
+    assert "error: num_samples=5 changes nothing of runs that are there" in result.stderr
+
+
 def test_a_damaged_result_is_named(tmp_path, capsys):
     (write_run(tmp_path / "0") / "result.json").write_text('{"sampler": "tA')
     assert main([str(tmp_path)]) == 2
