@@ -1,6 +1,6 @@
 # make demo   train a score network on real images and compare samplers: tables, plots and grids in outputs/demo
 # make paper  the paper's main table, ablation and analysis with the network in checkpoints/: docs/results.md
-#             (half an hour on two cores; make paper-long, over an hour: the main table with 10,000 images)
+#             (half an hour on two cores; make paper-long, over five hours: the main table with 10,000 images)
 # make test   run the tests, the linter and the type checker
 # They set up .venv first; a second run does not install again.
 #
@@ -24,10 +24,12 @@ demo: $(READY)
 
 SHIPPED := checkpoint=checkpoints/fashion_mnist
 paper: $(READY)
-	$(BIN)/python -m eval.table paper=cifar10_vp $(SHIPPED) num_samples=2000 run_dir=outputs/paper/cifar10_vp
-	$(BIN)/python -m eval.table paper=cifar10_ablation $(SHIPPED) num_samples=1000 'paper.nfe=[5,10,20,50]' \
+	$(BIN)/python -m eval.table paper=cifar10_vp $(SHIPPED) num_samples=1000 'paper.nfe=[5,10,15,20]' \
+		run_dir=outputs/paper/cifar10_vp
+	$(BIN)/python -m eval.table paper=cifar10_ablation $(SHIPPED) num_samples=1000 'paper.nfe=[5,10,20]' \
 		run_dir=outputs/paper/cifar10_ablation
-	$(BIN)/python -m eval.table paper=last_step $(SHIPPED) num_samples=1000 run_dir=outputs/paper/last_step
+	$(BIN)/python -m eval.table paper=last_step $(SHIPPED) num_samples=1000 'paper.nfe=[5,10]' \
+		run_dir=outputs/paper/last_step
 	$(BIN)/python -m eval.analysis $(SHIPPED) run_dir=outputs/paper/network
 	$(BIN)/python -m eval.analysis $(SHIPPED) run_dir=outputs/paper/network_edm ts_phase=rho ts_order=7
 	$(BIN)/python -m eval.analysis problem=mixture num_samples=256 run_dir=outputs/paper/mixture

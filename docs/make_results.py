@@ -34,17 +34,18 @@ SECTIONS = {  # folder below outputs/paper, which is a table's name: heading, an
     "cifar10_vp": (
         "The main table",
         "Every solver of the paper by network calls, with the paper's rule for Runge-Kutta rows: +k where k more calls "
-        "were made. `python -m eval.table paper=cifar10_vp checkpoint=checkpoints/fashion_mnist num_samples=2000`",
+        "were made. `python -m eval.table paper=cifar10_vp checkpoint=checkpoints/fashion_mnist num_samples=1000 "
+        "paper.nfe=[5,10,15,20]`",
     ),
     "cifar10_ablation": (
         "The ingredients",
         "What each ingredient of DEIS adds. `python -m eval.table paper=cifar10_ablation "
-        "checkpoint=checkpoints/fashion_mnist num_samples=1000 paper.nfe=[5,10,20,50]`",
+        "checkpoint=checkpoints/fashion_mnist num_samples=1000 paper.nfe=[5,10,20]`",
     ),
     "last_step": (
         "The last step of a linear grid",
         "Why the cubic of the ablation needs another grid. `python -m eval.table paper=last_step "
-        "checkpoint=checkpoints/fashion_mnist num_samples=1000`",
+        "checkpoint=checkpoints/fashion_mnist num_samples=1000 paper.nfe=[5,10]`",
     ),
 }
 EXACT = {  # the keys of PROBLEMS

@@ -92,7 +92,7 @@ def denoising_gif(
     frames = []
     for i, sides in enumerate(zip(states, predictions, strict=True)):
         left, right = (_picture(image_grid(side)) for side in sides)
-        canvas = Image.new("RGB", (2 * left.width + gutter, left.height + 2 * bar), "white")
+        canvas = Image.new(left.mode, (2 * left.width + gutter, left.height + 2 * bar), "white")
         pen = ImageDraw.Draw(canvas)
         for x, grid, title in ((0, left, "xₜ"), (left.width + gutter, right, "predicted x₀")):
             canvas.paste(grid, (x, bar))
@@ -131,7 +131,7 @@ def samples_picture(path: Path, cells: Mapping[tuple[str, str], UInt8[np.ndarray
     left, top = round(max(map(_font(size).getlength, rows))) + 2 * margin, size + 2 * margin
     xs = {column: left + j * width for j, column in enumerate(columns)}
     ys = {row: top + i * height for i, row in enumerate(rows)}
-    canvas = Image.new("RGB", (left + len(xs) * width, top + len(ys) * height), "white")
+    canvas = Image.new(block.mode, (left + len(xs) * width, top + len(ys) * height), "white")
     pen = ImageDraw.Draw(canvas)
     for column, x in xs.items():
         pen.text((x + block.width / 2, top / 2), column, "black", _font(size), anchor="mm")

@@ -17,7 +17,7 @@ from eval.job import MeasuringJob, check_measuring, dataset_of, origin, require_
 from eval.metrics.measurement import MetricConfig, lines, open_measurement
 from formats.files import write_atomically
 from formats.tables import markdown_table
-from models.sampling.build import build_sde, build_table, refuse_learned
+from models.sampling.build import build_sde, build_table
 from models.sampling.options import EpsOptions, check_eps
 from models.sampling.source import find
 from runs import cli, folder, jax_setup
@@ -97,8 +97,6 @@ def main(cfg: DictConfig) -> None:
 def check(job: LearnJob) -> None:
     """Refuse with a ValueError what cannot work, before anything expensive starts."""
     check_measuring(job)
-    if job.sampler is not None:
-        refuse_learned(job.sampler)
     require_positive(job, "nfe", "trajectories", "reference_nfe", "steps", "micro_batch")
     if job.reference_nfe <= job.nfe:
         raise ValueError(f"reference_nfe must be above nfe={job.nfe}, got {job.reference_nfe}")

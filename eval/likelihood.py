@@ -16,7 +16,7 @@ from data.config import DatasetConfig
 from eval.job import NetworkJob, dataset_of, origin, require_positive, require_seed
 from formats.files import write_atomically
 from formats.tables import markdown_table
-from models.sampling.build import build_sde, check_sampler, end_sde, refuse_learned
+from models.sampling.build import build_sde, check_sampler, end_sde, refuse_own_times
 from models.sampling.source import Source, find
 from runs import cli, folder, jax_setup
 from runs.errors import checking
@@ -89,7 +89,7 @@ def main(cfg: DictConfig) -> None:
 def check(job: LikelihoodJob) -> None:
     """Refuse with a ValueError what cannot work, before anything expensive starts."""
     require_positive(job, "num_probes", "batch_size", "num_images")
-    refuse_learned(job.sampler)
+    refuse_own_times(job.sampler)
     if sorted(job.methods) not in (["table"], ["dopri5"], ["dopri5", "table"]):
         raise ValueError(f"methods must be [table], [dopri5] or [table,dopri5], got {job.methods}")
     if job.nfe is not None and (not job.nfe or "table" not in job.methods):

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from deis import SDE
@@ -107,9 +109,17 @@ def eps_fn(network: Network, sde: SDE, params: Params, label: Labels = None) -> 
 @lru_cache
 def _eps_at(network: Network, sde: SDE) -> Callable[..., Images]:
     def eps_at(params: Params, label: Labels, x: Images, t: Float[Array, ""]) -> Images:
-        return predict_eps(network, sde, params, x, jnp.full(len(x), t), label)
+        return predict_eps(network, sde, params, over_devices(x), jnp.full(len(x), t), label)
 
     return eps_at
+
+
+def over_devices(x: Images) -> Images:
+    """The batch laid over this process's devices, where their number divides it: else each would compute the whole."""
+    devices = jax.local_devices()
+    if len(devices) == 1 or len(x) % len(devices):
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(Mesh(np.array(devices), ("data",)), PartitionSpec("data")))
 
 
 def per_image(value: Float[Array, " b"]) -> Float[Array, "b 1 1 1"]:

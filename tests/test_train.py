@@ -176,7 +176,7 @@ def test_own_jpegs_with_ve_and_classes(tmp_path: Path, quick_to_compile: None) -
     arguments = [
         "logger=none",
         f"guidance_network={early}",
-        "guidance_sheet=[1,2]",
+        "guidance_sheet=[1]",
         "sampler=rho2heun",
         "sampler.nfe=3",
         "num_samples=5",
@@ -192,3 +192,5 @@ def test_own_jpegs_with_ve_and_classes(tmp_path: Path, quick_to_compile: None) -
     result = json.loads((tmp_path / "drawn" / "result.json").read_text())
     assert (result["nfe"], result["nfe_asked"]) == (4, 3)
     assert {"grid.png", "guidance.png", "denoising.gif"} <= set(os.listdir(tmp_path / "drawn"))
+    width, height = Image.open(tmp_path / "drawn" / "guidance.png").size
+    assert width > height  # one weight, two classes side by side

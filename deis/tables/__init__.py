@@ -16,12 +16,13 @@ from deis.tables.dpm_solver import dpm_solver, dpm_solver_pp, dpm_solver_singles
 from deis.tables.edm import dpm_2, edm_heun, restart
 from deis.tables.exponential import EXPONENTIAL, exponential_rk
 from deis.tables.pndm import f_pndm, plms, s_pndm
+from deis.tables.recommended import recommended
 from deis.tables.runge_kutta import rho_rk
 from deis.tables.stochastic import dpm_solver_pp_sde, er_sde, sa_solver, t_ab_sde
 from deis.tables.tableaus import TABLEAUS, Tableau
 from deis.tables.unipc import unipc
 
-__all__ = ["EXPONENTIAL", "METHODS", "TABLEAUS", "Tableau", "build", "estimate_eps_norm", "fewest_steps"]
+__all__ = ["EXPONENTIAL", "METHODS", "TABLEAUS", "Tableau", "build", "estimate_eps_norm", "fewest_steps", "recommended"]
 __all__ += ["ddim", "dpm_solver", "dpm_solver_pp", "ipndm", "log_rho_ab", "rho_ab", "t_ab", "unipc"]
 __all__ += ["dpm_2", "edm_heun", "ei_score", "euler", "f_pndm", "plms", "rho_rk", "s_pndm"]
 __all__ += [

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import deis
 from eval.paper.spec import AdaptiveRow, Paper, is_of_eps
-from models.sampling.build import Options, build_table, check_sampler, end_sde, nodes_of, refuse_learned
+from models.sampling.build import Options, build_table, check_sampler, end_sde, nodes_of
 from models.sampling.options import EpsOptions, given, values_of
 
 
@@ -127,7 +127,6 @@ def shared_out(cells: Mapping[str, Cell], process: int, num_processes: int) -> d
 def _fixed(paper: Paper, row: str, sde: deis.SDE) -> list[tuple[Solver, int, Options]]:
     """(solver, NFE, options) for every column; by a digest in the options a corrected solver is measured again."""
     sampler = _sampler([*paper.grid, *paper.methods[row]])
-    refuse_learned(sampler)
     found: list[tuple[Solver, int, Options]] = []
     for nfe in paper.nfe:
         options = sampler | {"nfe": nfe}

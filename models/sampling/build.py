@@ -71,9 +71,13 @@ def check_sampler(options: Mapping[str, Any]) -> Options:
     method = options["method"]
     if method == "learned":
         return _of_file(options)
-    if method not in tables.METHODS:
-        raise ValueError(f"sampler.method must be one of {', '.join(tables.METHODS)} or learned, got {method!r}")
-    found = _checked("sampler", tables.METHODS[method], options, **SHARED)
+    if method == "recommended":
+        found = _checked("sampler", tables.recommended, options, method=str, nfe=int, t_0=float | None)
+    elif method in tables.METHODS:
+        found = _checked("sampler", tables.METHODS[method], options, **SHARED)
+    else:
+        names = f"{', '.join(tables.METHODS)}, recommended or learned"
+        raise ValueError(f"sampler.method must be one of {names}, got {method!r}")
     if found["nfe"] < 1:
         raise ValueError(f"sampler.nfe must be at least 1, got {found['nfe']}")
     return found
@@ -89,18 +93,20 @@ def _of_file(options: Mapping[str, Any]) -> Options:
     return {"method": "learned", "table": str(options["table"]), **none}
 
 
-def refuse_learned(options: Mapping[str, Any]) -> None:
-    """Raise ValueError for a table in a file, where the number of calls or the times are chosen otherwise."""
-    if options["method"] == "learned":
-        raise ValueError("sampler=learned has calls and times of its own and takes no others; choose another sampler")
+def refuse_own_times(options: Mapping[str, Any]) -> None:
+    """Raise ValueError for a table in a file and for the recommended one, which go with their own times only."""
+    if options["method"] in ("learned", "recommended"):
+        raise ValueError(
+            f"sampler={options['method']} has times of its own and cannot be put on others; choose another sampler"
+        )
 
 
 def solver_of(options: Options) -> Callable[..., deis.Table]:
     """The solver that the options of `check_sampler` name, with its own options filled in: a function of (sde, ts).
 
-    Raises ValueError for a table in a file, which goes with its own nodes only.
+    Raises ValueError as `refuse_own_times`.
     """
-    refuse_learned(options)
+    refuse_own_times(options)
     own = {key: value for key, value in options.items() if key not in SHARED}
     return partial(tables.METHODS[options["method"]], **own)
 
@@ -137,6 +143,8 @@ def build_table(sampler: Mapping[str, Any], sde: deis.SDE) -> deis.Table:
     options = check_sampler(sampler)
     if options["method"] == "learned":
         return deis.Table.load(local_table(options["table"]), sde)
+    if options["method"] == "recommended":
+        return tables.recommended(end_sde(options, sde), options["nfe"])
     solver, sde, nfe = solver_of(options), end_sde(options, sde), options["nfe"]
 
     def table(num_step: int) -> deis.Table:

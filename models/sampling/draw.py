@@ -20,7 +20,7 @@ from models.published.network import read_checkpoint, read_published
 from models.sampling.build import build_sde
 from models.sampling.options import EpsOptions, given, values_of
 from models.sampling.source import Source
-from models.score import Network, Params, predict_eps
+from models.score import Network, Params, over_devices, predict_eps
 from models.unet import network_of
 
 AS_TRAINED = EpsOptions()
@@ -147,7 +147,7 @@ def _changed(net: Trained) -> Callable[..., Array]:
 
 def _eps(net: Trained, params: Params, x: Array, t: Array, label: Array | None) -> Array:
     label = label if net.num_classes else None  # a network without classes may guide one with classes
-    return predict_eps(net.network, net.sde, params, x, jnp.full(len(x), t), label)
+    return predict_eps(net.network, net.sde, params, over_devices(x), jnp.full(len(x), t), label)
 
 
 def _guidance(sde: deis.SDE, numbers: dict[str, Any]) -> tuple[guidance.Rule, Any]:
@@ -171,11 +171,11 @@ def _on_devices(*axes: str) -> NamedSharding:
 def draw_by_guidance(
     net: Trained, table: deis.Table, seeds: list[int], options: EpsOptions, weights: Sequence[float]
 ) -> dict[tuple[str, str], Float[np.ndarray, "b h w c"]]:
-    """The images of the seeds, as one batch, for every (class, weight of guidance) by name."""
+    """The images of the seeds, as one batch, for every (weight of guidance, class) by name."""
     cells = {}
-    for label, weight in product(range(net.num_classes), weights):
+    for weight, label in product(weights, range(net.num_classes)):
         asked = EpsOptions(**values_of(options) | {"label": label, "guidance": weight})
-        (cells[f"class {label}", f"guidance {weight:g}"],) = draw(net, table, seeds, len(seeds), asked)
+        (cells[f"guidance {weight:g}", f"class {label}"],) = draw(net, table, seeds, len(seeds), asked)
     return cells
 
 

@@ -11,7 +11,7 @@ from jobs import job as job_of
 import deis
 from deis import tables
 from models.sampling import build
-from models.sampling.build import SDES, build_sde, build_table
+from models.sampling.build import SDES, build_sde, build_table, check_sampler, solver_of
 
 SAMPLERS = sorted(path.stem for path in (CONF / "sampler").glob("*.yaml"))
 SDE_NAMES = sorted(path.stem for path in (CONF / "sde").glob("*.yaml"))
@@ -26,6 +26,23 @@ def test_every_sampler_makes_its_default_nfe(name: str) -> None:
     options = job(f"sampler={name}")
     table = build_table(options.sampler, build_sde(options.sde))
     assert table.nfe == options.sampler["nfe"] or options.sampler["round_nfe"]
+
+
+def test_the_recommended_sampler_ends_where_it_is_asked_to() -> None:
+    table = build_table(
+        job("sampler=recommended", "sampler.nfe=12", "sampler.t_0=0.02").sampler, build_sde({"name": "ve"})
+    )
+    assert table.nfe == 12
+    assert table.t[-1] == 0.02
+    with pytest.raises(ValueError, match="sampler=recommended has times of its own and cannot be put on others"):
+        solver_of(check_sampler(job("sampler=recommended").sampler))
+
+
+def test_checked_options_are_options_again() -> None:
+    """A paper's rows are checked, and then built for every column."""
+    for name in (name for name in SAMPLERS if name != "learned"):
+        found = check_sampler(job(f"sampler={name}").sampler)
+        assert check_sampler(found) == found
 
 
 def test_every_method_has_a_file_and_every_sde_too() -> None:

@@ -1,10 +1,15 @@
 """What is done to the network's eps on its way to the solver, against the definition of each on arrays."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import environment
 
 import deis
 from deis import guidance, wrappers
@@ -138,3 +143,23 @@ def test_a_flow_network_is_clipped_at_pure_noise_too() -> None:
     x = np.asarray(at.x_T)
     np.testing.assert_allclose(x_0[0], (x - 1.5 * np.sin(3 * x)).clip(-1, 1), atol=1e-6)
     np.testing.assert_allclose(x_t[1], 0.5 * x_0[0] + 0.5 * x, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_devices_share_a_batch_that_lies_on_none() -> None:
+    """As `deis.choose` gives it: each of two devices computes its half, and not both the whole."""
+    code = (
+        "import jax; from test_draw import *; from models.score import eps_fn; net = toy([]); "
+        "at = starts(net, [0, 1]); "
+        "both = changed_eps(net, at, EpsOptions()), eps_fn(net.network, net.sde, net.params); "
+        "print(*(jax.jit(eps)(at.x_T, 0.5).addressable_shards[1].data.shape for eps in both))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,
+        env=environment() | {"JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout == "(1, 8, 8, 1) (1, 8, 8, 1)\n"

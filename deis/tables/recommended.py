@@ -1,0 +1,61 @@
+"""The solver to begin with at a number of network calls, where nothing is known of the network."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from deis.schedule import round_down, timesteps
+from deis.sde import SDE
+from deis.table import Table
+from deis.tables.adams_bashforth import ipndm, log_rho_ab, t_ab
+
+
+class Choice(NamedTuple):
+    """A solver of one network call a step, and its grid, for numbers of calls up to `most_calls`."""
+
+    most_calls: float
+    solver: Callable[..., Table]
+    ts_phase: str
+    ts_order: float
+
+
+_ALWAYS = float("inf")
+_MANY_CALLS = Choice(_ALWAYS, partial(log_rho_ab, order=4, corrector=True), "log", 1.0)
+
+CHOICES: dict[str, tuple[Choice, ...]] = {
+    "signal and noise": (
+        Choice(16, partial(ipndm, order=3), "t", 2.0),
+        Choice(29, partial(t_ab, order=4), "t", 2.0),
+        _MANY_CALLS,
+    ),
+    "constant signal": (
+        Choice(14, partial(t_ab, order=3), "rho", 20.0),
+        Choice(29, partial(log_rho_ab, order=4), "log", 1.0),
+        _MANY_CALLS,
+    ),
+    "pure noise at T": (
+        Choice(12, partial(t_ab, order=2, corrector=True, lower_order_final=True), "t", 2.0),
+        Choice(_ALWAYS, partial(t_ab, order=3, corrector=True), "t", 2.0),
+    ),
+}
+"""The choices by kind of diffusion, fewest calls first: `kind` says which a diffusion is."""
+
+
+def kind(sde: SDE) -> str:
+    """The name in CHOICES: VP and its like, VE and EDM's, or flow models and zero terminal SNR."""
+    first, last = float(sde.s(sde.T)), float(sde.s(sde.t_0))
+    if first == 0:
+        return "pure noise at T"
+    return "constant signal" if first == last else "signal and noise"
+
+
+def recommended(sde: SDE, nfe: int) -> Table:
+    """The table of `nfe` network calls that has about the least error over problems whose answer is known exactly.
+
+    It is chosen by the kind of the diffusion and the number of calls; `docs/solvers.md` has the errors. The table that
+    `deis.choose` finds for a network is nearer to that network's exact solution.
+    For a `DiscreteVPSDE` the nodes are whole times. Raises ValueError as `deis.timesteps` does.
+    """
+    _, solver, phase, order = next(choice for choice in CHOICES[kind(sde)] if nfe <= choice.most_calls)
+    ts = timesteps(sde, nfe, phase, order)
+    return solver(sde, round_down(ts, int(sde.T)) if sde.is_discrete else ts)
