@@ -27,6 +27,7 @@ from eval.job import (
 )
 from eval.metrics.frechet import save_statistics
 from eval.metrics.measurement import VALUES, Measurement, MetricConfig, lines, measurement_of, validate_metrics
+from eval.metrics.solver_distance import check_distance, distance, distance_lines, mean_squares
 from formats.files import write_atomically
 from models.sampling import single_files
 from models.sampling.build import build_sde, build_table, name_seeds, parse_seeds, parse_shard, share
@@ -56,6 +57,7 @@ class SampleJob(MeasuringJob, EpsOptions):
     kid_subsets: int = MISSING
     kid_subset_size: int = MISSING
     grid_samples: int = MISSING
+    distance_to_nfe: int | None = MISSING
     guidance_sheet: list[float] | None = MISSING
     gif: bool = MISSING
     gif_samples: int = MISSING
@@ -92,6 +94,7 @@ def main(cfg: DictConfig) -> float | None:
         for weight in job.guidance_sheet or ():
             check_eps(replace(job, label=0, guidance=weight), source.config)
         table = build_table(job.sampler, build_sde(source.config["sde"]))
+        check_distance(table, job.distance_to_nfe)
         job.batch_size = min(job.batch_size, len(seeds))  # no more is computed than what is asked for
         if job.shard is not None:
             seeds = share(seeds, *parse_shard(job.shard), job.batch_size)
@@ -133,7 +136,7 @@ def main(cfg: DictConfig) -> float | None:
         write_atomically(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
         with open_log(job.logger, run_dir, "sample", config, f"{table.name} @ {table.nfe}") as log:
             log.config(origin(source) | {"fid_name": result.get("fid_name")})
-            measured = ("nfe", *VALUES, "images_per_s", "seconds", "num_samples")
+            measured = ("nfe", *VALUES, "rmse", "psnr", "images_per_s", "seconds", "num_samples")
             log.metrics(source.step or 0, {key: result[key] for key in measured if result.get(key) is not None})
             log.image(source.step or 0, "samples", run_dir / "grid.png")
             if measurement is not None and job.logger.artifacts:
@@ -192,7 +195,7 @@ def draw_images(
     """
     import jax
 
-    from models.sampling.draw import draw, guided, load_trained
+    from models.sampling.draw import draw, guided, labels_of, load_trained
 
     with checking():
         net = guided(load_trained(source.path, source.step), worse)
@@ -204,7 +207,7 @@ def draw_images(
     def take(these: list[int], images: np.ndarray) -> None:
         if measurement is not None:
             with checking():
-                measurement.add(images)
+                measurement.add(images, labels_of(net, these, job.label))
         for seed, image in zip(these, images, strict=True):
             if place[seed] < len(kept):
                 kept[place[seed]] = image
@@ -237,7 +240,8 @@ def draw_images(
                 raise Stopped(stop_signal(), f"stopped after {len(before) + drawn} of {len(seeds)} images; {then}")
             clock = time.perf_counter()
 
-    return {"images": kept, "drawn": np.array(drawn), "seconds": np.array(seconds)}
+    squares = mean_squares(net, table, seeds, job.batch_size, job, job.distance_to_nfe)
+    return {"images": kept, "drawn": np.array(drawn), "seconds": np.array(seconds), "squares": squares}
 
 
 def write_images(
@@ -279,6 +283,7 @@ def write_images(
         "seeds": name_seeds(seeds) if job.shard else job.seeds or f"0-{job.num_samples - 1}",
         **values_of(job),
         "rounding": job.rounding,
+        **distance(np.concatenate([part["squares"] for part in parts]), job.distance_to_nfe),
         **origin(source),
     }
 
@@ -287,7 +292,8 @@ def summary(result: dict[str, Any]) -> str:
     """One line for people: the solver, its network calls, the metrics and the speed."""
     asked = f" ({result['nfe_asked']} asked)" if result["nfe"] != result["nfe_asked"] else ""
     rate = result["images_per_s"]
-    parts = [*lines(result), "all drawn before" if rate is None else f"{rate:.{0 if rate >= 10 else 1}f} images/s"]
+    speed = "all drawn before" if rate is None else f"{rate:.{0 if rate >= 10 else 1}f} images/s"
+    parts = [*lines(result), *distance_lines(result), speed]
     return f"{result['sampler']}, {result['nfe']} NFE{asked}: {', '.join(parts)}"
 
 

@@ -1,7 +1,7 @@
-"""The black box that fixed-step tables are compared with: DOPRI5 with error control, by diffrax.
+"""The black boxes that fixed-step tables are compared with: DOPRI5 (by diffrax) and DPM-Solver, with error control.
 
-It is not a table. It runs on the same dv/drho = eps, or on the probability-flow ODE in x and t as it stands, in both
-directions. diffrax is an optional dependency.
+They are not tables. DOPRI5 runs on the same dv/drho = eps, or on the probability-flow ODE in x and t as it stands, in
+both directions; diffrax is an optional dependency. Times and sums are float32, or float64 for a float64 state.
 """
 
 from functools import partial
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from deis.extras import needs
-from deis.sampler import EpsFn, State, as_partial
+from deis.sampler import EpsFn, State, as_partial, cast, scale
 from deis.sde import SDE
-from deis.sde.timefn import derivative
+from deis.sde.timefn import derivative, wide
 
 with needs("jax", "deis.adaptive"):
     import jax
@@ -36,7 +36,8 @@ def sample(
         divided by (atol + rtol |state|) is below 1. The whole batch shares its steps, so that its results depend
         (within the tolerance) on what is in it.
     Network calls: 1 to start, and 6 a step, accepted or not.
-    Raises ValueError for another variable or if 4096 steps do not reach the end, ModuleNotFoundError without diffrax.
+    Raises ValueError for another variable, if s(T) = 0, or if 4096 steps do not reach the end; ModuleNotFoundError
+        without diffrax.
     """
     return _integrate(sde, eps_fn, x_T, variable, sde.T, sde.t_0, rtol, atol)
 
@@ -44,7 +45,7 @@ def sample(
 def encode(
     sde: SDE, eps_fn: EpsFn, x_0: State, variable: str = "rho", rtol: float = 1e-5, atol: float = 1e-5
 ) -> tuple[State, int]:
-    """(x_T, network calls): the same from t_0 up to T."""
+    """(x_T, network calls) by adaptive Dormand-Prince 5(4) from t_0 up to T; arguments and errors are `sample`'s."""
     return _integrate(sde, eps_fn, x_0, variable, sde.t_0, sde.T, rtol, atol)
 
 
@@ -57,10 +58,13 @@ def dpm_solver(
         the network calls of a step, accepted or not.
     rtol, atol: a step is accepted where the root mean square, over all samples and elements, of the difference of both
         orders divided by max(atol, rtol |x|), x before or after it, is at most 1; the higher order is kept.
-    Raises ValueError for another order, or if 4096 steps do not reach the end.
+    Raises ValueError for another order, if s(T) = 0 or sigma(t_0) = 0, or if 4096 steps do not reach the end.
     """
     if order not in (2, 3):
         raise ValueError(f"order must be 2 (DPM-Solver-12) or 3 (DPM-Solver-23), got {order}")
+    sde.refuse_noise("the ODE in log rho")
+    if sde.sigma(sde.t_0) == 0:
+        raise ValueError(f"DPM-Solver needs sigma(t_0) > 0, but it is 0 at t_0={sde.t_0:g}; raise t_0")
     x, steps, left = _solve_in_log_rho(as_partial(eps_fn), x_T, rtol, atol, sde=sde, order=order)
     if not left <= _LAMBDA_LEFT:
         raise ValueError(f"DPM-Solver did not reach t={sde.t_0:g} in {_MAX_STEPS} steps at {rtol=:g}, {atol=:g}")
@@ -70,11 +74,11 @@ def dpm_solver(
 @partial(jax.jit, static_argnames=("sde", "order"))
 def _solve_in_log_rho(eps_fn: EpsFn, x: State, rtol: Any, atol: Any, *, sde: SDE, order: int) -> tuple:
     lam_T, lam_0 = (-float(np.log(sde.rho(t))) for t in (sde.T, sde.t_0))
-    flat, unflat = ravel_pytree(x)
+    flat, unflat = ravel_pytree(jax.tree.map(wide, x))
 
     def eps(v: jax.Array, rho: jax.Array) -> jax.Array:
         t = sde.t_of_rho(rho)
-        return ravel_pytree(eps_fn(unflat((sde.s(t) * v).astype(flat.dtype)), t))[0]
+        return ravel_pytree(eps_fn(cast(unflat(sde.s(t) * v), x), t))[0].astype(flat.dtype)
 
     def step(carry: tuple) -> tuple:
         v, lam, h, steps = carry
@@ -99,7 +103,7 @@ def _solve_in_log_rho(eps_fn: EpsFn, x: State, rtol: Any, atol: Any, *, sde: SDE
 
     lam, h = (jnp.asarray(value, flat.dtype) for value in (lam_T, 0.05))
     v, lam, _, steps = jax.lax.while_loop(goes_on, step, (flat / float(sde.s(sde.T)), lam, h, 0))
-    return unflat((float(sde.s(sde.t_0)) * v).astype(flat.dtype)), steps, lam_0 - lam
+    return cast(unflat(float(sde.s(sde.t_0)) * v), x), steps, lam_0 - lam
 
 
 def _integrate(
@@ -108,10 +112,6 @@ def _integrate(
     if variable not in VARIABLES:
         raise ValueError(f"variable must be one of {', '.join(VARIABLES)}, got {variable!r}")
     sde.refuse_noise("the ODE in x or v")
-    try:
-        import diffrax  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("DOPRI5 needs diffrax: pip install 'deis-sampler[adaptive]'") from error
     solve = _solve_in_rho if variable == "rho" else _solve_in_t
     x, steps, succeeded = solve(as_partial(eps_fn), x, rtol, atol, sde=sde, start=start, stop=stop)
     if not succeeded:
@@ -126,25 +126,27 @@ def _integrate(
 def _solve_in_rho(eps_fn: EpsFn, x: State, rtol: Any, atol: Any, *, sde: SDE, start: float, stop: float) -> tuple:
     def slope(rho: jax.Array, v: State) -> State:
         t = sde.t_of_rho(rho)
-        return eps_fn(jax.tree.map(lambda v: sde.s(t) * v, v), t)
+        return eps_fn(cast(scale(sde.s(t), v), x), t)
 
     (s_start, s_stop), (rho_start, rho_stop) = ([float(fn(t)) for t in (start, stop)] for fn in (sde.s, sde.rho))
-    v, *stats = _dopri5(slope, jax.tree.map(lambda x: x / s_start, x), rho_start, rho_stop, rtol, atol)
-    return jax.tree.map(lambda v: s_stop * v, v), *stats
+    v, *stats = _dopri5(slope, jax.tree.map(lambda x: wide(x) / s_start, x), rho_start, rho_stop, rtol, atol)
+    return cast(scale(s_stop, v), x), *stats
 
 
 @partial(jax.jit, static_argnames=("sde", "start", "stop"))
 def _solve_in_t(eps_fn: EpsFn, x: State, rtol: Any, atol: Any, *, sde: SDE, start: float, stop: float) -> tuple:
-    def slope(t: jax.Array, x: State) -> State:
+    def slope(t: jax.Array, y: State) -> State:
         linear, weight = derivative(sde.s)(t) / sde.s(t), sde.s(t) * derivative(sde.rho)(t)  # f, g^2 / (2 sigma)
-        return jax.tree.map(lambda x, e: linear * x + weight * e, x, eps_fn(x, t))
+        return jax.tree.map(lambda y, e: linear * y + weight * e, y, eps_fn(cast(y, x), t))
 
-    return _dopri5(slope, x, start, stop, rtol, atol)
+    y, *stats = _dopri5(slope, jax.tree.map(wide, x), start, stop, rtol, atol)
+    return cast(y, x), *stats
 
 
 def _dopri5(slope: Any, y: State, start: float, stop: float, rtol: Any, atol: Any) -> tuple:
     """(y at stop, steps tried, whether it got there) of dy/dz = slope(z, y)."""
-    import diffrax
+    with needs("adaptive", "deis.adaptive.sample"):
+        import diffrax
 
     sign = 1.0 if stop > start else -1.0
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from deis.sde import SDE
-from deis.sde.timefn import TimeFn, array_library
+from deis.sde.timefn import TimeFn, array_library, wide
 
 Rule = Callable[[Any, Any, Any, Any, Any], Any]
 
@@ -29,7 +29,8 @@ def interval(sde: SDE, weight: Any, low: Any, high: Any) -> TimeFn:
 
     def at(t: Any) -> Any:
         s, sigma = sde.s(t), sde.sigma(t)  # compared without a division, as s may be 0 at the start
-        return array_library(t).where((low * s < sigma) & (sigma <= high * s), weight, 1.0)
+        below = True if high == math.inf else sigma <= high * s
+        return array_library(t).where((low * s < sigma) & below, weight, 1.0)
 
     return at
 
@@ -45,7 +46,7 @@ def projected(sde: SDE, parallel: Any = 0.0, max_norm: Any = None) -> Rule:
 
     def rule(x: Any, t: Any, good: Any, bad: Any, weight: Any) -> Any:
         s, rho = sde.evaluation(t)
-        x_0, added = _wide(x / s - rho * good), _wide(good - bad)  # the difference of two predicted x_0 is -rho added
+        x_0, added = wide(x / s - rho * good), wide(good - bad)  # the difference of two predicted x_0 is -rho added
         if max_norm is not None:
             added = added * (max_norm / (rho * _sum(added**2) ** 0.5).clip(max_norm))
         along = _sum(added * x_0) / _sum(x_0**2).clip(1e-30) * x_0
@@ -65,16 +66,10 @@ def rescaled(sde: SDE, share: Any = 0.7, rule: Rule = linear) -> Rule:
     def of_rule(x: Any, t: Any, good: Any, bad: Any, weight: Any) -> Any:
         s, sigma = sde.s(t), sde.sigma(t)
         rest = sigma / (s**2 + sigma**2) * x  # eps is this and a multiple of v, and so is the eps of s = 0
-        v, guided = _wide(good - rest), _wide(rule(x, t, good, bad, weight) - rest)
+        v, guided = wide(good - rest), wide(rule(x, t, good, bad, weight) - rest)
         return rest + guided * (1 + share * (_std(v) / _std(guided) - 1))
 
     return of_rule
-
-
-def _wide(x: Any) -> Any:
-    """x in float32 at least: sums over a sample do not fit in half precision."""
-    xp = array_library(x)
-    return xp.asarray(x, dtype=xp.promote_types(x.dtype, xp.float32))
 
 
 def _sum(x: Any) -> Any:

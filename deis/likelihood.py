@@ -22,7 +22,7 @@ from deis import tables
 from deis.extras import needs
 from deis.sampler import EpsFn, State, as_partial, keys_of_samples, sample
 from deis.sde import SDE
-from deis.sde.timefn import TimeFn
+from deis.sde.timefn import TimeFn, wide
 from deis.table import Table
 
 with needs("jax", "deis.likelihood"):
@@ -38,13 +38,13 @@ TRACES = ("exact", "rademacher", "gaussian")
 
 
 def encode(sde: SDE, eps_fn: EpsFn, x_0: State, ts: np.ndarray, solver: Solver = tables.rho_rk) -> tuple[State, int]:
-    """(x_T, network calls): the probability-flow ODE from t_0 up to T. Arguments are those of `encoding`."""
+    """(x_T, network calls) by the probability-flow ODE from t_0 up to T. Arguments, errors: as `encoding`."""
     table = encoding(sde, ts, solver)
     return sample(table, eps_fn, x_0), table.nfe
 
 
 def decode(sde: SDE, eps_fn: EpsFn, x_T: State, ts: np.ndarray, solver: Solver = tables.rho_rk) -> tuple[State, int]:
-    """(x_0, network calls): the probability-flow ODE from T down to t_0, the way back of `encode`."""
+    """(x_0, network calls) by the probability-flow ODE from T down to t_0, the way back of `encode`."""
     table = solver(sde, ts)
     return sample(table, eps_fn, x_T), table.nfe
 
@@ -100,7 +100,7 @@ def log_prob(
     batch = x_0.shape[0]
     keys = None if key is None else keys_of_samples(key, batch)
     both = jax.tree_util.Partial(_eps_and_divergence(sde.s, trace, fresh), as_partial(eps_fn), keys)
-    (x_T, change), nfe = flow(sde, both, (x_0, jnp.zeros(batch, x_0.dtype)))
+    (x_T, change), nfe = flow(sde, both, (x_0, jnp.zeros(batch, wide(x_0).dtype)))
     s_0, s_T = sde.s(np.array([sde.t_0, sde.T])).tolist()
     # the loop hands out s times its state: x_T = s_T v_T, and the same for the integral of s div eps drho
     return sde.prior_logp(x_T) + x_0[0].size * math.log(s_T / s_0) + change / s_T, nfe
@@ -169,4 +169,4 @@ def _exact(eps_fn: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
 
 
 def _sum(x: Array) -> Array:
-    return jnp.sum(x.reshape(x.shape[0], -1), axis=1)
+    return jnp.sum(wide(x).reshape(x.shape[0], -1), axis=1)

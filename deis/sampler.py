@@ -73,9 +73,10 @@ def sample(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None = None
     remat: how gradients are computed, which flow through the loop in both modes. In the reverse mode, False keeps the
         network's activations of all `nfe` calls; True keeps the state, its history and its anchor of every call, that
         is nfe (2 + lags) states, and the activations of one call, at the cost of a second forward pass.
-    Raises ValueError for an integer x_T, a stochastic table without a key, or an eps of another shape than x.
+    Raises ValueError for an integer x_T, a stochastic table without a key or with keys of another number, or an eps of
+        another shape than x.
     """
-    keys = _sample_keys(table, x_T, key)
+    x_T, keys = _checked(table, x_T, key)
     if get_opaque_trace_state(convention="deis") != _UNTRACED:  # within jit or grad, where the table is a constant
         return run_rows(as_partial(eps_fn), _rows(table, x_T), x_T, keys, remat=remat)
     return _run(as_partial(eps_fn), _rows(_padded(table), x_T), table.nfe, x_T, keys)
@@ -87,7 +88,8 @@ def trajectory(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None = 
     The last x_t is what `sample` returns, up to rounding. Compiles once per NFE. Arguments and errors are those of
     `sample`.
     """
-    return run_rows(as_partial(eps_fn), _rows(table, x_T), x_T, _sample_keys(table, x_T, key), keep=True)
+    x_T, keys = _checked(table, x_T, key)
+    return run_rows(as_partial(eps_fn), _rows(table, x_T), x_T, keys, keep=True)
 
 
 def _refuse_eps(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None) -> None:
@@ -95,7 +97,8 @@ def _refuse_eps(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None) 
 
     Nothing compiles again, and NaN never leaves the state: weights of 0 multiply it too.
     """
-    rows, keys = _rows(_padded(table), x_T), _sample_keys(table, x_T, key)
+    x_T, keys = _checked(table, x_T, key)
+    rows = _rows(_padded(table), x_T)
 
     def fails(calls: int) -> bool:
         return not _is_finite(_run(as_partial(eps_fn), rows, calls, x_T, keys))
@@ -120,7 +123,7 @@ def _run(eps_fn: EpsFn, rows: Rows, nfe: jax.Array, x_T: State, keys: jax.Array 
         return _advance(eps_fn, carry, row, keys, i, like=x_T)[0]
 
     u, _, _ = jax.lax.fori_loop(0, nfe, body, _start(rows, x_T))
-    return _cast(_scale(rows["s"][nfe], u), x_T)
+    return cast(scale(rows["s"][nfe], u), x_T)
 
 
 @partial(jax.jit, static_argnames=("keep", "remat"))
@@ -135,16 +138,16 @@ def run_rows(
         row, i = step
         u = carry[0]
         carry, x_0 = _advance(eps_fn, carry, row, keys, i, like=x_T)
-        return carry, (_cast(_scale(row["s"], u), x_T), _cast(x_0, x_T)) if keep else None
+        return carry, (cast(scale(row["s"], u), x_T), cast(x_0, x_T)) if keep else None
 
     body = jax.checkpoint(body, prevent_cse=False) if remat else body
     (u, _, _), kept = jax.lax.scan(body, _start(rows, x_T), (steps, jnp.arange(nfe)))
-    last = _cast(_scale(s_end, u), x_T)
+    last = cast(scale(s_end, u), x_T)
     return (jax.tree.map(lambda xs, x: jnp.concatenate([xs, x[None]]), kept[0], last), kept[1]) if keep else last
 
 
 def _start(rows: Rows, x_T: State) -> tuple:
-    v = _scale(1 / rows["s"][0], jax.tree.map(lambda leaf: leaf.astype(rows["s"].dtype), x_T))
+    v = scale(1 / rows["s"][0], jax.tree.map(lambda leaf: leaf.astype(rows["s"].dtype), x_T))
     history = (jax.tree.map(jnp.zeros_like, v),) * rows["P"].shape[1]
     return v, v, history
 
@@ -157,7 +160,7 @@ def _advance(
     like: arrays of the dtype in which the network is called.
     """
     u, v, history = carry
-    e = _eps(eps_fn, _cast(_scale(row["s"], u), like), row["t"])
+    e = _eps(eps_fn, cast(scale(row["s"], u), like), row["t"])
     m = _combine((row["a"], row["b"]), (u, e))
     history = (m, *history[:-1])
     u_next = _combine((row["p"], *row["P"]), (v, *history))
@@ -177,7 +180,8 @@ def _eps(eps_fn: EpsFn, x: State, t: jax.Array) -> State:
     return jax.tree.map(lambda e: e.astype(t.dtype), e)  # not rounded to what x was rounded to
 
 
-def _cast(x: State, like: State) -> State:
+def cast(x: State, like: State) -> State:
+    """x in the dtypes of `like`."""
     return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), x, like)
 
 
@@ -192,7 +196,8 @@ def _noise(keys: jax.Array, i: jax.Array, like: State) -> State:
     return jax.tree.unflatten(structure, noise)
 
 
-def _scale(factor: Any, x: State) -> State:
+def scale(factor: Any, x: State) -> State:
+    """factor x, leaf by leaf."""
     return jax.tree.map(lambda leaf: factor * leaf, x)
 
 
@@ -222,22 +227,27 @@ def _padded(table: Table) -> Table:
     return Table(table.name, **columns)
 
 
-def _sample_keys(table: Table, x_T: State, key: jax.Array | None) -> jax.Array | None:
-    """One key a sample, or None for a deterministic table; ValueError if `table` does not run from x_T with `key`."""
+def _checked(table: Table, x_T: State, key: jax.Array | None) -> tuple[State, jax.Array | None]:
+    """x_T as JAX arrays, and one key a sample, or None for a deterministic table; ValueError if these do not go."""
+    x_T = jax.tree.map(jnp.asarray, x_T)
     for leaf in jax.tree.leaves(x_T):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise ValueError(f"x_T must be floating point, got {jnp.result_type(leaf)}; use jax.random.normal")
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(f"x_T must be floating point, got {leaf.dtype}; use jax.random.normal")
     if not table.is_stochastic:
-        return None
+        return x_T, None
     if key is None:
         raise ValueError(f"{table.name} adds noise: pass key=jax.random.key(seed)")
-    return keys_of_samples(key, jax.tree.leaves(x_T)[0].shape[0])
+    return x_T, keys_of_samples(key, len(jax.tree.leaves(x_T)[0]))
 
 
 def keys_of_samples(key: jax.Array, batch: int) -> jax.Array:
-    """Keys [batch], one a sample: the given ones, or one key folded with each sample's index."""
+    """Keys [batch], one a sample: the given ones, or one key folded with each sample's index; ValueError for others."""
+    if not isinstance(key, jax.Array | np.ndarray):
+        raise ValueError(f"key must be jax.random.key(seed), or keys [batch], got {key!r}")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
+    if key.shape not in ((), (batch,)):
+        raise ValueError(f"key must be one key or one for each of the {batch} samples, got shape {key.shape}")
     if key.ndim == 1:
         return key
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))

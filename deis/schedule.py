@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 from jaxtyping import Float64
+from scipy.special import betaincinv
 
 from deis.sde import SDE
 
@@ -21,7 +22,7 @@ Nodes = Float64[np.ndarray, " num_step+1"]
 
 
 def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> Nodes:
-    """Decreasing nodes t[0] > ... > t[num_step] = t_0, in the SDE's units of time; t[0] = T in the first four phases.
+    """Decreasing nodes t[0] > ... > t[num_step] = t_0, in units of the SDE; t[0] = T but for "quadratic" and "leading".
 
     phase: "t", linear in t^(1/order) (order 1 is linear, 2 quadratic; DEIS, arXiv 2204.13902, appendix H);
         "rho", linear in rho^(1/order); "log", linear in log rho; "edm", linear in rho^(1/7) (arXiv 2206.00364, eq. 5);
@@ -31,8 +32,8 @@ def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> 
         `integer_timesteps`.
     order: the power above; the phases that have none ignore it.
     Where s(T) = 0, the phases "rho", "log" and "edm" do not exist.
-    Raises ValueError for num_step < 1, an unknown phase or one that does not exist, order <= 0, "log" to rho = 0, or
-    fewer integers than nodes.
+    Raises ValueError for num_step < 1, an unknown phase or one that does not exist, order <= 0, "log" to rho = 0, nodes
+    of `AYS` beyond the SDE's noise levels, or fewer integers than nodes.
     """
     if num_step < 1:
         raise ValueError(f"num_step must be at least 1, got {num_step}")
@@ -40,7 +41,6 @@ def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> 
         raise ValueError(f"ts_order must be positive, got {order:g}")
     if phase in INTEGER_PHASES:
         return integer_timesteps(sde, num_step, phase)
-    weight = np.linspace(0.0, 1.0, num_step + 1)
     rho_T, rho_0 = sde.rho(np.array([sde.T, sde.t_0]))
     if phase == "t" and order != 1 and sde.t_0 < 0:
         raise ValueError(f'phase "t" takes roots of the times, so t_0 must not be negative, got {sde.t_0:g}')
@@ -52,22 +52,42 @@ def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> 
         raise ValueError(f'phase "log" needs sigma(t_0) > 0, but it is 0 at t_0={sde.t_0:g}; raise t_0')
     match phase:
         case "t":
-            ts = _power_space(sde.T, sde.t_0, weight, order)
+            ts = spaced(sde.T, sde.t_0, num_step, "power", order)
         case "rho" | "edm":
-            ts = sde.t_of_rho(_power_space(rho_T, rho_0, weight, 7.0 if phase == "edm" else order))
+            ts = sde.t_of_rho(spaced(rho_T, rho_0, num_step, "power", 7.0 if phase == "edm" else order))
         case "log":
-            ts = sde.t_of_rho(np.exp((1 - weight) * np.log(rho_T) + weight * np.log(rho_0)))
+            ts = sde.t_of_rho(spaced(rho_T, rho_0, num_step, "log"))
         case "beta":
-            from scipy.special import betaincinv
-
-            ts = sde.t_0 + (sde.T - sde.t_0) * betaincinv(0.6, 0.6, 1 - weight)
+            ts = spaced(sde.T, sde.t_0, num_step, "beta")
         case "ays_sd" | "ays_sdxl" | "ays_svd":
-            ts = sde.t_of_rho(np.exp(np.interp(weight, np.linspace(0, 1, len(AYS[phase])), np.log(AYS[phase]))))
+            even = np.linspace(0, 1, num_step + 1), np.linspace(0, 1, len(AYS[phase]))
+            rho = np.exp(np.interp(*even, np.log(AYS[phase])))[1:-1]
+            if np.any((rho <= rho_0) | (rho >= rho_T)):
+                raise ValueError(
+                    f'phase "{phase}" has noise levels sigma/s from {rho[0]:.3g} down to {rho[-1]:.3g}, beyond the '
+                    f"SDE's, {rho_T:.3g} and {rho_0:.3g}: use another phase"
+                )
+            ts = np.concatenate([[sde.T], sde.t_of_rho(rho), [sde.t_0]])
         case _:
             names = ", ".join((*PHASES, *INTEGER_PHASES))
             raise ValueError(f"ts_phase must be one of {names}, or with a solver optimized, got {phase!r}")
     ts[0], ts[-1] = sde.T, sde.t_0
     return check_nodes(sde, ts)
+
+
+def spaced(start: float, stop: float, num_step: int, kind: str, order: float = 1.0) -> Nodes:
+    """Numbers [num_step+1] from start to stop: linear in their "power" 1/order, in their "log", or "beta".
+
+    "beta" are quantiles of the Beta(0.6, 0.6) distribution over the interval (arXiv 2407.12173).
+    """
+    weight = np.linspace(0.0, 1.0, num_step + 1)
+    match kind:
+        case "power":
+            return (start ** (1 / order) * (1 - weight) + stop ** (1 / order) * weight) ** order
+        case "log":
+            return np.exp((1 - weight) * np.log(start) + weight * np.log(stop))
+        case _:
+            return stop + (start - stop) * betaincinv(0.6, 0.6, 1 - weight)
 
 
 def dynamic_shift(num_tokens: int) -> float:
@@ -91,10 +111,10 @@ def integer_timesteps(sde: SDE, num_step: int, spacing: str) -> Nodes:
     Raises ValueError if the SDE has other times, or fewer of them than nodes.
     """
     last, i = int(sde.T), np.arange(num_step, -1, -1)
-    if (sde.t_0, sde.T) != (0.0, float(last)) or num_step > last:
+    if not sde.is_discrete or (sde.t_0, sde.T) != (0, last) or num_step > last:
         raise ValueError(
             f'"{spacing}" needs a discrete-time SDE of at least num_step + 1 = {num_step + 1} whole times, '
-            f"got times from {sde.t_0:g} to {sde.T:g}"
+            f"got times from {sde.t_0:g} to {sde.T:g}{'' if sde.is_discrete else ', not is_discrete'}"
         )
     num = last + 1
     ts: np.ndarray
@@ -110,6 +130,11 @@ def integer_timesteps(sde: SDE, num_step: int, spacing: str) -> Nodes:
         case _:
             raise ValueError(f"spacing must be one of {', '.join(INTEGER_PHASES)}, got {spacing!r}")
     return round_down(ts, last)
+
+
+def known_times(sde: SDE, ts: np.ndarray) -> Float64[np.ndarray, " nodes"]:
+    """Decreasing nodes, as times that the network knows: those of `round_down` for a discrete-time model."""
+    return round_down(ts, int(sde.T)) if sde.is_discrete else ts
 
 
 def round_down(ts: np.ndarray, last: int) -> Float64[np.ndarray, " nodes"]:
@@ -145,7 +170,3 @@ def check_nodes(sde: SDE, ts: np.ndarray) -> Float64[np.ndarray, " nodes"]:
             "an SDE of other ends is dataclasses.replace(sde, t_0=..., T=...)"
         )
     return ts
-
-
-def _power_space(start: float, stop: float, weight: np.ndarray, order: float) -> np.ndarray:
-    return (start ** (1 / order) * (1 - weight) + stop ** (1 / order) * weight) ** order

@@ -22,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from deis.sde import SDE
 
@@ -87,15 +89,11 @@ class Table:
 
     @property
     def is_stochastic(self) -> bool:
+        """Whether any row adds noise."""
         return bool(np.any(self.g))
 
     def save(self, path: str | Path) -> None:
-        """Write the table as a safetensors file: the columns in float64, and in its metadata name, about, a digest.
-
-        Raises ImportError if safetensors is not installed (`pip install deis-sampler[learn]`).
-        """
-        from safetensors.numpy import save
-
+        """Write the table as a safetensors file: the columns in float64, and in its metadata name, about, a digest."""
         columns = {name: np.ascontiguousarray(getattr(self, name)) for name in self.shapes()}
         words = {"format": FORMAT, "name": self.name, "about": json.dumps(dict(self.about))}
         path = Path(path)
@@ -108,10 +106,8 @@ class Table:
         """The table that `save` wrote, bit for bit. sde: that of the network it is to be used with, if it is checked.
 
         Raises FileNotFoundError; ValueError for a file that is damaged or holds something else, or a table of another
-        SDE; ImportError as `save`.
+        SDE.
         """
-        from safetensors import SafetensorError, safe_open
-
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no table {path}")

@@ -130,8 +130,9 @@ def _evaluations(table: Table, eps_fn: EpsFn, x_T: Tensor, noise: Noise | None) 
     for i, row in enumerate(steps):
         x = (row.s * u).to(x_T.dtype)
         e = eps_fn(x, x.new_full((), row.t, dtype=wide))  # filled on the device, not copied to it
-        if e.shape != x.shape:
-            raise ValueError(f"eps_fn must answer in the shape of x, {tuple(x.shape)}, got {tuple(e.shape)}")
+        if not isinstance(e, Tensor) or e.shape != x.shape:
+            got = tuple(e.shape) if isinstance(e, Tensor) else type(e).__name__
+            raise ValueError(f"eps_fn must answer in the shape of x, {tuple(x.shape)}, got {got}")
         e = e.to(wide)
         yield x, e
         z = _noise(noise, i, u) if row.adds_noise else None

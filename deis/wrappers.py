@@ -15,7 +15,7 @@ from typing import Any
 
 from deis.guidance import Rule, linear
 from deis.sde import SDE
-from deis.sde.timefn import TimeFn, array_library
+from deis.sde.timefn import TimeFn, array_library, wide
 
 Network = Callable[[Any, Any], Any]  # (x [batch, ...], scalar t) -> an array shaped like x
 EpsFn = Network
@@ -44,13 +44,12 @@ AT_NOISE: dict[str, Callable[[Any], tuple[Any, Any]]] = {
 def prediction_weights(sde: SDE, prediction: str, s: Any, sigma: Any) -> tuple[Any, Any]:
     """(a, b) in eps = a x + b network(x, t) for s and sigma at t: those of PREDICTIONS, and of AT_NOISE where s = 0.
 
-    Raises ValueError for a prediction that is not in AT_NOISE, if s(T) = 0.
+    Raises ValueError for an unknown prediction, or one that is not in AT_NOISE if s(T) = 0.
     """
+    _check_prediction(sde, prediction)
     weights = PREDICTIONS[prediction](s, sigma)
     if not sde.starts_at_noise:
         return weights
-    if prediction not in AT_NOISE:
-        sde.refuse_noise(f"a prediction of {prediction}")
     a, b = (array_library(s).where(s == 0, *pair) for pair in zip(AT_NOISE[prediction](sigma), weights, strict=True))
     return a, b
 
@@ -60,16 +59,20 @@ def from_prediction(sde: SDE, network: Network, prediction: str) -> EpsFn:
 
     Raises ValueError for any other.
     """
-    if prediction not in PREDICTIONS:
-        raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
-    if prediction not in AT_NOISE:
-        sde.refuse_noise(f"a prediction of {prediction}")
+    _check_prediction(sde, prediction)
 
     def eps_fn(x: Any, t: Any) -> Any:
         a, b = prediction_weights(sde, prediction, sde.s(t), sde.sigma(t))
         return a * x + b * network(x, t)
 
     return eps_fn
+
+
+def _check_prediction(sde: SDE, prediction: str) -> None:
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
+    if prediction not in AT_NOISE:
+        sde.refuse_noise(f"a prediction of {prediction}, unlike {', '.join(AT_NOISE)},")
 
 
 def from_edm(sde: SDE, denoise: Network) -> EpsFn:
@@ -164,14 +167,18 @@ def threshold_x_0(sde: SDE, eps_fn: EpsFn, percentile: float = 99.5, bound: floa
     where that percentile exceeds `bound`; elsewhere it is clipped to [-bound, bound].
     """
 
+    return with_x_0(sde, eps_fn, thresholded(percentile, bound))
+
+
+def thresholded(percentile: float, bound: float = 1.0, most: float | None = None) -> Callable[[Any], Any]:
+    """The change of x_0 that is made by `threshold_x_0`, with percentiles of |x_0| above `most` taken as it."""
+
     def change(x_0: Any) -> Any:
-        xp, size = array_library(x_0), abs(x_0).reshape(x_0.shape[0], -1)
-        size = xp.asarray(size, dtype=xp.promote_types(size.dtype, xp.float32))  # torch has no quantile in half
-        limit = xp.quantile(size, percentile / 100, axis=1).clip(bound)
-        limit = limit.reshape(-1, *[1] * (x_0.ndim - 1))
+        xp, size = array_library(x_0), wide(abs(x_0)).reshape(x_0.shape[0], -1)  # torch has no quantile in half
+        limit = xp.quantile(size, percentile / 100, axis=1).clip(bound, most).reshape(-1, *[1] * (x_0.ndim - 1))
         return xp.asarray(x_0.clip(-limit, limit) * (bound / limit), dtype=x_0.dtype)
 
-    return with_x_0(sde, eps_fn, change)
+    return change
 
 
 def inpaint(sde: SDE, eps_fn: EpsFn, known: Any, mask: Any) -> EpsFn:

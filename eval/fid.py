@@ -1,8 +1,9 @@
-"""Measure samples against a data set: FID, KID, Inception Score, precision and recall.
+"""Measure samples against a data set: FID, KID, Inception Score, precision and recall; and show what they are nearest.
 
     python -m eval.fid ref dataset=cifar10
     python -m eval.fid calc SAMPLES dataset=cifar10 metrics=[fid,kid,is,pr]
     python -m eval.fid merge PARTS... dataset=cifar10
+    python -m eval.fid nearest SAMPLES dataset=cifar10
 
 See: python -m eval.fid --help
 """
@@ -14,19 +15,23 @@ import json
 import re
 import sys
 from dataclasses import dataclass, field
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
 from omegaconf import MISSING, DictConfig
 from tqdm import tqdm
 
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig, load_extractor, validate_extractor
+from eval.features.extractor import Extractor
+from eval.figures import image_grid, save_png
 from eval.job import joined
-from eval.metrics.frechet import Statistics, load_statistics, merge, save_statistics
+from eval.metrics.frechet import Statistics, load_statistics, save_statistics
 from eval.metrics.measurement import VALUES, Measurement, MetricConfig, lines, validate_metrics
-from eval.metrics.reference import load_reference, statistics_path
+from eval.metrics.precision_recall import nearest
+from eval.metrics.reference import Reference, images_of, load_reference, statistics_path
 from eval.metrics.samples import BATCH, Samples, open_samples
 from formats.files import read_json, write_atomically
 from models.sampling.build import parse_seeds
@@ -37,6 +42,7 @@ from runs.hints import quoted
 from runs.log import LoggerConfig, open_log, refuse_tensorboard
 
 SHARED_BATCH = 32  # divides the batches of all extractors
+SHOWN = 16  # samples in the picture of nearest images, unless num_samples says how many
 
 
 @dataclass
@@ -54,6 +60,7 @@ class FidJob:
     num_samples: int | None = MISSING
     kid_subsets: int = MISSING
     kid_subset_size: int = MISSING
+    neighbours: int = MISSING
     dest: str | None = MISSING
     distributed: DistributedConfig = MISSING
     logger: LoggerConfig = MISSING
@@ -68,7 +75,7 @@ def main(cfg: DictConfig) -> None:
         samples = None if job.samples is None else open_samples(Path(job.samples).expanduser(), *reading)
         metrics = MetricConfig(job.metrics, job.kid_subsets, job.kid_subset_size)
         validate_metrics(metrics, None if samples is None else samples.n)
-        merged = merged_statistics(job.parts) if job.parts else None
+        merged = statistics_of_parts(job.parts) if job.parts else None
     print(jax_setup.configure_jax(SHARED_BATCH), file=sys.stderr)
     with writing(), joined(job.distributed) as (index, count):
         measure(job, cfg, samples, merged, metrics, index, count)
@@ -78,7 +85,7 @@ def measure(
     job: FidJob,
     cfg: DictConfig,
     samples: Samples | None,
-    merged: Statistics | None,
+    merged: list[Statistics] | None,
     metrics: MetricConfig,
     index: int,
     count: int,
@@ -89,7 +96,13 @@ def measure(
     with one_at_first():
         extractor = load_extractor(job.extractor, job.dataset)
         path = None if job.reference is None else Path(job.reference).expanduser()
-        reference = load_reference(extractor, job.dataset, metrics.need("features"), job.split, path)
+        with_features = metrics.need("features") or job.action == "nearest"
+        reference = load_reference(extractor, job.dataset, with_features, job.split, path)
+    if job.action == "nearest":
+        assert samples is not None
+        if index == 0:
+            show_nearest(job, extractor, reference, next(samples.batches())[: job.num_samples or SHOWN])
+        return
     if job.action == "ref":
         stats, kept = reference.statistics, statistics_path(extractor, reference.statistics.data)
         if job.dest is not None and index == 0:
@@ -100,7 +113,7 @@ def measure(
     with checking():
         measurement = Measurement(extractor, reference, metrics)
         if merged is not None:
-            measurement.statistics = merged
+            measurement.blocks = merged
         elif samples is not None:
             batches, total = samples.batches(index, count), -(-samples.n // BATCH // count)
             for images in tqdm(batches, total=total, unit="batch", leave=False, disable=None if index == 0 else True):
@@ -119,13 +132,33 @@ def measure(
         write_atomically(Path(job.dest).expanduser(), json.dumps(found | about, indent=2) + "\n")
 
 
+def show_nearest(
+    job: FidJob, extractor: Extractor, reference: Reference, samples: UInt8[np.ndarray, "n h w c"]
+) -> None:
+    """Write a picture with a row for each sample: first itself, then the reference images nearest to it."""
+    with checking():
+        images = images_of(job.dataset, job.split)
+        if samples.shape[1:] != images.shape[1:]:
+            shapes = f"{list(samples.shape[1:])}, but the images of {reference.data_name} are {list(images.shape[1:])}"
+            raise ValueError(f"samples are {shapes}")
+        assert reference.features is not None
+        numbers, distances = nearest(extractor.features(samples), reference.features, job.neighbours)
+    rows = np.concatenate([samples[:, None], images[numbers]], axis=1)
+    dest = Path(job.dest or "nearest.png").expanduser()
+    save_png(dest, image_grid(rows.reshape(-1, *images.shape[1:]), 1 + job.neighbours))
+    print(
+        f"{dest}: {len(samples)} samples, each beside its {job.neighbours} nearest of {len(images)} images of "
+        f"{reference.data_name} by {extractor.name}; to the nearest it is {distances[:, 0].mean():.4g} on average"
+    )
+
+
 def check(job: FidJob) -> None:
     """Refuse with a ValueError what cannot work, before anything expensive starts."""
-    given = {"calc": job.samples is not None, "merge": bool(job.parts), "ref": job.samples is None and not job.parts}
-    if not given.get(str(job.action)):
+    given = {"merge": bool(job.parts), "ref": job.samples is None and not job.parts}
+    if not given.get(str(job.action), job.samples is not None and job.action in ("calc", "nearest")):
         raise ValueError(
             "say what to do first: python -m eval.fid ref dataset=NAME, python -m eval.fid calc SAMPLES dataset=NAME, "
-            "or python -m eval.fid merge PARTS... dataset=NAME"
+            "python -m eval.fid merge PARTS... dataset=NAME, or python -m eval.fid nearest SAMPLES dataset=NAME"
         )
     if job.action == "merge" and list(job.metrics) != ["fid"]:
         raise ValueError(f"parts hold a mean and a covariance, of which only fid follows: metrics={job.metrics}")
@@ -137,15 +170,15 @@ def check(job: FidJob) -> None:
         raise ValueError("extractor=none has no features to measure with; leave it out, or choose another")
     validate_extractor(job.extractor)
     refuse_tensorboard(job.logger)
-    if job.reference is not None and job.action == "ref":
-        raise ValueError(f"reference={job.reference} is already one; give it to: python -m eval.fid calc SAMPLES")
+    if job.reference is not None and job.action in ("ref", "nearest"):
+        raise ValueError(f"reference={job.reference} holds no images; give it to: python -m eval.fid calc SAMPLES")
     dest = None if job.dest is None else Path(job.dest).expanduser()
     if dest is not None and (dest.is_dir() or not dest.absolute().parent.is_dir()):
         raise ValueError(f"dest={job.dest} must be the name of a file in a folder that is there")
 
 
-def merged_statistics(parts: list[str]) -> Statistics:
-    """The statistics of the samples of all parts: folders that sample.py wrote for its shards.
+def statistics_of_parts(parts: list[str]) -> list[Statistics]:
+    """The statistics of the samples of each part, a folder that sample.py wrote for its shard.
 
     Raises FileNotFoundError or ValueError if they are anything else, or not of one set of samples.
     """
@@ -160,16 +193,16 @@ def merged_statistics(parts: list[str]) -> Statistics:
     seeds = [seed for folder in folders for seed in parse_seeds(read_json(folder / "result.json")["seeds"])]
     if len(set(seeds)) < len(seeds):
         raise ValueError("the parts have seeds in common, so an image would count twice")
-    return reduce(merge, [load_statistics(folder / "statistics.npz") for folder in folders])
+    return [load_statistics(folder / "statistics.npz") for folder in folders]
 
 
 def overrides(words: list[str]) -> list[str]:
-    """Arguments for Hydra, which has no positional words: `ref`, `calc SAMPLES` and `merge PARTS...` become options."""
+    """Arguments for Hydra, which has no positional words: `calc SAMPLES`, `merge PARTS...` and so on become options."""
     match words:
         case ["ref", *rest]:
             return ["action=ref", *rest]
-        case ["calc", path, *rest] if Path(path).exists() or not re.match(r"-|[\w.]+=", path):
-            return ["action=calc", f"samples={quoted(path)}", *rest]
+        case ["calc" | "nearest" as action, path, *rest] if Path(path).exists() or not re.match(r"-|[\w.]+=", path):
+            return [f"action={action}", f"samples={quoted(path)}", *rest]
         case ["merge", *rest] if rest:
             paths = [word for word in rest if Path(word).exists() or "=" not in word]
             parts = ",".join(map(quoted, paths))

@@ -148,6 +148,33 @@ def fid_vs_nfe_plot(path: Path | IO[bytes], rows: Sequence[Mapping[str, Any]]) -
         against_nfe(measured, "fid", measured[0].get("fid_name") or "FID").savefig(path)
 
 
+def precision_recall_plot(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Plot recall against precision, of those rows of `against_nfe` that have both; without any write nothing.
+
+    A line for each sampler joins its numbers of network calls, which stand at the points. Rows of one number are
+    joined as well if their names "SAMPLER (OPTIONS)" begin alike, as with several weights of guidance.
+    """
+    measured = [row for row in rows if row.get("precision") is not None and row.get("recall") is not None]
+    if not measured:
+        return
+    one_nfe = len({row["nfe_asked"] for row in measured}) == 1
+    lines: dict[str, list[tuple[float, float, str]]] = {}
+    for row in measured:
+        sampler, _, options = row["sampler"].partition(" (")
+        name, text = (sampler, options.rstrip(")")) if one_nfe else (row["sampler"], str(row["nfe_asked"]))
+        lines.setdefault(name, []).append((row["precision"], row["recall"], text))
+    figure, (axes,) = panels(1, (7.0, 4.2))
+    axes.set(xlabel="precision", ylabel="recall")
+    for number, (name, points) in enumerate(lines.items()):
+        axes.plot(
+            *zip(*(point[:2] for point in points), strict=True), label=name, marker=MARKERS[number % len(MARKERS)]
+        )
+        for x, y, text in points:
+            axes.annotate(text, (x, y), (4, 4), textcoords="offset points", fontsize="x-small")
+    figure.legend(loc="outside right center", frameon=False)
+    figure.savefig(path)
+
+
 def against_nfe(rows: Sequence[Mapping[str, Any]], value: str, label: str, top: float | None = None) -> Any:
     """A figure of `value` against network evaluations, both logarithmic, with one line per sampler.
 

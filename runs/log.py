@@ -20,7 +20,10 @@ from PIL import Image
 from runs.folder import of_sweep, overrides
 
 NAMES = ("none", "wandb", "tensorboard", "both")
-LOWER_IS_BETTER = {"eval_loss": None, "FID-*": None, "FD-*": None, "fid": "nfe", "fid/*": "nfe"}  # and their x axes
+LOWER_IS_BETTER = dict.fromkeys(("eval_loss", "FID-*", "sFID-*", "FD-*")) | {
+    "fid": "nfe",
+    "fid/*": "nfe",
+}  # and their x axes
 MODES = ("auto", "online", "offline")
 
 

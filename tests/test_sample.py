@@ -1,6 +1,7 @@
 """Sampling as a user runs it."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,8 @@ def test_images_need_not_be_kept_to_be_measured(trained: Path) -> None:
         (["save=jpg"], "save must be npz, png or both, got 'jpg'"),
         (["threshold=0"], "threshold must be a percentile in (0, 100]"),
         (["threshold=99", "clip=true"], "without clip=true"),
+        (["distance_to_nfe=3"], "for solvers of the ODE with fewer calls, and tAB3 makes 3 network calls"),
+        (["distance_to_nfe=9", "sampler=ddim_eta"], "DDIM(eta=1) adds noise"),
     ],
 )
 def test_refusals(arguments: list[str], said: str, trained: Path) -> None:
@@ -115,10 +118,13 @@ def test_refusals(arguments: list[str], said: str, trained: Path) -> None:
 
 def test_no_more_is_computed_than_what_is_asked_for(trained: Path) -> None:
     """The batch is as large as the samples: its speed is that of the images that were drawn."""
-    result = run_here("sample.py", *FEW, "num_samples=3", "batch_size=4096", "run_dir=three", cwd=trained)
+    few = ["num_samples=3", "batch_size=4096", "run_dir=three", "distance_to_nfe=6"]
+    result = run_here("sample.py", *FEW, *few, cwd=trained)
     assert result.returncode == 0, result.stderr
+    assert re.search(r"RMSE [\d.]+ and PSNR [\d.]+ dB to 6 calls", result.stdout)
     found = json.loads((trained / "three" / "result.json").read_text())
-    assert (found["num_samples"], found["label"]) == (3, None)
+    assert (found["num_samples"], found["label"], found["distance_to_nfe"]) == (3, None, 6)
+    assert 0 < found["rmse"] < 1
     assert found["seconds"] < 30
     newest = max((trained / "outputs" / "digits").iterdir(), key=lambda run: run.stat().st_mtime)
     first = result.stderr.splitlines()[0]

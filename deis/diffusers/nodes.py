@@ -5,22 +5,23 @@ Times are those of the SDE: the index of a discrete-time model, or sigma of flow
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
-from scipy.special import betaincinv
 
 import deis
-from deis.schedule import round_down, timesteps
+from deis.schedule import Nodes, round_down, spaced, timesteps
 from deis.sde import SDE
-from deis.sde.discrete import _to_zero
 
 Config = Mapping[str, Any]
-Nodes = Float64[np.ndarray, " nodes"]
 
-PREDICTIONS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v", "flow_prediction": "flow"}
+PREDICTION_TYPES = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v", "flow_prediction": "flow"}
 """diffusers' prediction types by their names in `deis.wrappers.PREDICTIONS`."""
+
+GRIDS = {"karras": partial(spaced, kind="power", order=7.0)}
+GRIDS |= {"exponential": partial(spaced, kind="log"), "beta": partial(spaced, kind="beta")}
+"""diffusers' grids of noise levels, as `use_karras_sigmas`: functions of both ends and the number of steps."""
 
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 """diffusers' beta schedules by their names in `deis.discrete_vp`."""
@@ -33,14 +34,15 @@ def is_flow(config: Config) -> bool:
 
 def sde_of(config: Config) -> SDE:
     """The diffusion that the model was trained under. Raises ValueError for an unknown name."""
-    if config["prediction_type"] not in PREDICTIONS:
-        raise ValueError(f"prediction_type must be one of {', '.join(PREDICTIONS)}, got {config['prediction_type']!r}")
+    if config["prediction_type"] not in PREDICTION_TYPES:
+        raise ValueError(
+            f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, got {config['prediction_type']!r}"
+        )
     if is_flow(config):
         return deis.flow()
     to_zero = config["rescale_betas_zero_snr"]
     if config["trained_betas"] is not None:
-        alpha_bar = np.cumprod(1 - np.asarray(config["trained_betas"], np.float64))
-        return deis.DiscreteVPSDE(_to_zero(alpha_bar) if to_zero else alpha_bar)
+        return deis.discrete_vp(betas=config["trained_betas"], zero_terminal_snr=to_zero)
     if config["beta_schedule"] not in SCHEDULES:
         raise ValueError(
             f"beta_schedule must be one of {', '.join(SCHEDULES)}, got {config['beta_schedule']!r}; other betas are "
@@ -82,7 +84,9 @@ def nodes_of(
     else:
         assert num_step is not None
         ts = _discrete_times(config, sde, num_step)
-    if len(ts) > 1 and (config["final_sigmas_type"] == "zero" or ts[-1] == 0):
+    if len(ts) == 0:
+        raise ValueError("timesteps must hold a time, and sigmas a noise level above 0, got none")
+    if config["final_sigmas_type"] == "zero" or ts[-1] == 0:
         return ts, True
     return np.append(ts, 0.0), False
 
@@ -93,7 +97,7 @@ def _discrete_times(config: Config, sde: SDE, num_step: int) -> Nodes:
     if kind := _sigma_spacing(config):
         ends = np.asarray(sde.rho(np.array([sde.T, sde.t_0])))
         high, low = (config[name] or end for name, end in zip(("sigma_max", "sigma_min"), ends, strict=True))
-        ts = np.asarray(sde.t_of_rho(_spaced(kind, high, low, num_step)), np.float64)
+        ts = np.asarray(sde.t_of_rho(GRIDS[kind](high, low, num_step - 1)), np.float64)
         return np.clip(np.round(ts, 9), sde.t_0, sde.T)  # the ends are whole times
     match spacing:
         case "linspace":
@@ -110,16 +114,12 @@ def _discrete_times(config: Config, sde: SDE, num_step: int) -> Nodes:
 
 def _flow_sigmas(config: Config, num_step: int | None, sigmas: np.ndarray | None, mu: float | None) -> Nodes:
     """Sigmas of the network calls, shifted towards the noisy end."""
-    dynamic = config["use_dynamic_shifting"]
-    if dynamic and mu is None:
-        raise ValueError("use_dynamic_shifting derives the shift from the image's size: pass mu")
-
-    def shifted(sigma: Any) -> Any:
-        shift = config["flow_shift"]
-        if dynamic and mu is not None:
-            shift = math.exp(mu) if config["time_shift_type"] == "exponential" else mu
-        return shift * sigma / (1 + (shift - 1) * sigma)
-
+    dynamic, shift = config["use_dynamic_shifting"], config["flow_shift"]
+    if dynamic:
+        if mu is None:
+            raise ValueError("use_dynamic_shifting derives the shift from the image's size: pass mu")
+        shift = math.exp(mu) if config["time_shift_type"] == "exponential" else mu
+    shifted = deis.flow(shift).sigma
     if sigmas is None:
         assert num_step is not None
         lowest = 1 / config["num_train_timesteps"]
@@ -128,24 +128,12 @@ def _flow_sigmas(config: Config, num_step: int | None, sigmas: np.ndarray | None
     if config["shift_terminal"]:
         sigmas = 1 - (1 - sigmas) * (1 - config["shift_terminal"]) / (1 - sigmas[-1])
     if kind := _sigma_spacing(config):
-        sigmas = _spaced(kind, sigmas[0], sigmas[-1], len(sigmas))
+        sigmas = GRIDS[kind](sigmas[0], sigmas[-1], len(sigmas) - 1)
     return sigmas
 
 
 def _sigma_spacing(config: Config) -> str | None:
-    asked = [kind for kind in ("karras", "exponential", "beta") if config[f"use_{kind}_sigmas"]]
+    asked = [kind for kind in GRIDS if config[f"use_{kind}_sigmas"]]
     if len(asked) > 1:
         raise ValueError(f"use_{asked[0]}_sigmas and use_{asked[1]}_sigmas exclude each other")
     return asked[0] if asked else None
-
-
-def _spaced(kind: str, high: float, low: float, count: int) -> Nodes:
-    """Noise levels from high to low: even in sigma^(1/7) (EDM), in log sigma, or by Beta(0.6, 0.6) quantiles."""
-    even = np.linspace(0, 1, count)
-    match kind:
-        case "karras":
-            return (high ** (1 / 7) * (1 - even) + low ** (1 / 7) * even) ** 7
-        case "exponential":
-            return np.exp((1 - even) * np.log(high) + even * np.log(low))
-        case _:  # arXiv 2407.12173
-            return low + (high - low) * betaincinv(0.6, 0.6, 1 - even)

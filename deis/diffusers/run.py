@@ -62,22 +62,3 @@ class Run:
             return e
         x_0 = torch.sub(x / s, e, alpha=rho)
         return torch.add(e, x_0 - self._bound(x_0), alpha=1 / rho)
-
-
-def clipped(bound: float) -> Callable[[Tensor], Tensor]:
-    """Static clipping to [-bound, bound]."""
-    return lambda x_0: x_0.clamp(-bound, bound)
-
-
-def thresholded(quantile: float, most: float) -> Callable[[Tensor], Tensor]:
-    """Dynamic thresholding (Imagen, arXiv 2205.11487, section 2.3), with a threshold of at most `most`.
-
-    Each sample is clipped to the quantile of its own |x_0|, kept between 1 and `most`, and divided by it.
-    """
-
-    def bound(x_0: Tensor) -> Tensor:
-        limit = torch.quantile(x_0.abs().flatten(1), quantile, dim=1).clamp(1, most)
-        limit = limit.reshape(-1, *[1] * (x_0.ndim - 1))
-        return x_0.clamp(-limit, limit) / limit
-
-    return bound

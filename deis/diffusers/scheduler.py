@@ -1,6 +1,7 @@
 """A scheduler of diffusers that runs any table: one row is one network call is one `step`."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from torch import Generator, Tensor
 
 from deis.diffusers.middle import begun_at
-from deis.diffusers.nodes import PREDICTIONS, is_flow, nodes_of, sde_of
-from deis.diffusers.run import Run, clipped, thresholded
+from deis.diffusers.nodes import PREDICTION_TYPES, is_flow, nodes_of, sde_of
+from deis.diffusers.run import Run
 from deis.diffusers.translate import translated
 from deis.table import Table
-from deis.tables.named import solver
-from deis.wrappers import AT_NOISE
+from deis.tables import named_solver
+from deis.wrappers import AT_NOISE, thresholded
 
 
 class TableScheduler(SchedulerMixin, ConfigMixin):
@@ -86,15 +87,15 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         sample_max_value: float = 1.0,
     ):
         self._sde = sde_of(self.config)
-        if PREDICTIONS[prediction_type] not in AT_NOISE:
-            self._sde.refuse_noise(f"prediction_type={prediction_type!r}")
+        if PREDICTION_TYPES[prediction_type] not in AT_NOISE:
+            self._sde.refuse_noise(f"prediction_type={prediction_type!r}, unlike sample and v_prediction,")
         self._unit = num_train_timesteps if is_flow(self.config) else 1  # of the network's times, in the SDE's
         self._fixed = None
         if table is not None:
             self._fixed = _read(table) if isinstance(table, Mapping) else Table.load(table)
             self._fixed.require_sde(self._sde)
             self.register_to_config(table=_written(self._fixed))
-        self._solver = solver(method, options or {})
+        self._solver = named_solver(method, options or {})
         if self._fixed is None:
             calls = [self._solver(self._sde, np.linspace(self._sde.T, self._sde.t_0, n), False).nfe for n in (20, 21)]
             self.order = calls[1] - calls[0]  # network calls a step, once past the first ones
@@ -131,6 +132,7 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def begin_index(self) -> int | None:
+        """Where in `timesteps` the run begins, as `set_begin_index` says; None where the first step's time says it."""
         return self._begin_index
 
     def set_begin_index(self, begin_index: int | None = 0) -> None:
@@ -242,11 +244,11 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"begin_index must be 0 to {self._table.nfe - 1} in this run, got {first}")
         config, bound = self.config, None
         if config.thresholding:
-            bound = thresholded(config.dynamic_thresholding_ratio, config.sample_max_value)
+            bound = thresholded(100 * config.dynamic_thresholding_ratio, most=config.sample_max_value)
         elif config.clip_sample:
-            bound = clipped(config.clip_sample_range)
+            bound = partial(torch.clamp, min=-config.clip_sample_range, max=config.clip_sample_range)
         self._table, self._first = begun_at(first, self._table, self._restarted), first
-        self._run = Run(self._table, self._sde, PREDICTIONS[config.prediction_type], bound)
+        self._run = Run(self._table, self._sde, PREDICTION_TYPES[config.prediction_type], bound)
         return self._run
 
     def _restarted(self, t: float) -> Table | None:

@@ -1,6 +1,6 @@
 """Solvers by k-diffusion's calling convention."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from deis.extras import needs
 from deis.k_diffusion.sigmas import latent_diffusion, sigmas_of
 from deis.sde import SDE
 from deis.table import Table
-from deis.tables.named import solver
+from deis.tables import named_solver
 
 with needs("torch", "deis.k_diffusion"):
-    from torch import Tensor, promote_types, randn_like, tensor
+    from torch import Tensor, as_tensor, promote_types, randn_like, tensor
 
     from deis.torch import advance, rows
 
@@ -25,7 +25,7 @@ NoiseSampler = Callable[[Tensor, Tensor], Tensor]
 def sample_tab(
     model: Model,
     x: Tensor,
-    sigmas: Tensor,
+    sigmas: Tensor | Sequence[float],
     extra_args: Mapping[str, Any] | None = None,
     callback: Callable[[dict[str, Any]], None] | None = None,
     disable: bool | None = None,
@@ -42,7 +42,7 @@ def sample_tab(
 def sample_table(
     model: Model,
     x: Tensor,
-    sigmas: Tensor,
+    sigmas: Tensor | Sequence[float],
     extra_args: Mapping[str, Any] | None = None,
     callback: Callable[[dict[str, Any]], None] | None = None,
     disable: bool | None = None,
@@ -68,7 +68,7 @@ def sample_table(
     Sums are float32, or float64 for a float64 x. Raises ValueError for sigmas that do not decrease, or are not the
     table's, and for unknown names.
     """
-    levels = sigmas.double().cpu().numpy()
+    levels = as_tensor(sigmas).double().cpu().numpy()
     sde = latent_diffusion() if sde is None else sde
     if table is None:
         table = _built(sde, levels, method, options or {})
@@ -110,4 +110,5 @@ def _built(sde: SDE, levels: np.ndarray, method: str, options: Mapping[str, Any]
         ts = np.asarray(sde.t_of_rho(levels / (1 - levels) if flow else levels), np.float64)
     denoise = bool(np.isinf(ts[-1]))
     ts = ts[:-1] if denoise else ts
-    return solver(method, options)(replace(sde, t_0=float(ts[-1]), T=float(ts[0])), ts, denoise)
+    sde = replace(sde, t_0=min(sde.t_0, float(ts[-1])), T=max(sde.T, float(ts[0])))
+    return named_solver(method, options)(sde, ts, denoise)

@@ -21,7 +21,9 @@ def latent_diffusion() -> SDE:
 
 
 def get_sigmas(n: int, phase: str = "t", order: float = 2.0, sde: SDE | None = None) -> Tensor:
-    """[n+1] noise levels: those of a grid of `deis.timesteps`, n in number, and then 0."""
+    """[n+1] noise levels: those of a grid of `deis.timesteps`, n in number, and then 0. Raises ValueError for n < 1."""
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
     sde = latent_diffusion() if sde is None else sde
     ends_at_0 = sde.sigma(np.array(sde.t_0)) == 0
     ts = timesteps(sde, n if ends_at_0 else max(n - 1, 1), phase, order)[:n]

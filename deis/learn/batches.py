@@ -24,9 +24,11 @@ def batches(
     """All whole batches; one compilation serves them all.
 
     eps_fn: of (x, t), or where there is a condition of (x, t, condition).
-    Raises ValueError for less than one batch.
+    Raises ValueError for less than one batch, or arrays of different numbers of trajectories.
     """
     num, network = len(jax.tree.leaves(x_T)[0]), as_partial(eps_fn)
+    if others := {len(leaf) for leaf in jax.tree.leaves((x_T, x_0, condition))} - {num}:
+        raise ValueError(f"x_T, x_0 and condition must hold as many trajectories each, got {num} and {others.pop()}")
     if num < batch_size:
         raise ValueError(f"{num} trajectories are fewer than batch_size={batch_size}")
 

@@ -79,12 +79,12 @@ def choose(
         solver of many steps. batch_size: trajectories that are computed together.
     candidates: the tables to choose from; None for `untrained(sde, nfe)`.
     condition: arrays [batch, ...], as labels; each batch's is a third argument of eps_fn.
-    Raises ValueError for fewer trajectories than `batch_size`, or where nothing is to be chosen from.
+    Raises ValueError for fewer trajectories than `batch_size`, or where nothing is to be chosen from that stays finite.
     """
     all_batches = batches(eps_fn, x_T, x_0, condition, batch_size)
     left = list(untrained(sde, nfe) if candidates is None else candidates)
     if not left:
-        raise ValueError(f"no table makes {nfe} network calls; use nfe of 1 or more")
+        raise ValueError(f"no table makes {nfe} network calls; use an nfe from 1 to the number of the SDE's times")
     squares: dict[Table, float] = dict.fromkeys(left, 0.0)
     worse: list[Choice] = []
     done, todo = 0, 1
@@ -92,6 +92,8 @@ def choose(
         for batch, table in product(all_batches[done:todo], left):
             squares[table] += float(_mean_square(sample(table, batch.network, batch.x_T), batch.x_0))
         ranked = sorted((Choice(_root(squares[one] / todo), one, todo * batch_size) for one in left), key=_error)
+        if math.isinf(ranked[0].error):
+            raise ValueError("every table ended in NaN or infinite values, or the targets x_0 hold such")
         if todo == len(all_batches):
             return [*ranked, *sorted(worse, key=_error)]
         kept = max(len(ranked) // 5, 8)

@@ -91,7 +91,8 @@ def fit(
     condition: arrays [batch, ...], as labels; each batch's is a third argument of eps_fn.
     progress: called after every step; fit ends with the best so far when it answers true.
     start: a `Progress` of an earlier call with the same arguments, to go on from.
-    Raises ValueError for a base that cannot be learned from, unknown parts or losses, and too few trajectories.
+    Raises ValueError for a base that cannot be learned from, unknown parts or losses, too few trajectories, and samples
+        or targets that are not finite.
     """
     learn = check(sde, base, learn, loss)
     all_batches = batches(eps_fn, x_T, x_0, condition, batch_size)
@@ -112,6 +113,8 @@ def fit(
     if start is None:
         params = np.zeros(len(free))
         first = error(params)
+        if not math.isfinite(first):
+            raise ValueError(f"{base.name} or the targets x_0 hold NaN or infinite values on the held-out trajectories")
         start = Progress(0, steps, params, FIRST_DAMPING, first, first, params, first)
     at = start
     for number in range(at.step, steps):
@@ -137,8 +140,8 @@ def check(sde: SDE, base: Table | None, learn: Collection[str] | None, loss: str
     """The parts that may move, as `fit` takes them; ValueError for anything that it refuses."""
     if learn is None:
         learn = ("coefficients",) if sde.is_discrete else moving.PARTS
-    if not learn or not set(learn) <= set(moving.PARTS):
-        raise ValueError(f"learn must name some of {', '.join(moving.PARTS)}, got {', '.join(learn) or 'nothing'}")
+    if isinstance(learn, str) or not learn or not set(learn) <= set(moving.PARTS):
+        raise ValueError(f"learn must be a tuple of some of {', '.join(moving.PARTS)}, got {learn!r}")
     if sde.is_discrete and set(learn) != {"coefficients"}:
         raise ValueError("the times of a discrete SDE are whole and cannot be learned; use learn=('coefficients',)")
     if loss not in LOSSES:

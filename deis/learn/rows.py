@@ -46,7 +46,7 @@ class Base(NamedTuple):
 
 
 def base_of(table: Table, sde: SDE) -> Base:
-    """`table` in that form.
+    """The table in the form whose parameters move: p = q, P = Q, and the whole history of eps.
 
     Raises ValueError for a stochastic table, for nodes at which rho rises, for the nodes of another SDE, and
         if s(T) = 0.

@@ -89,7 +89,12 @@ def vp_cosine(offset: float = 0.008, t_0: float = 1e-3, T: float = 0.9946) -> SD
 
 
 def ve(sigma_min: float = 0.01, sigma_max: float = 50.0, t_0: float = 0.0, T: float = 1.0) -> SDE:
-    """Variance exploding, sigma(t) = sigma_min (sigma_max / sigma_min)^t (score_sde, arXiv 2011.13456, eq. 30)."""
+    """Variance exploding, sigma(t) = sigma_min (sigma_max / sigma_min)^t (score_sde, arXiv 2011.13456, eq. 30).
+
+    Raises ValueError unless 0 < sigma_min < sigma_max.
+    """
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(f"sigma_min must be positive and below sigma_max, got {sigma_min:g} and {sigma_max:g}")
     growth = math.log(sigma_max / sigma_min)
 
     def sigma(t: Any) -> Any:
@@ -98,12 +103,12 @@ def ve(sigma_min: float = 0.01, sigma_max: float = 50.0, t_0: float = 0.0, T: fl
     def t_of_rho(rho: Any) -> Any:
         return array_library(rho).log(rho / sigma_min) / growth
 
-    return SDE(_one, sigma, t_of_rho, t_0, T, prior_std=sigma_min * math.exp(growth * T))
+    return SDE(_one, sigma, t_of_rho, t_0, T, prior_is_sigma=True)
 
 
 def edm(t_0: float = 0.002, T: float = 80.0) -> SDE:
     """Variance exploding with sigma as time: s = 1, sigma = t (EDM, arXiv 2206.00364, table 1)."""
-    return SDE(_one, sigma=lambda t: 1.0 * t, t_of_rho=lambda rho: 1.0 * rho, t_0=t_0, T=T, prior_std=T)
+    return SDE(_one, sigma=lambda t: 1.0 * t, t_of_rho=lambda rho: 1.0 * rho, t_0=t_0, T=T, prior_is_sigma=True)
 
 
 def flow(shift: float = 1.0, t_0: float = 0.0, T: float = 1.0) -> SDE:
@@ -112,10 +117,10 @@ def flow(shift: float = 1.0, t_0: float = 0.0, T: float = 1.0) -> SDE:
     Lipman et al., arXiv 2210.02747; Liu et al., arXiv 2209.03003. With shift = 1, sigma = t; above 1, times that are
     even in t lie closer at the noisy end (Esser et al., arXiv 2403.03206, eq. 23), so that the linear grid "t" is the
     shifted grid of others, and `deis.schedule.dynamic_shift` gives the shift of their dynamic one. Networks of others
-    are told sigma(t), which is not t where shift is not 1. Raises ValueError unless shift > 0.
+    are told sigma(t), which is not t where shift is not 1. Raises ValueError unless shift is positive and finite.
     """
-    if not shift > 0:
-        raise ValueError(f"shift must be positive, got {shift:g}")
+    if not 0 < shift < math.inf:
+        raise ValueError(f"shift must be positive and finite, got {shift:g}")
 
     def s(t: Any) -> Any:  # exactly 0 at t = 1
         return (1 - t) / (1 + (shift - 1) * t)
@@ -123,7 +128,7 @@ def flow(shift: float = 1.0, t_0: float = 0.0, T: float = 1.0) -> SDE:
     def sigma(t: Any) -> Any:
         return shift * t / (1 + (shift - 1) * t)
 
-    return SDE(s, sigma, lambda rho: rho / (shift + rho), t_0, T, prior_std=float(sigma(T)))
+    return SDE(s, sigma, lambda rho: rho / (shift + rho), t_0, T, prior_is_sigma=True)
 
 
 def _one(t: Any) -> Any:

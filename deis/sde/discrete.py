@@ -11,20 +11,21 @@ from deis.sde.timefn import array_library
 def DiscreteVPSDE(discrete_alpha: Any) -> SDE:
     """Variance preserving from the alpha_bar array of a discrete-time model (the published call).
 
-    discrete_alpha: [N] decreasing alpha_bar_i in (0, 1), the last of which may be 0 (zero terminal SNR). Time is the
-    index, in [0, N - 1]; between the indices log rho is interpolated linearly, and 1 / rho where the last alpha_bar is
-    0, so that drift and diffusion jump at the indices (there, they are those of the interval above).
+    discrete_alpha: [N] decreasing alpha_bar_i in (0, 1), behind at least 2 of which the last may be 0 (zero terminal
+        SNR). Time is the index, in [0, N - 1]; between the indices log rho is interpolated linearly, and 1 / rho where
+        the last alpha_bar is 0, so that drift and diffusion jump at the indices (there, they are those of the interval
+        above).
     Raises ValueError for any other array.
     """
     alpha_bar = np.asarray(discrete_alpha, np.float64)
     if (
         alpha_bar.ndim != 1
-        or len(alpha_bar) < 2
+        or np.sum(alpha_bar > 0) < 2
         or not (np.all(np.diff(alpha_bar, prepend=1.0) < 0) and alpha_bar[-1] >= 0)
     ):
         raise ValueError(
-            "discrete_alpha must be a decreasing array of at least 2 alpha_bar values between 0 and 1, the last of "
-            "which may be 0"
+            "discrete_alpha must be a decreasing array of at least 2 alpha_bar values between 0 and 1, behind which a "
+            f"last one may be 0, got {alpha_bar}"
         )
     last = len(alpha_bar) - 1
     finite = np.arange(last + (alpha_bar[-1] > 0), dtype=np.float64)
@@ -69,18 +70,19 @@ def discrete_vp(
     zero_terminal_snr: sqrt(alpha_bar) shifted to 0 at the last time and scaled back at the first (Lin et al.,
         arXiv 2305.08891, algorithm 1).
     Raises ValueError for another schedule, fewer than 2 or more than 100,000 times, or a beta that is not between 0
-    and 1.
+    and 1; the last of `betas` may be 1.
     """
-    if betas is not None:
-        num_times, beta_start, beta_end = len(betas), min(betas, default=0.0), max(betas, default=0.0)
+    num_times = num_times if betas is None else len(betas)
     if num_times < 2:
         raise ValueError(f"num_times must be at least 2, got {num_times}")
     if num_times > 100_000:
         raise ValueError(f"num_times must be at most 100,000, got {num_times:,}")
-    if not (0 < beta_start < 1 and 0 < beta_end < 1):
-        raise ValueError(f"beta_start and beta_end must lie between 0 and 1, got {beta_start:g} and {beta_end:g}")
     if betas is not None:
         beta = np.array(betas, np.float64)
+        if not (np.all(beta > 0) and np.all(beta[:-1] < 1) and beta[-1] <= 1):
+            raise ValueError(f"betas must lie between 0 and 1, got {min(betas):g} to {max(betas):g}")
+    elif not (0 < beta_start < 1 and 0 < beta_end < 1):
+        raise ValueError(f"beta_start and beta_end must lie between 0 and 1, got {beta_start:g} and {beta_end:g}")
     elif schedule == "linear":
         beta = np.linspace(beta_start, beta_end, num_times)
     elif schedule == "scaled_linear":

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from deis.sde.timefn import TimeFn, array_library, as_float64, derivative
+from deis.sde.timefn import TimeFn, array_library, as_float64, derivative, wide
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ class SDE:
     t_0, T: where sampling ends and starts, t_0 < T.
     prior_std: standard deviation of x_T, per element.
     is_discrete: whether the network knows whole times only, from 0 to T.
-    Raises ValueError if rho does not grow from t_0 to T, or is infinite at T though s(T) is not 0.
+    prior_is_sigma: whether prior_std is sigma(T), whatever is given for it, so that it follows another T.
+    Raises ValueError if rho does not grow from t_0 to T, is infinite at T though s(T) is not 0, or is not what t_of_rho
+        inverts.
     """
 
     s: TimeFn
@@ -46,6 +48,7 @@ class SDE:
     T: float
     prior_std: float = 1.0
     is_discrete: bool = False
+    prior_is_sigma: bool = False
 
     def __post_init__(self) -> None:
         for name in ("s", "sigma", "t_of_rho"):
@@ -60,6 +63,13 @@ class SDE:
                 f"sigma(t)/s(t) must grow from t_0={self.t_0:g} to T={self.T:g} and stay finite, "
                 f"got {rho_0:g} and {rho_T:g}; move t_0 or T"
             )
+        middle = 0.5 * (self.t_0 + self.T)
+        if not abs(found := self.t_of_rho(self.rho(middle)) - middle) <= 0.01 * (self.T - self.t_0):
+            raise ValueError(
+                f"t_of_rho must be the inverse of sigma(t)/s(t), but takes that of t={middle:g} to {middle + found:g}"
+            )
+        if self.prior_is_sigma:
+            object.__setattr__(self, "prior_std", float(self.sigma(self.T)))
 
     def rho(self, t: Any) -> Any:
         """Noise-to-signal ratio sigma(t) / s(t), infinite where s(t) = 0."""
@@ -79,11 +89,11 @@ class SDE:
         return s, sigma / s
 
     def refuse_noise(self, what: str) -> None:
-        """Raise ValueError if s(T) = 0, where `what` says nothing of x_0."""
+        """Raise ValueError if s(T) = 0, where `what` has no meaning."""
         if self.starts_at_noise:
             raise ValueError(
-                f"{what} says nothing of x_0 at T={self.T:g}, where s = 0 and x is pure noise; let the SDE end below, "
-                "dataclasses.replace(sde, T=...), or use a network that predicts x_0, v or flow"
+                f"{what} has no meaning at T={self.T:g}, where s = 0 and x is pure noise; let the SDE end below: "
+                "dataclasses.replace(sde, T=...)"
             )
 
     def marginal(self, t: Any) -> tuple[Any, Any]:
@@ -117,8 +127,8 @@ class SDE:
         return self.prior_std * jax.random.normal(key, shape)
 
     def prior_logp(self, x: Any) -> Any:
-        """log density of N(0, prior_std^2 I) at x [batch, ...], in nats: [batch], in x's library and dtype."""
-        z = x.reshape(x.shape[0], -1) / self.prior_std
+        """log density of N(0, prior_std^2 I) at x [batch, ...], in nats: [batch], in x's library, at least float32."""
+        z = wide(x).reshape(x.shape[0], -1) / self.prior_std
         constant = z.shape[1] * math.log(self.prior_std * math.sqrt(2 * math.pi))
         return -0.5 * (z * z).sum(1) - constant
 

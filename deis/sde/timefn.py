@@ -17,12 +17,18 @@ _STEP = 1e-30  # of the complex step: no difference is taken, and its square van
 
 
 def array_library(x: Any) -> ModuleType:
-    """The library of x: numpy, jax.numpy or torch."""
-    if isinstance(x, float | int | np.ndarray | np.generic):
+    """The library of x: numpy, jax.numpy or torch. Numbers and lists of them are numpy's."""
+    if isinstance(x, float | int | list | tuple | np.ndarray | np.generic):
         return np
     if type(x).__module__.startswith("torch"):
         return sys.modules["torch"]
     return sys.modules["jax.numpy"]
+
+
+def wide(x: Any) -> Any:
+    """The array x in float32 at least: sums over a sample do not fit in half precision."""
+    xp = array_library(x)
+    return xp.asarray(x, dtype=xp.promote_types(x.dtype, xp.float32))
 
 
 def as_float64(fn: TimeFn) -> TimeFn:

@@ -1,12 +1,13 @@
 """Solvers as functions from (sde, nodes) to a `deis.table.Table`."""
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from inspect import signature
+from typing import Any, get_args
 
 from deis.grids import optimized
-from deis.schedule import round_down, timesteps
+from deis.schedule import known_times, timesteps
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.ablation import ei_score, euler
@@ -18,25 +19,17 @@ from deis.tables.exponential import EXPONENTIAL, exponential_rk
 from deis.tables.pndm import f_pndm, plms, s_pndm
 from deis.tables.recommended import recommended
 from deis.tables.runge_kutta import rho_rk
+from deis.tables.single_step import denoised, to_zero
 from deis.tables.stochastic import dpm_solver_pp_sde, er_sde, sa_solver, t_ab_sde
 from deis.tables.tableaus import TABLEAUS, Tableau
 from deis.tables.unipc import unipc
 
-__all__ = ["EXPONENTIAL", "METHODS", "TABLEAUS", "Tableau", "build", "estimate_eps_norm", "fewest_steps", "recommended"]
-__all__ += ["ddim", "dpm_solver", "dpm_solver_pp", "ipndm", "log_rho_ab", "rho_ab", "t_ab", "unipc"]
+__all__ = ["EXPONENTIAL", "METHODS", "TABLEAUS", "Tableau", "build", "estimate_eps_norm", "fewest_steps"]
+__all__ += ["ddim", "dpm_solver", "dpm_solver_pp", "dpm_solver_singlestep", "exponential_rk", "gradient_estimation"]
+__all__ += ["ipndm", "log_rho_ab", "named_solver", "pfdiff", "recommended", "rho_ab", "t_ab", "unipc"]
 __all__ += ["dpm_2", "edm_heun", "ei_score", "euler", "f_pndm", "plms", "rho_rk", "s_pndm"]
-__all__ += [
-    "analytic_ddim",
-    "ddim_eta",
-    "ddpm",
-    "dpm_solver_pp_sde",
-    "er_sde",
-    "lcm",
-    "restart",
-    "sa_solver",
-    "t_ab_sde",
-]
-__all__ += ["dpm_solver_singlestep", "exponential_rk", "gradient_estimation", "pfdiff"]
+__all__ += ["analytic_ddim", "ddim_eta", "ddpm", "dpm_solver_pp_sde", "er_sde", "lcm", "restart"]
+__all__ += ["sa_solver", "t_ab_sde"]
 
 METHODS: dict[str, Callable[..., Table]] = {
     method.__name__: method
@@ -59,13 +52,11 @@ def fewest_steps(table: Callable[[int], Table], nfe: int) -> int:
 
 
 PAPER_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
-    **{f"tab{order}": ("t_ab", {"ab_order": order}) for order in range(4)},
-    **{f"rhoab{order}": ("rho_ab", {"ab_order": order}) for order in range(4)},
+    **{f"tab{order}": ("t_ab", {"order": order}) for order in range(4)},
+    **{f"rhoab{order}": ("rho_ab", {"order": order}) for order in range(4)},
     **{f"rho{name}": ("rho_rk", {"rk_method": name}) for name in ("2heun", "3kutta", "4rk")},
 }
-"""The solvers of the paper's tables by their names there, in small letters: method and arguments of `build`."""
-
-_WITH_ORDER = ("t_ab", "rho_ab", "log_rho_ab", "dpm_solver", "dpm_solver_pp", "unipc", "t_ab_sde")
+"""The solvers of the paper's tables by their names there, in small letters: method and options."""
 
 
 def build(
@@ -80,27 +71,56 @@ def build(
     """The table that the published call `get_sampler` names: schedule and solver by their names.
 
     method: one of METHODS; or a name of PAPER_NAMES, as "tab3", which says the order or the tableau as well.
-    ab_order: the polynomial's degree; for "ipndm", whose order counts evaluations, degree 3 is its order 4; for
-        "dpm_solver", "dpm_solver_pp" and "unipc", the order in their names. The others have none.
+    ab_order: `order` of the methods that have one, which for the Adams-Bashforth methods is the polynomial's degree;
+        for "ipndm", whose order counts evaluations, degree 3 is its order 4. rk_method: that of "rho_rk".
     ts_phase: as in `deis.timesteps`, or "optimized", the nodes that `deis.grids.optimized` finds for the solver.
     For a `DiscreteVPSDE` the nodes are whole times: rounded down, equal ones moved apart.
     Raises ValueError for any name or number that is not allowed.
     """
-    if method.lower() in PAPER_NAMES:
-        method, arguments = PAPER_NAMES[method.lower()]
-        ab_order, rk_method = arguments.get("ab_order", ab_order), arguments.get("rk_method", rk_method)
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join((*METHODS, *PAPER_NAMES))}, got {method!r}")
-    solver = partial(METHODS[method], **_published_options(method, ab_order, rk_method))
+    function, options = _named(method)
+    if not options and function is rho_rk:
+        options = {"rk_method": rk_method}
+    elif not options and "order" in signature(function).parameters:
+        options = {"order": ab_order + (function is ipndm)}
+    solver = partial(function, **options)
     if ts_phase == "optimized":
         return solver(sde, optimized(sde, num_step, solver))
-    ts = timesteps(sde, num_step, ts_phase, ts_order)
-    return solver(sde, round_down(ts, int(sde.T)) if sde.is_discrete else ts)
+    return solver(sde, known_times(sde, timesteps(sde, num_step, ts_phase, ts_order)))
 
 
-def _published_options(method: str, ab_order: int, rk_method: str) -> dict[str, Any]:
-    if method == "rho_rk":
-        return {"rk_method": rk_method}
-    if method == "ipndm":
-        return {"order": ab_order + 1}
-    return {"order": ab_order} if method in _WITH_ORDER else {}
+def named_solver(method: str, options: Mapping[str, Any]) -> Callable[[SDE, Any, bool], Table]:
+    """The method, a name as in `build`, with its own options: (sde, nodes, denoise) -> table.
+
+    denoise: whether one more network call, at the last node, leads to sigma = 0, for methods without that option too,
+        and from a single node on, which is all that is asked of a method of one step.
+    Raises ValueError for an unknown name, or options that the method does not have.
+    """
+    function, named = _named(method)
+    known = _options_of(function)
+    if unknown := sorted(options.keys() - known):
+        raise ValueError(f"options of method={method!r}: it has no {', '.join(unknown)}, but {', '.join(known)}")
+    solver = partial(function, **named | dict(options))
+
+    def table_of(sde: SDE, ts: Any, denoise: bool) -> Table:
+        if denoise and len(ts) == 1:
+            return to_zero(method, ts[0], *map(float, sde.evaluation(ts[0])))
+        if "denoise" in known:
+            return solver(sde, ts, denoise=denoise)
+        return denoised(solver(sde, ts)) if denoise else solver(sde, ts)
+
+    return table_of
+
+
+def _named(method: str) -> tuple[Callable[..., Table], dict[str, Any]]:
+    """The function of a name in METHODS or PAPER_NAMES, and the options that the name says."""
+    name, options = PAPER_NAMES.get(method.lower(), (method, {}))
+    if name not in METHODS:
+        raise ValueError(f"method must be one of {', '.join((*METHODS, *PAPER_NAMES))}, got {method!r}")
+    return METHODS[name], options
+
+
+def _options_of(function: Callable[..., Table]) -> list[str]:
+    """The names of a method's own options, those of a TypedDict behind `**` among them."""
+    parameters = list(signature(function).parameters.values())[2:]
+    gathered = [get_args(p.annotation)[0].__annotations__ for p in parameters if p.kind is p.VAR_KEYWORD]
+    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD] + [name for one in gathered for name in one]

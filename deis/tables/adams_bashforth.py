@@ -11,7 +11,7 @@ import numpy as np
 
 from deis.sde import SDE
 from deis.table import Table, eps_table
-from deis.tables.multistep import Options, Weights, extended_nodes, lagrange, multistep, with_options
+from deis.tables.multistep import Options, Weights, check_order, extended_nodes, lagrange, multistep, with_options
 from deis.tables.pure_noise import from_noise
 
 # extrapolation by a higher degree amplifies the network's error more than it removes the method's
@@ -43,17 +43,23 @@ def t_ab(sde: SDE, ts: np.ndarray, order: int = 3, **options: Unpack[Options]) -
 
 
 def rho_ab(sde: SDE, ts: np.ndarray, order: int = 3, **options: Unpack[Options]) -> Table:
-    """rhoAB-DEIS: the polynomial lives in rho, which is variable-step Adams-Bashforth on dv/drho = eps."""
+    """rhoAB-DEIS: the polynomial lives in rho, which is variable-step Adams-Bashforth on dv/drho = eps.
+
+    Arguments, orders and errors are those of `t_ab`.
+    """
     return _adams_bashforth(f"rhoAB{order}", sde, ts, order, lagrange(lambda rho: rho), **options)
 
 
 def log_rho_ab(sde: SDE, ts: np.ndarray, order: int = 3, **options: Unpack[Options]) -> Table:
-    """The third member: the polynomial lives in log rho. Needs sigma > 0 at every evaluation."""
+    """log-rho AB-DEIS: the polynomial lives in log rho. Needs sigma > 0 at every evaluation.
+
+    Arguments, orders and errors are those of `t_ab`.
+    """
     return _adams_bashforth(f"logrhoAB{order}", sde, ts, order, lagrange(np.log), **options)
 
 
 def ddim(sde: SDE, ts: np.ndarray, **options: Unpack[Options]) -> Table:
-    """Deterministic DDIM (arXiv 2010.02502): order 0 of the family, v' = v + (rho' - rho) eps."""
+    """Deterministic DDIM (arXiv 2010.02502), v' = v + (rho' - rho) eps: order 0 of the Adams-Bashforth family."""
     return _adams_bashforth("DDIM", sde, ts, 0, lagrange(lambda rho: rho), **options)
 
 
@@ -68,8 +74,7 @@ def ipndm(
     variable_step: the weights that keep the order on every grid (iPNDM_v), which are those of `rho_ab`, of the
         degree order - 1.
     """
-    if not 1 <= order <= len(AB_WEIGHTS):
-        raise ValueError(f"ipndm order must be 1 to {len(AB_WEIGHTS)}, got {order}")
+    check_order(order, 1, len(AB_WEIGHTS), "ipndm order")
     name = ("iPNDMv" if variable_step else "iPNDM") + ("" if order == len(AB_WEIGHTS) else str(order))
     predict, correct = _constant(AB_WEIGHTS), _constant(_AM_WEIGHTS)
     if variable_step:
@@ -110,8 +115,7 @@ def _adams_bashforth(
     knows_T: bool = False,
     **options: Unpack[Options],
 ) -> Table:
-    if not 0 <= order <= MAX_ORDER:
-        raise ValueError(f"order must be 0 (DDIM) to {MAX_ORDER}, got {order}; the paper's best is 3")
+    check_order(order, 0, MAX_ORDER)
     name = with_options(name, options)
     return multistep(name, sde, ts, order, weights, weights, finite_at_zero=True, knows_T=knows_T, **options)
 

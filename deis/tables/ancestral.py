@@ -19,7 +19,7 @@ from jaxtyping import Float64
 
 from deis.schedule import check_nodes
 from deis.sde import SDE
-from deis.sde.timefn import array_library
+from deis.sde.timefn import array_library, wide
 from deis.table import Table, eps_table
 from deis.tables.multistep import extended_nodes
 from deis.tables.pure_noise import from_noise, starts_at_noise
@@ -116,8 +116,8 @@ def estimate_eps_norm(
     xp = array_library(x_0)
     means = []
     for t, s, sigma in zip(ts, *sde.marginal(ts), strict=True):
-        e = eps_fn(float(s) * x_0 + float(sigma) * z, xp.asarray(t, dtype=x_0.dtype, device=x_0.device))
-        means.append(float((e * e).mean()))
+        e = eps_fn(float(s) * x_0 + float(sigma) * z, xp.asarray(t, dtype=wide(x_0).dtype, device=x_0.device))
+        means.append(float((wide(e) ** 2).mean()))
     return np.array(means)
 
 

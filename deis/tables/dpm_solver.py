@@ -12,7 +12,7 @@ import numpy as np
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.exponential import EXPONENTIAL, Rows, exponential, log_weights, midpoint
-from deis.tables.multistep import Options, extended_nodes, lagrange, multistep, with_options
+from deis.tables.multistep import Options, check_order, extended_nodes, lagrange, multistep, with_options
 from deis.tables.pure_noise import from_noise
 from deis.tables.single_step import join, single_step
 from deis.tables.tableaus import MIDPOINT, TABLEAUS
@@ -29,8 +29,7 @@ def dpm_solver(sde: SDE, ts: np.ndarray, order: int = 2, *, denoise: bool = Fals
     denoise: one more step, of 1 NFE, to sigma = 0.
     Raises ValueError for any other order or bad nodes.
     """
-    if order not in (1, 2, 3):
-        raise ValueError(f"dpm_solver order must be 1, 2 or 3, got {order}")
+    check_order(order, 1, 3, "dpm_solver order")
     stages = exponential(*(EXPONENTIAL[f"{order}s"] if order > 1 else ((), _NODES[1])), "eps")
     return single_step(f"DPM-Solver-{order}", sde, extended_nodes(sde, ts, denoise), stages)
 
@@ -57,8 +56,7 @@ def dpm_solver_singlestep(
     denoise: one more step, of order 1, to sigma = 0.
     Raises ValueError for any other order, an unknown prediction, or bad nodes.
     """
-    if order not in (1, 2, 3):
-        raise ValueError(f"dpm_solver_singlestep order must be 1, 2 or 3, got {order}")
+    check_order(order, 1, 3, "dpm_solver_singlestep order")
     t, s, rho = extended_nodes(sde, ts, denoise)
     to_zero = int(rho[-1] == 0)
     whole, rest = divmod(len(t) - 1 - to_zero, order)
@@ -106,8 +104,7 @@ def dpm_solver_pp(
         of convergence by 2.
     Raises ValueError for any other order or bad nodes.
     """
-    if order not in (1, 2, 3):
-        raise ValueError(f"dpm_solver_pp order must be 1, 2 or 3, got {order}")
+    check_order(order, 1, 3, "dpm_solver_pp order")
     options = Options(lower_order_final=True) | options
     polynomial = lagrange(np.log, prediction)
     predict = polynomial if exact else log_weights(prediction, "midpoint", curvature=0.5)

@@ -71,11 +71,13 @@ def restart(
     ts, denoise: as of `edm_heun`; 2 * num_step * repeats NFE more than it.
     s_tmin, s_tmax: the interval in rho; it begins at the node nearest to s_tmin. num_step: steps down it, on EDM's
         grid. repeats: how often. s_noise: how much the noise is inflated. Order of convergence 2.
-    Raises ValueError for an interval that does not lie within the nodes, or bad nodes.
+    Raises ValueError for an interval that does not lie within the nodes, fewer than 1 step or repeat, or bad nodes.
     """
     t, s, rho = extended_nodes(sde, ts, denoise)
     i = int(np.argmin(np.abs(rho[rho > 0] - s_tmin)))
-    if not rho[i] < s_tmax <= rho[0] or min(num_step, repeats) < 1:
+    if min(num_step, repeats) < 1:
+        raise ValueError(f"num_step and repeats must be at least 1, got {num_step} and {repeats}")
+    if not rho[i] < s_tmax <= rho[0]:
         raise ValueError(f"s_tmax must lie between the rho of two nodes, {rho[i]:g} and {rho[0]:g}, got {s_tmax:g}")
     down = np.linspace(s_tmax ** (1 / 7), float(rho[i]) ** (1 / 7), num_step + 1)[1:-1] ** 7
     inner = sde.t_of_rho(down), sde.s(sde.t_of_rho(down)), down
@@ -105,7 +107,7 @@ def _two_stages(
     s_tmax: float = np.inf,
     s_noise: float = 1.0,
 ) -> Table:
-    if s_churn < 0 or s_noise < 0:
+    if not min(s_churn, s_noise) >= 0:  # nor NaN
         raise ValueError(f"s_churn and s_noise must not be negative, got {s_churn:g} and {s_noise:g}")
     nodes = extended_nodes(sde, ts, denoise)
     rho = nodes[2]

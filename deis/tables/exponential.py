@@ -38,7 +38,7 @@ def midpoint(phi: Phi, c: Any, end: Any = 1.0) -> list[Any]:
 
 
 def slope(phi: Phi, c: Any, end: Any = 1.0) -> list[Any]:
-    """The same, with the line in lambda integrated exactly."""
+    """The weight of an evaluation at c in a step to `end`: its slope's term, the line in lambda integrated exactly."""
     return [end**2 * phi(2, end) / c]
 
 

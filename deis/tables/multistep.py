@@ -123,8 +123,14 @@ def extended_nodes(sde: SDE, ts: np.ndarray, denoise: bool = False) -> tuple[np.
     if not denoise:
         return t, s, rho
     if rho[-1] == 0:
-        raise ValueError(f"the timesteps already end at sigma = 0, at t={t[-1]:g}; leave denoise out")
+        raise ValueError(f"the timesteps already end at sigma = 0, at t={t[-1]:g}; give denoise=False")
     return np.append(t, t[-1]), np.append(s, 1.0), np.append(rho, 0)
+
+
+def check_order(order: int, low: int, high: int, what: str = "order") -> None:
+    """Raise ValueError, which begins with `what`, unless `order` is a whole number from low to high."""
+    if not isinstance(order, int | np.integer) or not low <= order <= high:
+        raise ValueError(f"{what} must be {low}{' (DDIM)' * (low == 0)} to {high}, got {order}")
 
 
 def rising(degree: int, num_row: int, lower_order_final: bool, last_is_0: bool) -> np.ndarray:
@@ -156,17 +162,12 @@ def lagrange(variable: Callable[[np.ndarray], np.ndarray], prediction: str = "ep
 
     def weights(nodes: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
         if nodes.shape[1] == 1:
-            return total_weight(start, end, prediction)[:, None]
+            return (end - start if prediction == "eps" else (start - end) / start)[:, None]
         rho, drho = quadrature(start, end)
         measure = drho if prediction == "eps" else -end[:, None] / rho**2 * drho
         return lagrange_integrals(variable(nodes), variable(rho), measure)
 
     return weights
-
-
-def total_weight(start: np.ndarray, end: np.ndarray, prediction: str) -> np.ndarray:
-    """What the weights over a step from start to end sum to: the change of v under a constant prediction."""
-    return end - start if prediction == "eps" else (start - end) / start
 
 
 def quadrature(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

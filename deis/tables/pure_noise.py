@@ -21,25 +21,25 @@ import numpy as np
 
 from deis.schedule import check_nodes
 from deis.sde import SDE
-from deis.table import Table, eps_table
-from deis.tables.single_step import join
+from deis.table import Table
+from deis.tables.single_step import denoised, join
 from deis.tables.tableaus import TABLEAUS, Tableau
 
-P = ParamSpec("P")
+Args = ParamSpec("Args")
 First = Callable[..., dict[str, Any] | None]
 """A method's options -> those of `kappa_step` for its first step, or None where the method knows what to do."""
 
 
-def from_noise(first: First = lambda **options: {}) -> Callable[[Callable[P, Table]], Callable[P, Table]]:
+def from_noise(first: First = lambda **options: {}) -> Callable[[Callable[Args, Table]], Callable[Args, Table]]:
     """A decorator for functions of (sde, ts, ...): where s = 0 at the first node, steps in kappa, and then the method.
 
     A method of several stages goes on in kappa as long as noise dominates, rho >= 1: steps near T span the same
     factors of rho however many there are, so that in rho their error would be of order 2.
     """
 
-    def decorate(method: Callable[P, Table]) -> Callable[P, Table]:
+    def decorate(method: Callable[Args, Table]) -> Callable[Args, Table]:
         @wraps(method)
-        def build(*args: P.args, **kwargs: P.kwargs) -> Table:
+        def build(*args: Args.args, **kwargs: Args.kwargs) -> Table:
             bound = signature(method).bind(*args, **kwargs)
             bound.apply_defaults()
             (sde, ts, *_), names = bound.args, list(bound.arguments)
@@ -75,10 +75,8 @@ def _from_noise(
         return join(last.name, [*parts, last])
     if steps.get("large") and not denoise:  # the last step has none of that noise
         parts = [replace(part, g=0 * part.g) for part in parts]
-    if denoise:
-        t, s, rho = (column[-1:] for column in (parts[-1].t, parts[-1].s, parts[-1].rho))
-        parts.append(eps_table("", np.append(t, t), np.append(s, 1.0), np.append(rho, 0.0), -rho[:, None]))
-    return join(last.name, parts)
+    whole = join(last.name, parts)
+    return denoised(whole) if denoise else whole
 
 
 def kappa_step(

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from deis.schedule import round_down, timesteps
+from deis.schedule import known_times, timesteps
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.adams_bashforth import ipndm, log_rho_ab, t_ab
 
 
-class Choice(NamedTuple):
+class Recommendation(NamedTuple):
     """A solver of one network call a step, and its grid, for numbers of calls up to `most_calls`."""
 
     most_calls: float
@@ -20,29 +20,29 @@ class Choice(NamedTuple):
 
 
 _ALWAYS = float("inf")
-_MANY_CALLS = Choice(_ALWAYS, partial(log_rho_ab, order=4, corrector=True), "log", 1.0)
+_MANY_CALLS = Recommendation(_ALWAYS, partial(log_rho_ab, order=4, corrector=True), "log", 1.0)
 
-CHOICES: dict[str, tuple[Choice, ...]] = {
+RECOMMENDATIONS: dict[str, tuple[Recommendation, ...]] = {
     "signal and noise": (
-        Choice(16, partial(ipndm, order=3), "t", 2.0),
-        Choice(29, partial(t_ab, order=4), "t", 2.0),
+        Recommendation(16, partial(ipndm, order=3), "t", 2.0),
+        Recommendation(29, partial(t_ab, order=4), "t", 2.0),
         _MANY_CALLS,
     ),
     "constant signal": (
-        Choice(14, partial(t_ab, order=3), "rho", 20.0),
-        Choice(29, partial(log_rho_ab, order=4), "log", 1.0),
+        Recommendation(14, partial(t_ab, order=3), "rho", 20.0),
+        Recommendation(29, partial(log_rho_ab, order=4), "log", 1.0),
         _MANY_CALLS,
     ),
     "pure noise at T": (
-        Choice(12, partial(t_ab, order=2, corrector=True, lower_order_final=True), "t", 2.0),
-        Choice(_ALWAYS, partial(t_ab, order=3, corrector=True), "t", 2.0),
+        Recommendation(12, partial(t_ab, order=2, corrector=True, lower_order_final=True), "t", 2.0),
+        Recommendation(_ALWAYS, partial(t_ab, order=3, corrector=True), "t", 2.0),
     ),
 }
-"""The choices by kind of diffusion, fewest calls first: `kind` says which a diffusion is."""
+"""The recommendations by kind of diffusion, fewest calls first: `kind` says which a diffusion is."""
 
 
 def kind(sde: SDE) -> str:
-    """The name in CHOICES: VP and its like, VE and EDM's, or flow models and zero terminal SNR."""
+    """The name in RECOMMENDATIONS: VP and its like, VE and EDM's, or flow models and zero terminal SNR."""
     first, last = float(sde.s(sde.T)), float(sde.s(sde.t_0))
     if first == 0:
         return "pure noise at T"
@@ -56,6 +56,5 @@ def recommended(sde: SDE, nfe: int) -> Table:
     `deis.choose` finds for a network is nearer to that network's exact solution.
     For a `DiscreteVPSDE` the nodes are whole times. Raises ValueError as `deis.timesteps` does.
     """
-    _, solver, phase, order = next(choice for choice in CHOICES[kind(sde)] if nfe <= choice.most_calls)
-    ts = timesteps(sde, nfe, phase, order)
-    return solver(sde, round_down(ts, int(sde.T)) if sde.is_discrete else ts)
+    _, solver, phase, order = next(one for one in RECOMMENDATIONS[kind(sde)] if nfe <= one.most_calls)
+    return solver(sde, known_times(sde, timesteps(sde, nfe, phase, order)))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deis.sde import SDE
-from deis.table import Table
+from deis.table import Table, eps_table
 
 Stages = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """(start, end) of the steps in rho, [steps] -> (rho of the evaluations [steps, k], weights [steps, k, k]).
@@ -75,6 +75,16 @@ def single_step(
     g[last] = np.hypot(g[last], np.sqrt(np.append(start[1:], rho[-1]) ** 2 - end**2))
     a, b = (np.ones(len(p)), -rho_rows[:-1]) if prediction == "x_0" else (np.zeros(len(p)), np.ones(len(p)))
     return Table(name, t_rows, np.append(sde.s(t_rows[:-1]), s[-1]), rho_rows, a, b, p, p, P, Q, s_noise * g)
+
+
+def denoised(table: Table) -> Table:
+    """The table with one more row, which evaluates at the result and steps to sigma = 0: x is the predicted x_0."""
+    return join(table.name, [table, to_zero("", table.t[-1], table.s[-1], table.rho[-1])])
+
+
+def to_zero(name: str, t: float, s: float, rho: float) -> Table:
+    """The table of one evaluation, which steps to sigma = 0: x is the predicted x_0."""
+    return eps_table(name, np.array([t, t]), np.array([s, 1.0]), np.array([rho, 0.0]), np.array([[-rho]]))
 
 
 def join(name: str, parts: Sequence[Table]) -> Table:

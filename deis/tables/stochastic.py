@@ -23,6 +23,7 @@ from deis.tables.adams_bashforth import t_ab
 from deis.tables.exponential import interpolate, log_weights, sde_noise
 from deis.tables.multistep import (
     Options,
+    check_order,
     extended_nodes,
     lagrange_integrals,
     multistep,
@@ -63,20 +64,21 @@ def t_ab_sde(
     lower_order_final, denoise: as in `deis.tables.multistep.Options`.
     Raises ValueError for any other order, lam < 0, or bad nodes.
     """
-    if order not in (0, 1, 2, 3):
-        raise ValueError(f"order must be 0 (stochastic DDIM), 1, 2 or 3, got {order}")
+    check_order(order, 0, 3)
     if not 0 <= lam < np.inf:
         raise ValueError(f"lam must be 0 (deterministic) or more, got {lam:g}")
     if lam == 0:
         return t_ab(sde, ts, order, lower_order_final=lower_order_final, denoise=denoise)
     t, s, rho = extended_nodes(sde, ts, denoise)
     degrees = rising(order, len(t) - 1, lower_order_final, denoise)
-    p, P = np.ones(len(degrees)), np.zeros((len(degrees), degrees.max() + 1))
+    one = np.ones(len(degrees))
+    p, P = one.copy(), np.zeros((len(degrees), degrees.max() + 1))
     for degree in set(degrees.tolist()):
         i = np.flatnonzero(degrees == degree)
         used = rho[i[:, None] - np.arange(degree + 1)]
         p[i], P[i, : degree + 1] = _collocation(sde, used, rho[i + 1], lam)
-    return _x_0_table(f"tAB{order}(lambda={lam:g})", t, s, rho, p, P, lam**2)
+    _, g = sde_noise(lam**2)(rho)
+    return Table(f"tAB{order}(lambda={lam:g})", t, s, rho, a=one, b=-rho[:-1], p=p, q=p, P=P, Q=P, g=g)
 
 
 @from_noise(lambda eta, **options: {"eta": float(eta > 0)})
@@ -100,8 +102,7 @@ def dpm_solver_pp_sde(
     options: those of `Options`.
     Raises ValueError for another order, a negative eta, an unknown variant or bad nodes.
     """
-    if order not in (1, 2, 3):
-        raise ValueError(f"dpm_solver_pp_sde order must be 1, 2 or 3, got {order}")
+    check_order(order, 1, 3, "dpm_solver_pp_sde order")
     if not 0 <= eta < np.inf:
         raise ValueError(f"eta must be 0 (deterministic) or more, got {eta:g}")
     if variant not in ("midpoint", "heun"):
@@ -134,10 +135,10 @@ def sa_solver(
     options: those of `Options`; the corrector is on. It does not raise the order where there is noise, which is 2.
     Raises ValueError for other orders, a negative tau, or bad nodes.
     """
-    if not 1 <= order <= 4 or not 2 <= (corrector_order or order + 1) <= order + 1:
-        raise ValueError(
-            f"sa_solver order must be 1 to 4 and corrector_order 2 to order + 1, got {order}, {corrector_order}"
-        )
+    check_order(order, 1, 4, "sa_solver order")
+    if corrector_order is None:
+        corrector_order = order + 1
+    check_order(corrector_order, 2, order + 1, "sa_solver corrector_order")
     if not 0 <= tau < np.inf:
         raise ValueError(f"tau must be 0 (deterministic) or more, got {tau:g}")
 
@@ -145,11 +146,11 @@ def sa_solver(
         return np.where((rho >= tau_min) & (rho <= tau_max), tau**2, 0.0)
 
     weights = log_weights("x_0", "exact" if exact else "B1", eta)
-    degree = (corrector_order or order + 1) - 1
     options = Options(corrector=True) | options
     name = with_options(f"SA{order}", options) + f"(tau={tau:g})"
+    degrees, noise = (order - 1, corrector_order - 1), sde_noise(eta)
     return multistep(
-        name, sde, ts, order - 1, weights, weights, "x_0", noise=sde_noise(eta), correct_degree=degree, **options
+        name, sde, ts, degrees[0], weights, weights, "x_0", noise=noise, correct_degree=degrees[1], **options
     )
 
 
@@ -165,8 +166,7 @@ def er_sde(
     lower_order_final, denoise: as in `deis.tables.multistep.Options`.
     Raises ValueError for another order, or bad nodes.
     """
-    if order not in (1, 2, 3):
-        raise ValueError(f"er_sde order must be 1, 2 or 3, got {order}")
+    check_order(order, 1, 3, "er_sde order")
 
     def f(rho: np.ndarray) -> np.ndarray:
         return rho * (np.exp(rho**0.3) + 10)
@@ -186,18 +186,8 @@ def er_sde(
         moments = np.stack([1 - f(end) / f(start), slope, parabola], axis=1)
         return interpolate(place, moments[:, : nodes.shape[1]])
 
-    return multistep(
-        f"ER-SDE-{order}",
-        sde,
-        ts,
-        order - 1,
-        weights,
-        weights,
-        "x_0",
-        noise=noise,
-        lower_order_final=lower_order_final,
-        denoise=denoise,
-    )
+    options = Options(lower_order_final=lower_order_final, denoise=denoise)
+    return multistep(f"ER-SDE-{order}", sde, ts, order - 1, weights, weights, "x_0", noise=noise, **options)
 
 
 def _collocation(sde: SDE, nodes: np.ndarray, end: np.ndarray, lam: float) -> tuple[np.ndarray, np.ndarray]:
@@ -216,11 +206,3 @@ def _collocation(sde: SDE, nodes: np.ndarray, end: np.ndarray, lam: float) -> tu
     # E at the nodes = equations^-1 (x_0 - v)
     P = np.linalg.solve(equations.swapaxes(1, 2).astype(np.float64), step[:, :, None].astype(np.float64))[:, :, 0]
     return 1 - P.sum(axis=1), P
-
-
-def _x_0_table(
-    name: str, t: np.ndarray, s: np.ndarray, rho: np.ndarray, p: np.ndarray, P: np.ndarray, lam_square: float
-) -> Table:
-    """Rows v' = p v + sum_j P_j x_0j + g z, g the lambda-SDE's noise that is left at the end of each step."""
-    g = rho[1:] * np.sqrt(1 - (rho[1:] / rho[:-1]) ** (2 * lam_square))
-    return Table(name, t, s, rho, a=np.ones(len(p)), b=-rho[:-1], p=p, q=p, P=P, Q=P, g=g)

@@ -27,6 +27,7 @@ class Tableau:
 
     @property
     def stages(self) -> int:
+        """The network evaluations in a step."""
         return len(self.b)
 
     @property

@@ -12,7 +12,7 @@ import numpy as np
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.exponential import log_weights
-from deis.tables.multistep import Options, multistep
+from deis.tables.multistep import Options, check_order, multistep
 
 VARIANTS = ("B1", "B2", "vary")
 MAX_ORDER = 6
@@ -30,16 +30,15 @@ def unipc(
     """UniPC-p: predictor UniP-p and corrector UniC-p; 1 NFE a step, orders 1, 2, ... p at the start.
 
     ts: [N+1] decreasing nodes, sigma > 0 at every evaluation.
-    order: p, 1 to 6. The order of convergence is p + 1, without the corrector p ("UniP"); the steps of lower order
-        at the end, kept as the authors do unless lower_order_final=False, bound it by 2.
+    order: p, 1 to 6; the authors use 2 and 3. The order of convergence is p + 1, without the corrector p ("UniP"); the
+        steps of lower order at the end, kept as the authors do unless lower_order_final=False, bound it by 2.
     variant: "B1", B(h) = h, or "B2", B(h) = e^h - 1 (section 3.4); "vary", the
         varying coefficients (appendix C), which solve for that unknown too.
     prediction: what the polynomial goes through, predicted "x_0" (the authors' choice for guided sampling) or "eps".
     options: those of `Options`; lower_order_final and corrector are on.
     Raises ValueError for any other order, variant or prediction, or bad nodes.
     """
-    if not 1 <= order <= MAX_ORDER:
-        raise ValueError(f"unipc order must be 1 to {MAX_ORDER}, got {order}; the authors use 2 and 3")
+    check_order(order, 1, MAX_ORDER, "unipc order")
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
     options = Options(lower_order_final=True, corrector=True) | options

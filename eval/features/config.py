@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data.config import DatasetConfig
 from eval.features.extractor import Extractor
-from eval.features.weights import efficientnet_file, inception_file
+from eval.features.weights import dinov2_file, efficientnet_file, inception_file
 from formats.files import read_json
 from models.sampling.source import SHIPPED
 from runs.errors import checking
@@ -33,6 +33,7 @@ class ExtractorConfig:
     # networks whose weights are in a file
     weights: str | None = None
     resize: str = "pytorch"
+    spatial: bool = False
 
 
 def validate_extractor(cfg: ExtractorConfig) -> None:
@@ -51,9 +52,11 @@ def validate_extractor(cfg: ExtractorConfig) -> None:
         raise ValueError(f"extractor.weights={cfg.weights} does not go with extractor {cfg.name}, which has no weights")
     if cfg.resize not in ("pytorch", "tf1"):
         raise ValueError(f"extractor.resize={cfg.resize} is unknown; use pytorch or tf1")
-    if cfg.resize != "pytorch" and cfg.name != "inception":
-        raise ValueError(f"extractor.resize={cfg.resize} belongs to inception, not {cfg.name}")
-    if file_of := {"inception": inception_file, "efficientnet_lite0": efficientnet_file}.get(cfg.name):
+    for field, usual in (("resize", "pytorch"), ("spatial", False)):
+        if cfg.name != "inception" and (value := getattr(cfg, field)) != usual:
+            raise ValueError(f"extractor.{field}={value} belongs to inception, not {cfg.name}")
+    files = {"inception": inception_file, "efficientnet_lite0": efficientnet_file, "dinov2": dinov2_file}
+    if file_of := files.get(cfg.name):
         file_of(cfg.weights)
 
 

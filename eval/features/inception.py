@@ -21,6 +21,8 @@ from eval.features.layers import PRECISION, Conv, bilinear, kernel_shapes, netwo
 from eval.features.weights import Layers, inception_file, read_layers
 
 SIZE, WIDTH, CLASSES = 299, 2048, 1008
+SPATIAL_CHANNELS = 7
+SPATIAL_WIDTH = SPATIAL_CHANNELS * 17 * 17
 BATCH = 32
 
 # The branches of each kind of block, which lie side by side. A branch is a chain of layers (features, kernel); a layer
@@ -59,13 +61,18 @@ def mixed_6(width: int) -> Branches:
 def extractor(cfg: ExtractorConfig, dataset: DatasetConfig | None = None, batch_size: int = BATCH) -> Extractor:
     """Pool features, and the logits without bias: the Inception Score has been computed from these from the start.
 
+    With `cfg.spatial` it is the features that `spatial_outputs` takes instead, of which the distance is sFID.
     batch_size: images at a time, 30 MB each; changes speed and memory only.
 
     Raises ValueError for a file of weights that is damaged or of another network; FileNotFoundError if it is not there.
     """
     layers = read_inception(inception_file(cfg.weights))
+    shared = (batch_size, cfg.cache_dir)
+    if cfg.spatial:
+        spatial = partial(spatial_outputs, resize=cfg.resize)
+        return network_extractor(f"inception_spatial-{cfg.resize}", "sFID", spatial, layers, SPATIAL_WIDTH, *shared)
     network = partial(outputs, resize=cfg.resize)
-    return network_extractor(f"inception-{cfg.resize}", "FID", network, layers, WIDTH, batch_size, cfg.cache_dir)
+    return network_extractor(f"inception-{cfg.resize}", "FID", network, layers, WIDTH, *shared)
 
 
 def read_inception(path: Path) -> Layers:
@@ -82,14 +89,29 @@ def outputs(
     resize: "pytorch" interpolates and scales as pytorch-fid does, to [-1, 1]; "tf1" as the graph itself and
         torch-fidelity do, to [-1, 127/128]. See `bilinear`.
     """
-    pixels = bilinear(images, SIZE, resize)
-    pixels = pixels / 127.5 - 1.0 if resize == "pytorch" else pixels / 128.0 - 1.0
-    features = inception(with_layers(layers), pixels)
+    features = inception(with_layers(layers), _pixels(images, resize))
     return features, jnp.matmul(features, layers["fc"].kernel, precision=PRECISION)
 
 
-def inception(conv: Conv, x: Float[Array, "b 299 299 3"]) -> Float[Array, "b 2048"]:
-    """The network up to its last pool. x: pixels in [-1, 1]."""
+def spatial_outputs(
+    layers: Layers, images: UInt8[Array, "b h w c"], resize: str
+) -> tuple[Float[Array, "b 2023"], None]:
+    """The features of sFID (Nash et al., arXiv 2103.03841), which say where things are, as guided-diffusion takes them.
+
+    They are the first 7 channels of TensorFlow's layer mixed_6/conv, of 17x17 pixels, row by row. guided-diffusion has
+    the graph's own resize, "tf1".
+    """
+    x = inception(with_layers(layers), _pixels(images, resize), up_to="Mixed_6d")
+    return x[..., :SPATIAL_CHANNELS].reshape(len(x), SPATIAL_WIDTH), None
+
+
+def _pixels(images: UInt8[Array, "b h w c"], resize: str) -> Float[Array, "b 299 299 3"]:
+    pixels = bilinear(images, SIZE, resize)
+    return pixels / 127.5 - 1.0 if resize == "pytorch" else pixels / 128.0 - 1.0
+
+
+def inception(conv: Conv, x: Float[Array, "b 299 299 3"], up_to: str | None = None) -> Array:
+    """The network up to its last pool, or all channels of the block of 17x17 pixels `up_to`. x: pixels in [-1, 1]."""
     half = partial(nnx.max_pool, window_shape=(3, 3), strides=(2, 2))
     x = _relu(conv, x, "Conv2d_1a_3x3", 32, THREE, stride=2, padding="VALID")
     x = _relu(conv, x, "Conv2d_2a_3x3", 32, THREE, padding="VALID")
@@ -103,6 +125,8 @@ def inception(conv: Conv, x: Float[Array, "b 299 299 3"]) -> Float[Array, "b 204
     x = _mixed(conv, x, "Mixed_6a", MIXED_6A, half(x), stride=2, padding="VALID")
     for block, width in (("Mixed_6b", 128), ("Mixed_6c", 160), ("Mixed_6d", 160), ("Mixed_6e", 192)):
         x = _mixed(conv, x, block, mixed_6(width), _averaged(conv, x, block, 192))
+        if block == up_to:
+            return x
     x = _mixed(conv, x, "Mixed_7a", MIXED_7A, half(x), stride=2, padding="VALID")
     x = _mixed(conv, x, "Mixed_7b", MIXED_7, _averaged(conv, x, "Mixed_7b", 192))
     largest = nnx.max_pool(x, (3, 3), padding="SAME")

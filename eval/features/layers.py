@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from functools import partial, reduce
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,26 +92,39 @@ def bilinear(images: Num[Array, "b h w c"], size: int, convention: str) -> Float
     return jnp.einsum("yh,bhwc,xw->byxc", rows, rgb, columns, precision=PRECISION)
 
 
+def bicubic(images: Num[Array, "b h w c"], size: int) -> Float[Array, "b size size 3"]:
+    """Grey or RGB images as square RGB images of `size` pixels a side, smoothed where they shrink, as Pillow does it.
+
+    Columns come first and then rows, though Pillow 13 begins with the rows of an image that is much higher than wide;
+    after each the values are whole numbers from 0 to 255, here in float32.
+    """
+    x = jnp.broadcast_to(images.astype(jnp.float32), (*images.shape[:-1], 3))
+    for axis in (2, 1):
+        shape = (*x.shape[:axis], size, *x.shape[axis + 1 :])
+        x = jnp.clip(jnp.floor(jax.image.resize(x, shape, "cubic", precision=PRECISION) + 0.5), 0, 255)
+    return x
+
+
 def network_extractor(
     name: str,
     distance: str,
-    outputs: Callable[[Layers, Array], tuple[Array, Array]],
-    layers: Layers,
+    outputs: Callable[[Any, Array], tuple[Array, Array | None]],
+    params: Any,
     dim: int,
     batch_size: int,
     cache_dir: str,
 ) -> Extractor:
-    """The extractor of the compiled `outputs(layers, images)`, named NAME@HASH by its weights.
+    """The extractor of the compiled `outputs(params, images)`, named NAME@HASH by its parameters, a tree of arrays.
 
     Its batches are sharded over as many local devices as divide `batch_size`.
     """
     devices = jax.local_devices()
     mesh = Mesh(np.array(devices[: math.gcd(len(devices), batch_size)]), ("data",))
     rows = NamedSharding(mesh, PartitionSpec("data"))
-    replicated = jax.device_put(layers, NamedSharding(mesh, PartitionSpec()))
+    replicated = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     compiled = jax.jit(outputs)
     return Extractor(
-        name=identity(name, *(array for layer in sorted(layers) for array in layers[layer])),
+        name=identity(name, *jax.tree.leaves(params)),
         distance=distance,
         dim=dim,
         batch_size=batch_size,

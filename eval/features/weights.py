@@ -26,17 +26,27 @@ class Layer(NamedTuple):
 Layers = dict[str, Layer]
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
-BATCH_NORM_EPS = 1e-3  # both networks'
+DINOV2_FILE = "dinov2_vitl14_pretrain.pth"
+BATCH_NORM_EPS = 1e-3  # of both networks that have them
 _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def inception_file(weights: str | None) -> Path:
     """The file that `extractor.weights` names, or the usual one. Raises FileNotFoundError."""
-    path = Path(weights or f"~/.cache/deis/{INCEPTION_FILE}").expanduser()
+    origin = "pytorch-fid's release fid_weights, whose SHA-256 begins with 6726825d"
+    return _file(weights, INCEPTION_FILE, origin)
+
+
+def dinov2_file(weights: str | None) -> Path:
+    """The file that `extractor.weights` names, or the usual one. Raises FileNotFoundError."""
+    return _file(weights, DINOV2_FILE, f"https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/{DINOV2_FILE}")
+
+
+def _file(weights: str | None, name: str, origin: str) -> Path:
+    path = Path(weights or f"~/.cache/deis/{name}").expanduser()
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} does not exist; put {INCEPTION_FILE} of pytorch-fid's release fid_weights there, whose SHA-256 "
-            "begins with 6726825d, or say where it is with extractor.weights=PATH"
+            f"{path} does not exist; put {name} there, from {origin}, or say where it is with extractor.weights=PATH"
         )
     return path
 
@@ -93,8 +103,8 @@ def read_layers(
         weight, norm = theirs(name)
         expected[weight] = (outputs, inputs, h, w)
         expected |= {f"{norm}.{part}": (outputs,) for part in _NORM}
-    if fault := _fault(tensors, expected):
-        raise ValueError(f"{path} {fault}")
+    if found := fault(tensors, expected):
+        raise ValueError(f"{path} {found}")
     layers = {head: Layer(tensors[f"{head}.weight"].T, tensors[f"{head}.bias"])}
     for name in kernels:
         weight, norm = theirs(name)
@@ -105,7 +115,7 @@ def read_layers(
     return layers
 
 
-def _fault(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> str | None:
+def fault(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> str | None:
     """The fault of the tensors, as the end of a sentence; None if there is none."""
     if missing := expected.keys() - tensors.keys():
         return f"lacks {_few(missing)}, which the network needs"

@@ -76,12 +76,15 @@ def feature_statistics(batches: Iterable[Float[np.ndarray, "batch d"]], extracto
     return stats
 
 
-def frechet_distance(a: Statistics, b: Statistics) -> float:
+def frechet_distance(a: Statistics, b: Statistics, *, quickly: bool = False) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) for covariances A and B.
 
     The trace of (A B)^(1/2) is the sum of the singular values of A^(1/2) B^(1/2), which needs no square root of a small
     difference: equal sets are at distance 0 to round-off, also where they are too few for a covariance of full rank.
     Round-off can leave it slightly below zero; it is returned as it is.
+
+    quickly: take it as the sum of the roots of the eigenvalues of B^(1/2) A B^(1/2), which is several times as fast
+        for many distances to one `b`, with errors up to 1e-6 of tr(A).
 
     Raises ValueError if the features come from different extractors, as far as both are known, or differ in number.
     """
@@ -91,7 +94,10 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
             f"{a.data} has {a.mean.size} features of extractor {a.extractor}, but {b.data} has {b.mean.size} of "
             f"{b.extractor}; distances need one extractor for both"
         )
-    trace_root = scipy.linalg.svdvals(a.root @ b.root).sum()
+    if quickly:
+        trace_root = np.sqrt(scipy.linalg.eigvalsh(b.root @ a.cov @ b.root).clip(min=0.0)).sum()
+    else:
+        trace_root = scipy.linalg.svdvals(a.root @ b.root).sum()
     return float(((a.mean - b.mean) ** 2).sum() + np.trace(a.cov) + np.trace(b.cov) - 2.0 * trace_root)
 
 

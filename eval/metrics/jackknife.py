@@ -16,25 +16,29 @@ BLOCKS = 10
 
 
 def extend_blocks(
-    blocks: Sequence[Statistics], batch: Float[np.ndarray, "batch d"], first: int, total: int
+    blocks: Sequence[Statistics], batch: Float[np.ndarray, "batch d"], first: int, total: int | None = None
 ) -> list[Statistics]:
     """The blocks with the rows of one more batch, number `first` and on of `total`: equal blocks, one after the other.
 
+    total: None if nobody knows how many there will be; rows then go to the blocks in turn.
     Raises ValueError if a feature is not finite.
     """
-    block = np.arange(first, first + len(batch)) * len(blocks) // total
+    rows = np.arange(first, first + len(batch))
+    block = rows % len(blocks) if total is None else rows * len(blocks) // total
     return [extend(stats, batch[block == i]) for i, stats in enumerate(blocks)]
 
 
 def distances_without(blocks: Sequence[Statistics], reference: Statistics) -> list[float]:
     """The Fréchet distance of all samples but those of one block, for each block."""
     others = [[*blocks[:i], *blocks[i + 1 :]] for i in range(len(blocks))]
-    return [frechet_distance(reduce(merge, kept), reference) for kept in others]
+    return [frechet_distance(reduce(merge, kept), reference, quickly=True) for kept in others]
 
 
 def standard_error(without: Sequence[float] | Float[np.ndarray, " blocks"]) -> float:
     """The standard error of a number, from its values when each block is left out in turn.
 
+    It is an estimate itself: with ten blocks, the number is within 1.96 errors of its expectation in 92 of 100 cases,
+    and within 2.26 in 95 (Student's t with nine degrees of freedom).
     Of a difference of two numbers it is that of the differences; samples of the same seeds then cancel what they share.
     """
     return float(np.sqrt((len(without) - 1) * np.var(without)))

@@ -11,13 +11,14 @@ from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig, load_extractor
 from eval.features.extractor import Extractor
-from eval.metrics.frechet import empty_statistics, extend, frechet_distance, merge, metric_name, rank_warning
+from eval.metrics.frechet import Statistics, empty_statistics, frechet_distance, merge, metric_name, rank_warning
 from eval.metrics.inception_score import inception_score
+from eval.metrics.jackknife import BLOCKS, distances_without, extend_blocks, standard_error
 from eval.metrics.kid import kernel_distance
 from eval.metrics.precision_recall import precision_recall
 from eval.metrics.reference import Reference, chunk_size, kept_radii, load_reference, missing_features
@@ -39,12 +40,13 @@ class MetricConfig(NamedTuple):
 
 
 class Measurement:
-    """Takes samples batch by batch and keeps only what the metrics need of them, besides their mean and covariance.
+    """Takes samples batch by batch and keeps only what the metrics need of them, besides means and covariances.
 
+    blocks: statistics of so many blocks of the samples, of which a Fréchet distance has its standard error.
     Raises ValueError if a metric needs what the extractor or the reference does not have.
     """
 
-    def __init__(self, extractor: Extractor, reference: Reference, config: MetricConfig):
+    def __init__(self, extractor: Extractor, reference: Reference, config: MetricConfig, blocks: int = BLOCKS):
         if reference.features is None:
             if config.need("features"):
                 raise ValueError(
@@ -56,19 +58,33 @@ class Measurement:
                 f"kid_subset_size={config.kid_subset_size} is more than the {len(reference.features)} images of "
                 f"{reference.data_name}; use that many or fewer"
             )
-        if config.need("logits") and extractor.outputs(np.zeros((1, *reference.image_shape), np.uint8))[1] is None:
+        if "is" in config.names and extractor.outputs(np.zeros((1, *reference.image_shape), np.uint8))[1] is None:
             raise ValueError(f"metrics=is needs class scores, and extractor {extractor.name} has none; leave it out")
+        if "classes" in config.names and extractor.accuracy is None:
+            raise ValueError(
+                f"metrics=classes needs the data set's own classes, which extractor {extractor.name} does not know; "
+                "use extractor=classifier"
+            )
         self.extractor, self.reference, self.config = extractor, reference, config
-        self.statistics = empty_statistics(extractor.name, "samples")
+        self.blocks = [empty_statistics(extractor.name, f"block {i} of the samples") for i in range(blocks)]
         self._features: list[np.ndarray] = []
         self._logits: list[np.ndarray] = []
+        self._labels: list[np.ndarray] = []
         self._waiting = np.empty((0, *reference.image_shape), np.uint8)
 
-    def add(self, images: UInt8[np.ndarray, "b h w c"]) -> None:
+    def add(self, images: UInt8[np.ndarray, "b h w c"], labels: Int[np.ndarray, " b"] | None = None) -> None:
         """Take more samples; they go through the extractor as soon as there is a `chunk_size` of them.
 
-        Raises ValueError if the images are not uint8, or not of the reference's shape.
+        labels: the classes that they were asked for, which the metric "classes" needs.
+        Raises ValueError if the images are not uint8, or not of the reference's shape, and for labels that are missing.
         """
+        if "classes" in self.config.names:
+            if labels is None:
+                raise ValueError(
+                    "metrics=classes needs the class that each sample was asked for, as sample.py knows it of a "
+                    "network with classes; leave it out"
+                )
+            self._labels.append(np.asarray(labels))
         if images.dtype != np.uint8 or images.shape[1:] != self.reference.image_shape:
             raise ValueError(
                 f"samples are {images.dtype} {list(images.shape[1:])}, but the images of "
@@ -107,13 +123,17 @@ class Measurement:
         self._extract(len(self._waiting))
         if jax.process_count() == 1:
             return
-        rows = {"features": self._features, "logits": self._logits}
+        rows = {"features": self._features, "logits": self._logits, "labels": self._labels}
         kept = {name: np.concatenate(batches) for name, batches in rows.items() if batches}
-        own = {"mean": self.statistics.mean, "cov": self.statistics.cov, "n": np.asarray(self.statistics.n)}
-        parts = [part for part in gather(own | kept) if part["n"] > 0]
-        statistics = [replace(self.statistics, mean=p["mean"], cov=p["cov"], n=int(p["n"])) for p in parts]
-        self.statistics = reduce(merge, statistics, empty_statistics(self.extractor.name, "samples"))
-        self._features, self._logits = ([part[name] for part in parts if name in part] for name in rows)
+        for i, block in enumerate(self.blocks):
+            if block.n > 0:
+                kept |= {f"mean {i}": block.mean, f"cov {i}": block.cov, f"n {i}": np.asarray(block.n)}
+        parts, empty = gather(kept), empty_statistics(self.extractor.name, "samples")
+        for i in range(len(self.blocks)):
+            found = [[part[f"{name} {i}"] for name in ("mean", "cov", "n")] for part in parts if f"n {i}" in part]
+            theirs = [replace(empty, mean=mean, cov=cov, n=int(n)) for mean, cov, n in found]
+            self.blocks[i] = reduce(merge, theirs, empty)
+        self._features, self._logits, self._labels = ([part[name] for part in parts if name in part] for name in rows)
 
     def _extract(self, count: int) -> None:
         """Take the features of the first `count` images that wait."""
@@ -121,11 +141,17 @@ class Measurement:
             return
         features, logits = self.extractor.outputs(self._waiting[:count])
         self._waiting = self._waiting[count:]
-        self.statistics = extend(self.statistics, features)
+        self.blocks = extend_blocks(self.blocks, features, sum(block.n for block in self.blocks))
         if self.config.need("features"):
             self._features.append(features)
         if logits is not None and self.config.need("logits"):
             self._logits.append(logits)
+
+    @property
+    def statistics(self) -> Statistics:
+        """Mean and covariance of the features of all samples."""
+        taken = [block for block in self.blocks if block.n > 0]
+        return reduce(merge, taken, empty_statistics(self.extractor.name, "samples"))
 
     @property
     def features(self) -> tuple[np.ndarray, Any]:
@@ -138,7 +164,12 @@ def _fid(samples: Measurement) -> dict[str, Any]:
     if warning := rank_warning(stats, distance):
         log.warning("warning: %s", warning)
     name = metric_name(stats, distance, samples.reference.split)
-    return {"fid": frechet_distance(stats, samples.reference.statistics), "fid_name": name}
+    found = {"fid": frechet_distance(stats, samples.reference.statistics), "fid_name": name}
+    if sum(block.n > 0 for block in samples.blocks) < BLOCKS:
+        return found
+    return found | {
+        "fid_standard_error": standard_error(distances_without(samples.blocks, samples.reference.statistics))
+    }
 
 
 def _kid(samples: Measurement) -> dict[str, Any]:
@@ -161,6 +192,13 @@ def _precision_recall(samples: Measurement) -> dict[str, Any]:
     return precision_recall(features, reference, radii=radii)._asdict() | {"pr_name": name}
 
 
+def _classes(samples: Measurement) -> dict[str, Any]:
+    """The share of samples that the extractor's classifier takes for the class that was asked for."""
+    found = np.concatenate(samples._logits).argmax(axis=1)
+    name = metric_name(samples.statistics, "classes")
+    return {"right_class": float(np.mean(found == np.concatenate(samples._labels))), "classes_name": name}
+
+
 class Metric(NamedTuple):
     """One metric: what it takes and what it gives.
 
@@ -180,10 +218,11 @@ KID_LINE = "{kid_name} {kid:.3g}, standard deviation {kid_std:.2g} over {kid_sub
 IS_LINE = "{is_name} {is:.4g}, standard deviation {is_std:.2g} over 10 parts"
 PR_LINE = "{pr_name} precision {precision:.3f}, recall {recall:.3f}, density {density:.3f}, coverage {coverage:.3f}"
 METRICS = {
-    "fid": Metric(_fid, "statistics", 2, "{fid_name} {fid:.4g}", ("fid",)),
+    "fid": Metric(_fid, "statistics", 2, "{fid_name} {fid:.4g}{fid_error}", ("fid", "fid_standard_error")),
     "kid": Metric(_kid, "features", 2, KID_LINE, ("kid",)),  # and at least kid_subset_size
     "is": Metric(_inception_score, "logits", 10, IS_LINE, ("is",)),
     "pr": Metric(_precision_recall, "features", 6, PR_LINE, ("precision", "recall", "density", "coverage")),
+    "classes": Metric(_classes, "logits", 1, "{classes_name} right {right_class:.1%}", ("right_class",)),
 }
 VALUES = tuple(value for metric in METRICS.values() for value in metric.values)
 
@@ -210,7 +249,9 @@ def validate_metrics(config: MetricConfig, num_samples: int | None) -> None:
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """The metrics of a `Measurement.result` for people, one a line."""
+    """The metrics of a `Measurement.result` for people, one a line; ± is the standard error."""
+    error = found.get("fid_standard_error")
+    found = found | {"fid_error": "" if error is None else f" ± {error:.2g}"}
     return [metric.line.format(**found) for metric in METRICS.values() if metric.values[0] in found]
 
 
@@ -249,6 +290,6 @@ def measurement_of(
 def measure_fid(images: UInt8[np.ndarray, "n h w c"], extractor: Extractor, dataset: DatasetConfig) -> dict[str, Any]:
     """FID of the images against the data set's training images, with the name it goes by. Raises ConfigError."""
     with checking():
-        measurement = Measurement(extractor, load_reference(extractor, dataset), MetricConfig())
+        measurement = Measurement(extractor, load_reference(extractor, dataset), MetricConfig(), blocks=1)
         measurement.add(images)
         return measurement.result()

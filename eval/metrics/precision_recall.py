@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 BLOCK_BYTES = 128 * 2**20  # of a block of distances, of which two may be held at once
 COLUMNS = 4096  # rows of the other set that are taken from the centre at a time
@@ -69,6 +69,22 @@ def precision_recall(
 def reference_radii(reference: Float[np.ndarray, "m d"], k: int = 3, k_density: int = 5) -> Float[np.ndarray, "2 m"]:
     """The squared radii of the reference's balls, which several sets of samples can be judged by."""
     return _neighbour_distances(reference, reference.mean(axis=0), [k, k_density])
+
+
+def nearest(
+    samples: Float[np.ndarray, "n d"], reference: Float[np.ndarray, "m d"], k: int
+) -> tuple[Int[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
+    """(the numbers of the k rows of the reference nearest to each sample, their distances), the nearest first.
+
+    Raises ValueError for fewer than k rows.
+    """
+    if not 1 <= k <= len(reference):
+        raise ValueError(f"neighbours must be from 1 to {len(reference)}, the number of reference images, got {k}")
+    numbers, found = [], []
+    for _, distances in _squared_distances(samples, reference, reference.mean(axis=0)):
+        numbers.append(np.argsort(distances, axis=1, kind="stable")[:, :k])
+        found.append(np.sqrt(np.take_along_axis(distances, numbers[-1], axis=1)))
+    return np.concatenate(numbers), np.concatenate(found)
 
 
 def _neighbour_distances(

@@ -57,11 +57,16 @@ def load_reference(
             statistics = load_statistics(folder / "statistics.npz")
             if statistics.extractor == extractor.name and extractor.image_shape is not None:
                 return Reference(statistics.data.partition("@")[0], extractor.image_shape, statistics, None)
-        parts = [data.load(dataset, part).images for part in (("train", "test") if split == "all" else (split,))]
-        images, name = parts[0] if len(parts) == 1 else np.concatenate(parts), _name_of(dataset, split)
+        images, name = images_of(dataset, split), _name_of(dataset, split)
         if path is not None:
             return Reference(name, images.shape[1:], foreign_statistics(path, extractor), None)
         return reference_of(extractor, images, name, with_features)._replace(split=split)
+
+
+def images_of(dataset: DatasetConfig, split: str) -> UInt8[np.ndarray, "n h w c"]:
+    """The data set's images of the split "train", "test" or, of both, "all". Raises as `data.load`."""
+    parts = [data.load(dataset, part).images for part in (("train", "test") if split == "all" else (split,))]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def missing_features(cfg: ExtractorConfig, dataset: DatasetConfig) -> str | None:

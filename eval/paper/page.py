@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from eval.figures import fid_vs_nfe_plot, image_grid, samples_picture
+from eval.figures import fid_vs_nfe_plot, image_grid, precision_recall_plot, samples_picture
 from eval.paper.grid import (
     Record,
     as_printed,
@@ -40,6 +40,7 @@ def write_results(paper: Paper, records: Sequence[Record], folder: Path) -> str:
     ]
     for kind in ("png", "svg"):
         fid_vs_nfe_plot(folder / f"fid_vs_nfe.{kind}", points)
+        precision_recall_plot(folder / f"precision_recall.{kind}", points)
     return text
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.figures import fid_vs_nfe_plot
+from eval.figures import fid_vs_nfe_plot, precision_recall_plot
+from eval.metrics.jackknife import BLOCKS
 from eval.paper.grid import Entry, columns_of, grid_rows
 from eval.paper.trainings import METRICS, draw_trainings, labels, trainings_page, with_metrics
 from formats.tables import markdown_table, write_csv
@@ -16,15 +17,15 @@ Rows = dict[str, dict[int, Run]]  # row name -> NFE asked for -> run
 
 ROW_ORDER = ("ddim", "rho_rk", "rho_ab", "log_rho_ab", "t_ab", "ipndm")  # of the methods
 COLUMNS = (
-    "sampler", "method", "order", "nfe_asked", "nfe", "fid_name", "fid", "images_per_s", "seconds", "num_samples",
-    "seeds", "dataset", "extractor", "checkpoint", "step", "overrides", "status", "error", "folder", "command", "loss",
-    "eval_loss",
+    "sampler", "method", "order", "nfe_asked", "nfe", "fid_name", "fid", "fid_standard_error", "precision", "recall",
+    "right_class", "rmse", "psnr", "images_per_s", "seconds", "num_samples", "seeds", "dataset", "extractor", "checkpoint", "step",
+    "overrides", "status", "error", "folder", "command", "loss", "eval_loss",
 )  # fmt: skip
 SHARED = ("dataset", "checkpoint", "step", "fid_name")  # runs of one table have these in common
 # overrides that are the column, or that change no image
 NOT_IN_ROW_NAMES = (
     "sampler.nfe", "run_dir", "output_root", "name", "logger", "batch_size", "gif", "grid_samples", "guidance_sheet",
-    "keep_samples", "save", "metrics", "kid_subsets", "kid_subset_size",
+    "keep_samples", "save", "metrics", "kid_subsets", "kid_subset_size", "distance_to_nfe",
 )  # fmt: skip
 
 
@@ -109,6 +110,8 @@ def sweep_page(rows: Rows) -> str:
         f"{markdown_table(header, lines)}\n\n{about['fid_name'] or 'No FID'}{named}; lower is better. "
         "Bold: best of those within the NFE. +k: k more network calls were made.\n"
     )
+    if any(run.get("fid_standard_error") is not None for run in runs):
+        text += f"\n±: one standard error, by leaving out each of {BLOCKS} blocks of the samples in turn.\n"
     failed = [run for run in runs if run["status"] == "failed"]
     return text + "".join(f"\nERR: {run['sampler']} at NFE {run['nfe_asked']}: {run.get('error')}\n" for run in failed)
 
@@ -116,13 +119,15 @@ def sweep_page(rows: Rows) -> str:
 def _entry(run: Run) -> Entry:
     if run["status"] != "done":
         return Entry("ERR" if run["status"] == "failed" else "-")
-    return Entry("no FID") if run.get("fid") is None else Entry(float(run["fid"]), run["nfe"] - run["nfe_asked"])
+    if run.get("fid") is None:
+        return Entry("no FID")
+    return Entry(float(run["fid"]), run["nfe"] - run["nfe_asked"], run.get("fid_standard_error"))
 
 
 def write_table(folder: Path) -> str:
     """Write table.md, table.csv and what can be drawn; returns the Markdown. Raises as `gather`.
 
-    fid_vs_nfe.png: of sampling runs with a FID. loss.png and grids.png: of training runs.
+    fid_vs_nfe.png, precision_recall.png: of sampling runs that have these. loss.png and grids.png: of training runs.
     """
     runs, trainings = gather(folder)
     rows = arrange(runs)
@@ -132,6 +137,7 @@ def write_table(folder: Path) -> str:
     write_csv(folder / "table.csv", lines, COLUMNS)
     measured = [run | {"sampler": name} for name, cells in rows.items() for run in cells.values()]
     fid_vs_nfe_plot(folder / "fid_vs_nfe.png", measured)
+    precision_recall_plot(folder / "precision_recall.png", measured)
     draw_trainings(folder, trainings)
     return text
 
@@ -142,7 +148,10 @@ def log_table(folder: Path, log: Log) -> None:
     rows = [(name, run) for name, cells in arrange(runs).items() for run in cells.values()]
     for step, (name, run) in enumerate((name, run) for name, run in rows if run.get("fid") is not None):
         log.metrics(step, {f"fid/{name}": run["fid"], "nfe": run["nfe"]})
-    shown = ("nfe_asked", "nfe", "fid", "fid_name", "images_per_s", "seeds", "checkpoint", "step", "status", "folder")
+    shown = (
+        *("nfe_asked", "nfe", "fid", "fid_name", "fid_standard_error", "images_per_s", "seeds", "checkpoint", "step"),
+        *("status", "folder"),
+    )
     log.table(
         len(rows),
         "samples",

@@ -112,6 +112,8 @@ def test_interval(sde, t):
         np.testing.assert_allclose(found, guided if inside else LABEL_EPS, rtol=0, atol=1e-12 if inside else 0)
     edges = [guidance.interval(deis.edm(), WEIGHT, *bounds)(np.float64(2.0)) for bounds in ((2.0, 3.0), (1.0, 2.0))]
     assert [float(edge) for edge in edges] == [1.0, WEIGHT]
+    for high, expected in ((np.inf, WEIGHT), (1e9, 1.0)):  # where s = 0, the noise level is infinite
+        assert float(guidance.interval(deis.flow(), WEIGHT, 0.0, high)(np.array(1.0))) == expected
 
 
 def test_autoguidance():

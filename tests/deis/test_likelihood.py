@@ -222,3 +222,12 @@ def test_a_bad_trace_is_refused(options, message):
     sde = SDES["vp_linear"]
     with pytest.raises(ValueError, match=message):
         likelihood.log_prob(sde, EPS_FNS["vp_linear"], jnp.ones((1, 2)), flow_of(sde, 4, tables.ddim), **options)
+
+
+def test_half_precision_is_the_networks_alone():
+    sde, x_0 = SDES["vp_linear"], jnp.full((2, 2), 0.5, jnp.bfloat16)
+    flow = flow_of(sde, 4, tables.ddim)
+    found, _ = likelihood.log_prob(sde, lambda x, t: 0.5 * x, x_0, flow)
+    exact, _ = likelihood.log_prob(sde, lambda x, t: 0.5 * x, x_0.astype(jnp.float32), flow)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, exact, rtol=2e-3)

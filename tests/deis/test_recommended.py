@@ -6,7 +6,7 @@ from reference import problem
 
 import deis
 from deis import tables
-from deis.tables.recommended import CHOICES, kind
+from deis.tables.recommended import RECOMMENDATIONS, kind
 
 SDES = {
     "signal and noise": (deis.vp_linear(), deis.vp_cosine(), deis.sub_vp(), deis.discrete_vp()),
@@ -23,7 +23,7 @@ def test_every_kind_has_a_table_of_any_number_of_calls(name: str) -> None:
             table = tables.recommended(sde, nfe)
             assert table.nfe == nfe
             assert np.all(np.isfinite(table.P))
-    bounds = [choice.most_calls for choice in CHOICES[name]]
+    bounds = [one.most_calls for one in RECOMMENDATIONS[name]]
     assert bounds == sorted(bounds)
     assert bounds[-1] == np.inf
 

@@ -60,6 +60,14 @@ def test_published_nodes_and_what_lies_between():
     assert (between[0], between[-1]) == (sde.T, sde.t_0)
 
 
+def test_published_nodes_stay_within_the_noise_levels():
+    with pytest.raises(
+        ValueError, match=r'phase "ays_svd" has noise levels sigma/s from 420 .* beyond .* 152 and 0\.01'
+    ):
+        deis.timesteps(SDES["vp_linear"], 50, "ays_svd")
+    assert np.all(np.diff(deis.timesteps(deis.edm(T=700.0), 50, "ays_svd")) < 0)
+
+
 def test_beta_nodes_are_quantiles():
     """The Beta(0.6, 0.6) distribution is symmetric; its mass below the third of four nodes is a quarter."""
     from scipy.stats import beta
@@ -129,6 +137,8 @@ def test_any_grid_can_be_rounded_down():
 def test_integer_spacings_need_a_discrete_model(spacing):
     with pytest.raises(ValueError, match=f'"{spacing}" needs a discrete-time SDE .* got times from 0.001 to 1'):
         deis.timesteps(SDES["vp_linear"], 5, spacing)
+    with pytest.raises(ValueError, match="got times from 0 to 1, not is_discrete"):
+        deis.timesteps(SDES["ve"], 1, spacing)
     with pytest.raises(ValueError, match=r"at least num_step \+ 1 = 1001 whole times, got times from 0 to 999"):
         deis.timesteps(SDES["discrete"], 1000, spacing)
 

@@ -1,5 +1,7 @@
 """Diffusions as s(t), sigma(t) and the inverse of their ratio."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import mpmath as mp
@@ -169,6 +171,21 @@ def test_torch_in_torch_out():
     )
 
 
+def test_times_may_be_a_list():
+    sde, t = SDES["vp_linear"], [0.1, 0.5]
+    for fn in (sde.s, sde.sigma, sde.rho, sde.diffusion, lambda t: sde.drift(1.0, t)):
+        assert np.array_equal(fn(t), fn(np.array(t)))
+
+
+@pytest.mark.parametrize(
+    ("sde", "T", "prior_std"),
+    [(deis.edm(), 40.0, 40.0), (deis.ve(), 0.5, np.sqrt(0.5)), (deis.flow(), 0.9, 0.9), (deis.vp_linear(), 0.5, 1.0)],
+)
+def test_the_prior_follows_another_end(sde, T, prior_std):
+    assert replace(sde, T=T).prior_std == pytest.approx(prior_std, rel=1e-14)
+    assert replace(replace(sde, T=T), T=sde.T).prior_std == sde.prior_std
+
+
 def test_marginal_is_s_and_sigma():
     s, sigma = SDES["sub_vp"].marginal(0.3)
     assert (s, sigma) == (SDES["sub_vp"].s(0.3), SDES["sub_vp"].sigma(0.3))
@@ -186,6 +203,8 @@ def test_prior_log_density(library):
     np.testing.assert_allclose(np.asarray(got), expected, rtol=1e-6)
     if library == "numpy":
         np.testing.assert_allclose(sde.prior_logp(x), expected, rtol=1e-14)
+    half = xp.full((2, 70_000), 2.0, dtype=xp.float16)  # whose log density is beyond float16
+    np.testing.assert_allclose(sde.prior_logp(half), 70_000 * norm.logpdf(2.0, scale=20.0), rtol=1e-5)
 
 
 def test_prior_sample_by_the_librarys_own_generator():
@@ -218,6 +237,7 @@ def test_prior_sample():
 )
 def test_discrete_vp_multiplies_what_the_betas_leave(schedule, ends, alpha_bar):
     sde = deis.discrete_vp(schedule, ends[0], ends[1], num_times=3)
+    assert deis.discrete_vp(betas=[0.1, 0.5, 1.0]).starts_at_noise
     assert (sde.t_0, sde.T) == (0, 2)
     np.testing.assert_allclose(sde.s(np.arange(3.0)) ** 2, alpha_bar, rtol=1e-14)
 
@@ -240,9 +260,18 @@ def test_discrete_vp_is_ddpm_s_by_default():
     [
         (lambda: deis.vp_linear(t_0=1.0, T=1.0), "t_0 must lie below T, got t_0=1 and T=1"),
         (lambda: deis.vp_linear(t_0=0.5, T=0.1), "t_0 must lie below T, got t_0=0.5 and T=0.1"),
-        (lambda: deis.ve(sigma_min=50.0, sigma_max=0.01), "must grow from t_0=0 to T=1"),
+        (lambda: deis.ve(sigma_min=50.0, sigma_max=0.01), "sigma_min must be positive and below sigma_max, got 50 and"),
+        (lambda: deis.ve(sigma_min=0.0), "sigma_min must be positive and below sigma_max, got 0 and 50"),
+        (lambda: deis.flow(np.inf), "shift must be positive and finite, got inf"),
+        (
+            lambda: deis.SDE(np.ones_like, lambda t: t, lambda rho: rho**2, 0.5, 2.5),
+            "t_of_rho must be the inverse of .* but takes that of t=1.5 to 2.25",
+        ),
+        (lambda: deis.discrete_vp(betas=[0.1, 1.5]), "betas must lie between 0 and 1, got 0.1 to 1.5"),
+        (lambda: deis.discrete_vp(betas=[1.0, 0.5]), "betas must lie between 0 and 1"),
         (lambda: deis.DiscreteVPSDE([0.9, 0.5, 0.6]), "discrete_alpha must be a decreasing array"),
         (lambda: deis.DiscreteVPSDE([0.9]), "at least 2 alpha_bar values"),
+        (lambda: deis.DiscreteVPSDE([0.9, 0.0]), "at least 2 alpha_bar values"),
         (lambda: deis.DiscreteVPSDE([1.0, 0.5]), "between 0 and 1"),
         (lambda: deis.DiscreteVPSDE([[0.9, 0.5]]), "discrete_alpha must be"),
         (lambda: deis.DiscreteVPSDE([0.9, np.nan]), "discrete_alpha must be"),

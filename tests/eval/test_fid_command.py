@@ -10,6 +10,7 @@ from commands import ROOT, run, run_here
 from PIL import Image
 
 from eval.features.classifier import read_classifier
+from eval.figures import GAP
 from eval.metrics.frechet import feature_statistics, frechet_distance, load_statistics
 from eval.metrics.samples import open_samples
 
@@ -51,6 +52,21 @@ def test_a_folder_and_a_file_of_the_same_samples_give_the_same_numbers(folder: P
     assert a == b
     assert a["num_samples"] == 200
     assert a["reference"].startswith("images-train@")
+
+
+def test_samples_are_shown_beside_their_nearest_images(folder: Path) -> None:
+    """An image of the data set is nearest to itself."""
+    done = fid(folder, "nearest", "data.npz", "split=all", "num_samples=3", "neighbours=2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(
+        "nearest.png: 3 samples, each beside its 2 nearest of 400 images of images-all by pix"
+    )
+    picture = np.asarray(Image.open(folder / "nearest.png")).astype(int)
+    tile = (picture.shape[1] - GAP) // 3
+    sample, first, second = (picture[:, i * tile : (i + 1) * tile] for i in range(3))
+    assert picture.shape == (3 * tile + GAP, 3 * tile + GAP, 3)
+    np.testing.assert_array_equal(sample, first)
+    assert np.abs(sample - second).max() > 50
 
 
 def test_a_reference_is_written_and_measured_against(folder: Path) -> None:

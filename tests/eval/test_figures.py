@@ -5,7 +5,15 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image, ImageSequence
 
-from eval.figures import GAP, denoising_gif, fid_vs_nfe_plot, image_grid, loss_curve_plot, save_png
+from eval.figures import (
+    GAP,
+    denoising_gif,
+    fid_vs_nfe_plot,
+    image_grid,
+    loss_curve_plot,
+    precision_recall_plot,
+    save_png,
+)
 
 
 @pytest.fixture
@@ -137,3 +145,22 @@ def test_loss_plot_smooths_the_training_loss_without_shifting_it(tmp_path, drawn
     assert len(raw.get_xdata()) == 100
     np.testing.assert_allclose(smooth.get_ydata(), 2.0 + 0.01 * smooth.get_xdata(), rtol=1e-12)
     np.testing.assert_array_equal(held_out.get_xydata(), [(50, 2.7), (100, 3.2)])
+
+
+@pytest.mark.parametrize(
+    ("rows", "lines"),
+    [
+        ([("a", 5, 0.2), ("a", 10, 0.3), ("b", 5, 0.4)], {"a": ["5", "10"], "b": ["5"]}),
+        ([("a (guidance=1)", 5, 0.2), ("a (guidance=2)", 5, 0.3)], {"a": ["guidance=1", "guidance=2"]}),
+        ([("a", 5, None)], {}),
+    ],
+)
+def test_recall_against_precision_along_calls_or_guidance(tmp_path, drawn, rows, lines):
+    records = [{"sampler": name, "nfe_asked": nfe, "precision": p, "recall": 1.0} for name, nfe, p in rows]
+    precision_recall_plot(tmp_path / "a.png", records)
+    assert len(drawn) == bool(lines)
+    for figure in drawn:
+        (axes,) = figure.axes
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("precision", "recall")
+        assert {line.get_label(): len(line.get_xdata()) for line in axes.lines} == {k: len(v) for k, v in lines.items()}
+        assert [text.get_text() for text in axes.texts] == [text for texts in lines.values() for text in texts]

@@ -55,7 +55,7 @@ def cells(folder):
 def paper(tmp_path):
     """A corner of the paper's CIFAR-10 table, with a failed and an unfinished run."""
     write_run(tmp_path / "0", sampler="tAB3", nfe=5, nfe_asked=5, fid=15.37, images_per_s=200.0)
-    write_run(tmp_path / "1", sampler="tAB3", fid=4.17)
+    write_run(tmp_path / "1", sampler="tAB3", fid=4.17, fid_standard_error=0.052)
     write_run(tmp_path / "2", sampler="DDIM", method="ddim", order=0, nfe=5, nfe_asked=5, fid=26.91)
     write_run(tmp_path / "3", sampler="DDIM", nfe_asked=10, status="failed", error="eps is not finite at call 3")
     write_run(tmp_path / "4", sampler="rho3Kutta", method="rho_rk", order=0, nfe=6, nfe_asked=5, fid=1.5)
@@ -69,13 +69,14 @@ def test_cells_follow_the_papers_conventions(paper):
     assert cells(paper) == {
         "DDIM": {"NFE 5": "26.91", "NFE 10": "ERR", "images/s at 10": "-"},
         "rho3Kutta": {"NFE 5": "1.50 <sup>+1</sup>", "NFE 10": "-", "images/s at 10": "-"},
-        "tAB3": {"NFE 5": "**15.37**", "NFE 10": "**4.17**", "images/s at 10": "123.4"},
+        "tAB3": {"NFE 5": "**15.37**", "NFE 10": "**4.17 ± 0.05**", "images/s at 10": "123.4"},
     }
 
 
 def test_text_names_metric_checkpoint_and_every_error(paper):
     text = sweep_page(arrange(gather(paper)[0]))
     assert "FID-digits-1.8k on digits, checkpoint outputs/digits/run at step 800" in text
+    assert "±: one standard error, by leaving out each of 10 blocks" in text
     assert "ERR: DDIM at NFE 10: eps is not finite at call 3" in text
 
 
@@ -135,7 +136,8 @@ def test_command_writes_markdown_csv_and_plot(paper, capsys):
         lines = list(csv.DictReader(file))
     assert len(lines) == 6
     best = next(line for line in lines if line["fid"] == "4.17")
-    assert {key: best[key] for key in ("seeds", "step", "overrides", "folder")} == {
+    assert {key: best[key] for key in ("fid_standard_error", "seeds", "step", "overrides", "folder")} == {
+        "fid_standard_error": "0.052",
         "seeds": "0-1796",
         "step": "800",
         "overrides": "sampler=tab3 sampler.nfe=10",

@@ -126,6 +126,7 @@ def test_two_processes_find_what_one_does(two: Path) -> None:
     np.testing.assert_array_equal(images(two / "two"), images(two / "one"))
     one, other = (result(two / name / "result.json") for name in ("one", "two"))
     assert other["fid"] == pytest.approx(one["fid"], rel=1e-9)
+    assert other["fid_standard_error"] == pytest.approx(one["fid_standard_error"], rel=0.5)  # of other blocks
     for key in ("seeds", "num_samples", "fid_name"):
         assert other[key] == one[key]
     measured = [result(two / f"{name}.json") for name in ("one", "two")]

@@ -77,5 +77,9 @@ def test_a_discrete_model_is_offered_whole_times() -> None:
 def test_errors() -> None:
     with pytest.raises(ValueError, match="4 trajectories are fewer than batch_size=8"):
         deis.choose(SDE, EPS, X_T[:4], X_0[:4], 5)
+    with pytest.raises(ValueError, match="as many trajectories each, got 64 and 63"):
+        deis.choose(SDE, EPS, X_T, X_0[:63], 5)  # whose last batch would be one image short, or broadcast
+    with pytest.raises(ValueError, match="every table ended in NaN or infinite values"):
+        deis.choose(SDE, EPS, X_T, X_0 * jnp.nan, 5, [tables.ddim(SDE, deis.timesteps(SDE, 5))])
     with pytest.raises(ValueError, match="no table makes 5 network calls"):
         deis.choose(SDE, EPS, X_T, X_0, 5, [])

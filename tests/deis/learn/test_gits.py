@@ -72,3 +72,9 @@ def test_whole_times_stay_whole() -> None:
     found = step_errors(sde, MIXTURE.eps_fn(sde, jnp), X_T)
     assert np.array_equal(found.ts, np.round(found.ts))
     assert len(gits(found, 10)) == 11
+    few = deis.discrete_vp(num_times=5)
+    assert step_errors(few, MIXTURE.eps_fn(few, jnp), X_T).ts.tolist() == [4, 3, 2, 1, 0]
+    with pytest.raises(ValueError, match="gave NaN or infinite values on the way of iPNDM"):
+        step_errors(few, lambda x, t: x / 0.0 - x / 0.0, X_T)
+    with pytest.raises(ValueError, match="the error of a step in x / s has no meaning at T=1"):
+        step_errors(deis.flow(), EPS, X_T)

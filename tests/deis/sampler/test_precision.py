@@ -66,3 +66,11 @@ def test_thresholds_in_half_precision() -> None:
     found = threshold_x_0(SDE, lambda x, t: jnp.zeros_like(x), 90.0)(x, t)
     exact = threshold_x_0(SDE, lambda x, t: jnp.zeros_like(x), 90.0)(x.astype(jnp.float32), t)
     np.testing.assert_allclose(found.astype(jnp.float32), exact, atol=0.02)
+
+
+def test_arrays_of_numpy_and_lists_are_taken_as_jax_takes_them() -> None:
+    table, x = deis.tables.ddim(SDE, deis.timesteps(SDE, 3)), [[0.5, 1.0]]
+    for state in (np.array(x), np.array(x, np.float32), [np.array(x)]):
+        (found,) = jax.tree.leaves(deis.sample(table, lambda x, t: jax.tree.map(jnp.tanh, x), state))
+        assert found.dtype == jnp.float32
+        np.testing.assert_array_equal(found, deis.sample(table, lambda x, t: jnp.tanh(x), jnp.array(x)))

@@ -234,26 +234,32 @@ def network(x, t):
 @pytest.mark.parametrize(
     ("ask", "said"),
     [
-        (lambda sde: wrappers.from_prediction(sde, network, "eps"), "a prediction of eps says nothing of x_0 at T=1"),
-        (lambda sde: wrappers.from_prediction(sde, network, "score"), "a prediction of score says nothing of x_0"),
-        (lambda sde: wrappers.from_edm(sde, network), "a network of finite noise levels says nothing of x_0"),
-        (lambda sde: wrappers.classifier_guidance(sde, network, network), "the gradient of a classifier says nothing"),
+        (
+            lambda sde: wrappers.from_prediction(sde, network, "eps"),
+            "a prediction of eps, unlike x_0, v, flow, has no",
+        ),
+        (lambda sde: wrappers.from_prediction(sde, network, "score"), "a prediction of score, unlike x_0"),
+        (lambda sde: wrappers.from_edm(sde, network), "a network of finite noise levels has no meaning at T=1"),
+        (
+            lambda sde: wrappers.classifier_guidance(sde, network, network),
+            "gradient of a classifier has no meaning",
+        ),
         (
             lambda sde: deis.timesteps(sde, 5, "log"),
             'phase "log" divides the range of sigma/s, which is infinite at T=1',
         ),
         (lambda sde: deis.timesteps(sde, 5, "edm"), 'phase "edm" divides the range of sigma/s'),
-        (lambda sde: deis.adaptive.sample(sde, network, np.zeros((1, 2))), "the ODE in x or v says nothing of x_0"),
-        (lambda sde: deis.likelihood.encoding(sde, nodes(sde, 5)), "the way from x_0 to x_T says nothing of x_0"),
+        (lambda sde: deis.adaptive.sample(sde, network, np.zeros((1, 2))), "the ODE in x or v has no meaning at T=1"),
+        (lambda sde: deis.likelihood.encoding(sde, nodes(sde, 5)), "the way from x_0 to x_T has no meaning at T=1"),
         (
             lambda sde: deis.learn.fit(
                 sde, network, tables.ddim(sde, nodes(sde, 5)), jnp.zeros((8, 2)), jnp.zeros((8, 2))
             ),
-            "a grid in log rho says nothing of x_0",
+            "a grid in log rho has no meaning at T=1",
         ),
         (lambda sde: tables.analytic_ddim(sde, nodes(sde, 5), np.ones(6)), "Analytic-DDIM takes the variance of x_0"),
         (lambda sde: tables.ddim_eta(sde, nodes(sde, 1), 2.0), "eta must be between 0"),
-        (lambda sde: deis.flow(0.0), "shift must be positive, got 0"),
+        (lambda sde: deis.flow(0.0), "shift must be positive and finite, got 0"),
         (
             lambda sde: SDE(np.ones_like, lambda t: t / np.float64(1 - t), lambda rho: rho, 0.0, 1.0),
             "must grow from t_0=0 to T=1 and stay finite",

@@ -240,5 +240,9 @@ def test_mistakes_are_answered_in_one_sentence():
             call(table, lambda x, t: x[:, :1], x)
         with pytest.raises(ValueError, match=r"DDIM\(eta\) adds noise: pass key=jax\.random\.key\(seed\)"):
             call(ddim_by_x_0(3, eta=1.0), EPS_FN, x)
+        with pytest.raises(ValueError, match=r"key must be jax\.random\.key\(seed\), or keys \[batch\], got 0"):
+            call(ddim_by_x_0(3, eta=1.0), EPS_FN, x, 0)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"one key or one for each of the 2 samples, got shape \(3,\)"):
+            call(ddim_by_x_0(3, eta=1.0), EPS_FN, x, jax.random.split(jax.random.key(0), 3))
     with pytest.raises(ValueError, match="method must be one of"):
         deis.get_sampler(SDE, EPS_FN, method="dpm")

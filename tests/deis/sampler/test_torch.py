@@ -212,6 +212,7 @@ def not_a_number_below(t_bad):
     [
         (lambda run: run(torch_network, torch.ones(2, 2).long()), "must be floating point, got torch.int64"),
         (lambda run: run(lambda x, t: x[:1], torch.ones(2, 2)), r"in the shape of x, \(2, 2\), got \(1, 2\)"),
+        (lambda run: run(lambda x, t: None, torch.ones(2, 2)), r"in the shape of x, \(2, 2\), got NoneType"),
         (lambda run: run(torch_network, torch.tensor([[0.0, float("nan")]])), "x_T holds NaN or infinite values"),
         (
             lambda run: run(not_a_number_below(0.3), torch.ones(2, 2)),

@@ -100,7 +100,7 @@ def test_nodes_that_end_at_sigma_0(method):
     assert (table.nfe, same.nfe) == (3, 3)
     for name in set(table.shapes()) - {"t"}:
         assert np.array_equal(getattr(table, name), getattr(same, name))
-    with pytest.raises(ValueError, match="the timesteps already end at sigma = 0, at t=0; leave denoise out"):
+    with pytest.raises(ValueError, match="the timesteps already end at sigma = 0, at t=0; give denoise=False"):
         METHODS[method](sde, np.array([80.0, 5.0, 0.0]))
     assert METHODS[method](sde, np.array([80.0, 0.0]), denoise=False).nfe == 1
 

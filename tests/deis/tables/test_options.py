@@ -142,7 +142,7 @@ def test_nodes_may_end_at_sigma_0(method, num_step):
         ts = deis.timesteps(sde, num_step, "rho", 7.0)
         for options in OPTIONS:
             if options["denoise"]:
-                with pytest.raises(ValueError, match="the timesteps already end at sigma = 0, at t=0; leave denoise"):
+                with pytest.raises(ValueError, match="already end at sigma = 0, at t=0; give denoise=False"):
                     METHODS[method](sde, ts, **options)
             else:
                 table = METHODS[method](sde, ts, **options)

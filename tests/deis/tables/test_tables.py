@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from inspect import signature
 from itertools import pairwise
 
 import numpy as np
@@ -186,6 +187,17 @@ def test_nfe_and_shapes(num_step):
         assert np.all(table.t >= sde.t_0)
         np.testing.assert_allclose(sde.rho(table.t), table.rho, rtol=1e-12)
     assert [t.name for t in (tables.t_ab(sde, ts), tables.rho_rk(sde, ts, "2heun"))] == ["tAB3", "rho2Heun"]
+
+
+def test_every_method_that_has_an_order_is_given_it():
+    sde, ts = SDES["vp_linear"], deis.timesteps(SDES["vp_linear"], 10)
+    with_order = [name for name, method in tables.METHODS.items() if "order" in signature(method).parameters]
+    assert {"er_sde", "sa_solver", "dpm_solver_singlestep", "t_ab"} < set(with_order)
+    for method in with_order:
+        expected = tables.METHODS[method](sde, ts, order=2 + (method == "ipndm"))
+        table = tables.build(sde, method=method, ab_order=2)
+        assert table.name == expected.name
+        assert np.array_equal(table.P, expected.P)
 
 
 @pytest.mark.parametrize(

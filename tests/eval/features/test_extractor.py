@@ -231,19 +231,26 @@ def test_an_extractor_by_name_knows_the_shape_of_the_images():
     assert load_extractor(ExtractorConfig(name="pixels"), digits).image_shape == (8, 8, 1)
 
 
-@pytest.mark.parametrize("name", ["inception", "efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["inception", "efficientnet_lite0", "dinov2"])
 def test_weights_that_are_not_there_are_named(tmp_path, name):
     cfg = ExtractorConfig(name=name, weights=str(tmp_path / "none.pth"))
     with pytest.raises(ConfigError, match=r"none\.pth does not exist.*extractor\.weights"):
         load_extractor(cfg, DatasetConfig(name="digits"))
 
 
-def test_where_inception_is_to_be_had_is_said(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "file", "origin"),
+    [
+        ("inception", "pt_inception-2015-12-05-6726825d.pth", "whose SHA-256 begins with 6726825d"),
+        ("dinov2", "dinov2_vitl14_pretrain.pth", "from https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_v"),
+    ],
+)
+def test_where_weights_are_to_be_had_is_said(monkeypatch, tmp_path, name, file, origin):
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(FileNotFoundError) as refusal:
-        validate_extractor(ExtractorConfig(name="inception"))
-    assert f"{tmp_path}/.cache/deis/pt_inception-2015-12-05-6726825d.pth does not exist" in str(refusal.value)
-    assert "SHA-256 begins with 6726825d" in str(refusal.value)
+        validate_extractor(ExtractorConfig(name=name))
+    assert f"{tmp_path}/.cache/deis/{file} does not exist" in str(refusal.value)
+    assert origin in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
@@ -262,6 +269,7 @@ def test_a_package_of_weights_that_is_not_installed_is_named(monkeypatch):
         ),
         ({"name": "inception", "resize": "bicubic"}, "resize=bicubic is unknown; use pytorch or tf1"),
         ({"name": "efficientnet_lite0", "resize": "tf1"}, "resize=tf1 belongs to inception, not efficientnet_lite0"),
+        ({"name": "pixels", "spatial": True}, "spatial=True belongs to inception, not pixels"),
     ],
 )
 def test_options_that_would_have_no_effect_are_refused(changes, message):

@@ -77,6 +77,15 @@ def test_identical_sets_are_at_distance_zero_even_when_rank_deficient():
     assert abs(frechet_distance(few, few)) < 1e-9
 
 
+@pytest.mark.parametrize("n", [300, 10], ids=["full rank", "rank deficient"])
+def test_quickly_it_is_the_same_distance(n):
+    rows = np.random.default_rng(4).normal(size=(2, n, 40)) * np.logspace(-2, 2, 40)
+    a, b = (feature_statistics([each], "digits@1", "rows") for each in rows)
+    for other in (b, a):
+        exact, quick = frechet_distance(a, other), frechet_distance(a, other, quickly=True)
+        assert quick == pytest.approx(exact, rel=1e-7, abs=1e-6 * np.trace(a.cov))
+
+
 def test_rotation_and_shift_of_both_sets_change_nothing():
     rng = np.random.default_rng(4)
     x, y = rng.normal(size=(500, 8)), rng.normal(size=(400, 8)) * 1.5 + 0.3

@@ -4,6 +4,7 @@ from functools import reduce
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from eval.metrics.frechet import Statistics, empty_statistics, feature_statistics, frechet_distance, merge
 from eval.metrics.jackknife import BLOCKS, distances_without, extend_blocks, standard_error
@@ -16,6 +17,15 @@ def blocks_of(rows: np.ndarray, cut: int = 64) -> list[Statistics]:
     for first in range(0, len(rows), cut):
         blocks = extend_blocks(blocks, rows[first : first + cut], first, len(rows))
     return blocks
+
+
+def test_rows_of_an_unknown_number_go_to_the_blocks_in_turn() -> None:
+    rows = np.arange(23.0)[:, None]
+    blocks = [empty_statistics("f@1", "rows")] * BLOCKS
+    for first in (0, 8, 16):
+        blocks = extend_blocks(blocks, rows[first : first + 8], first)
+    assert [stats.n for stats in blocks] == [3, 3, 3, 2, 2, 2, 2, 2, 2, 2]
+    assert [stats.mean[0] for stats in blocks[2:4]] == [12.0, 8.0]
 
 
 @pytest.mark.parametrize("cut", [1, 7, 1000])
@@ -47,6 +57,25 @@ def test_the_error_is_the_spread_of_independent_sets() -> None:
         spread[name] = values.std(ddof=1)
         assert np.sqrt(np.mean(errors**2)) == pytest.approx(spread[name], rel=0.2), name
     assert spread["difference"] < spread["one"] / 3
+
+
+def test_it_covers_the_truth_as_often_as_student_says() -> None:
+    """Of simulated Gaussian samples; the truth is the expected distance of so many samples, here the mean of all sets.
+
+    With ten blocks t has nine degrees of freedom: 1.96 errors cover 91.8 of 100, and 2.26 cover 95.
+    """
+    pulls: list[float] = []
+    for seed, (shift, scale) in enumerate([(0.5, 1.2), (1.0, 0.8), (0.3, 1.5)]):
+        sets = shift + scale * np.random.default_rng(seed).normal(size=(200, 300, 3))
+        blocks = [extend_blocks([empty_statistics("f@1", "rows")] * BLOCKS, rows, 0) for rows in sets]
+        values = np.array([frechet_distance(reduce(merge, each), REFERENCE) for each in blocks])
+        errors = np.array([standard_error(distances_without(each, REFERENCE)) for each in blocks])
+        pulls += ((values - values.mean()) / errors).tolist()
+    for width in (1.96, 2.26):
+        expected = student.cdf(width, BLOCKS - 1) - student.cdf(-width, BLOCKS - 1)
+        covered = np.mean(np.abs(pulls) < width)
+        print(f"{width} errors cover {covered:.3f} of {len(pulls)} cases, expected {expected:.3f}")
+        assert covered == pytest.approx(expected, abs=2 * np.sqrt(expected * (1 - expected) / len(pulls)))
 
 
 def test_of_a_mean_it_is_the_textbooks() -> None:

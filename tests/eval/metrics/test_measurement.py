@@ -10,6 +10,7 @@ from eval.features.config import ExtractorConfig
 from eval.features.extractor import Extractor
 from eval.features.pixels import pixels_extractor
 from eval.metrics.frechet import feature_statistics, frechet_distance, save_statistics
+from eval.metrics.jackknife import distances_without, standard_error
 from eval.metrics.kid import kernel_distance
 from eval.metrics.measurement import METRICS, VALUES, Measurement, MetricConfig, lines, validate_metrics
 from eval.metrics.precision_recall import precision_recall
@@ -31,17 +32,23 @@ def with_logits(folder: Path) -> Extractor:
         features = pixels.embed(np.concatenate([images] * 8))[0][:32]
         return features, 9 * features[:, :5]
 
-    return dataclasses.replace(pixels, batch_size=32, embed=embed)
+    return dataclasses.replace(pixels, batch_size=32, embed=embed, accuracy=0.9)
 
 
 def few(extractor: Extractor) -> Reference:
     return reference_of(extractor, images(300, 1), "few-train", with_features=True)
 
 
+def labels_of(samples: np.ndarray) -> np.ndarray:
+    """Classes that `with_logits` finds in the samples, but for the first 300, where they are others."""
+    right = samples.reshape(len(samples), 16)[:, :5].argmax(axis=1)
+    return np.where(np.arange(len(samples)) < 300, (right + 1) % 5, right)
+
+
 def measured(extractor: Extractor, metrics: MetricConfig, samples: np.ndarray, cut: int) -> dict:
-    measurement = Measurement(extractor, few(extractor), metrics)
+    measurement, labels = Measurement(extractor, few(extractor), metrics), labels_of(samples)
     for first in range(0, len(samples), cut):
-        measurement.add(samples[first : first + cut])
+        measurement.add(samples[first : first + cut], labels[first : first + cut])
     return measurement.result()
 
 
@@ -52,18 +59,25 @@ def test_every_metric_is_that_of_all_features_however_the_samples_come(tmp_path)
     statistics = [feature_statistics([rows], "p@1", "rows") for rows in (mine, theirs)]
     assert found["fid"] == pytest.approx(frechet_distance(*statistics), rel=1e-12)
     assert (found["kid"], found["kid_std"]) == pytest.approx(kernel_distance(mine, theirs, 5, 100), rel=1e-12)
-    assert [found[name] for name in VALUES[3:]] == list(precision_recall(mine, theirs))
+    assert [found[name] for name in VALUES[4:8]] == list(precision_recall(mine, theirs))
     assert 1.0 < found["is"] < 5.0
+    assert found["right_class"] == 1200 / 1500
+    blocks = [feature_statistics([mine[i::10]], "p@1", "rows") for i in range(10)]
+    assert found["fid_standard_error"] == pytest.approx(
+        standard_error(distances_without(blocks, statistics[1])), rel=1e-9
+    )
     for cut in (1, 70):
         again = measured(extractor, ALL, samples, cut)
         assert again.keys() == found.keys()
         for name in VALUES:
             assert again[name] == pytest.approx(found[name], rel=1e-9)
+    assert lines(found)[0] == f"FD-pixels-1.5k {found['fid']:.4g} ± {found['fid_standard_error']:.2g}"
     assert [line.split()[0] for line in lines(found)] == [
         "FD-pixels-1.5k",
         "KD-pixels-1.5k",
         "IS-pixels-1.5k",
         "PR-pixels-1.5k",
+        "classes-pixels-1.5k",
     ]
 
 
@@ -81,10 +95,20 @@ def test_fid_alone_keeps_no_features_and_warns_of_too_few_samples(tmp_path, capl
     reference = few(extractor)._replace(features=None)
     measurement = Measurement(extractor, reference, MetricConfig())
     measurement.add(images(16, 2))
-    assert measurement.result()["fid"] > 0
+    found = measurement.result()
+    assert 0 < found["fid_standard_error"] < found["fid"]
     assert "FD-pixels-16 is unreliable below 17 images" in caplog.text
     assert not measurement._features
     assert not measurement._logits
+
+
+def test_fewer_samples_than_blocks_have_no_standard_error(tmp_path):
+    extractor = with_logits(tmp_path)
+    measurement = Measurement(extractor, few(extractor), MetricConfig())
+    measurement.add(images(9, 2))
+    found = measurement.result()
+    assert "fid_standard_error" not in found
+    assert lines(found) == [f"FD-pixels-9 {found['fid']:.4g}"]
 
 
 def test_what_cannot_be_measured_is_refused(tmp_path):
@@ -92,6 +116,10 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
     reference = few(extractor)
     with pytest.raises(ValueError, match="metrics=is needs class scores, and extractor pixels@"):
         measured(extractor, MetricConfig(["is"]), images(2000, 2), 2000)
+    with pytest.raises(ValueError, match="metrics=classes needs the data set's own classes, which extractor pixels@"):
+        Measurement(extractor, reference, MetricConfig(["classes"]))
+    with pytest.raises(ValueError, match="metrics=classes needs the class that each sample was asked for"):
+        Measurement(with_logits(tmp_path), reference, MetricConfig(["classes"])).add(images(4, 2))
     with pytest.raises(ValueError, match="kid_subset_size=301 is more than the 300 images of few-train"):
         Measurement(extractor, reference, MetricConfig(["kid"], kid_subset_size=301))
     with pytest.raises(ValueError, match="mean and a covariance only"):
@@ -111,7 +139,7 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("metrics", "num_samples", "said"),
     [
-        (MetricConfig(["fid", "FID"]), 100, "metrics must be some of fid, kid, is, pr, got FID"),
+        (MetricConfig(["fid", "FID"]), 100, "metrics must be some of fid, kid, is, pr, classes, got FID"),
         (MetricConfig([]), 100, "got none"),
         (MetricConfig(["kid"]), 999, "metrics=kid needs at least 1000 samples, got 999"),
         (MetricConfig(["is"]), 9, "metrics=is needs at least 10"),

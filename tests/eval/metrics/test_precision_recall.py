@@ -87,3 +87,14 @@ def test_the_balls_of_the_reference_are_computed_once(tmp_path, monkeypatch):
     np.testing.assert_array_equal(kept_radii(extractor, "few@2", features), expected)
     monkeypatch.setattr(cache, "reference_radii", None)  # it is not called again
     np.testing.assert_array_equal(kept_radii(extractor, "few@2", features), expected)
+
+
+def test_nearest_rows_are_those_of_all_distances(monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_BYTES", 7 * 40 * 8)  # several blocks
+    samples, reference = (np.random.default_rng(seed).normal(size=(n, 5)) for seed, n in ((0, 25), (1, 40)))
+    numbers, distances = module.nearest(samples, reference, 3)
+    every = np.linalg.norm(samples[:, None] - reference, axis=-1)
+    np.testing.assert_array_equal(numbers, every.argsort(axis=1)[:, :3])
+    np.testing.assert_allclose(distances, np.sort(every, axis=1)[:, :3], rtol=1e-9)
+    with pytest.raises(ValueError, match="neighbours must be from 1 to 40"):
+        module.nearest(samples, reference, 41)

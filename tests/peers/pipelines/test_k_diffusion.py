@@ -89,7 +89,7 @@ def test_by_its_calling_convention_it_is_deis_torch(method: str) -> None:
     got = ours.sample_table(
         denoiser, x, sigmas, callback=seen.append, method=method, noise_sampler=lambda *_: next(noises)
     )
-    table = deis.tables.named.solver(method, {})(SDE, SDE.t_of_rho(sigmas[:-1].numpy()).clip(0, 999), True)
+    table = deis.tables.named_solver(method, {})(SDE, SDE.t_of_rho(sigmas[:-1].numpy()).clip(0, 999), True)
     eps_fn = wrappers.from_edm(SDE, lambda x, sigma: denoiser(x, sigma.expand(len(x))))
     rows = np.flatnonzero(table.g)
     z = torch.zeros(table.nfe, 8, 2, dtype=torch.float64)
@@ -146,7 +146,17 @@ def test_a_table_has_its_own_noise_levels(tmp_path: Path) -> None:
         ours.sample_table(denoiser, x, ours.get_sigmas(5), table=table)
 
 
+@pytest.mark.parametrize("method", ["t_ab", "ddpm", "edm_heun", "s_pndm"])
+def test_one_step_to_0_is_the_denoiser(method: str) -> None:
+    x = noise(5.0)
+    torch.testing.assert_close(
+        ours.sample_table(denoiser, x, [5.0, 0.0], method=method), denoiser(x, x.new_full((8,), 5.0))
+    )
+
+
 def test_sigmas_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        ours.get_sigmas(0)
     with pytest.raises(ValueError, match="sigmas must be a vector of at least 2 noise levels that decrease to 0"):
         ours.sample_table(denoiser, noise(1.0), torch.tensor([1.0, 2.0, 0.0]))
 

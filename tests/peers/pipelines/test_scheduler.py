@@ -214,6 +214,7 @@ class TestSentences:
             (lambda: TableScheduler().set_timesteps(0), "num_inference_steps must be at least 1, got 0"),
             (lambda: TableScheduler().set_timesteps(3, timesteps=[1], sigmas=[1]), "timesteps or sigmas, not both"),
             (lambda: TableScheduler().set_timesteps(timesteps=[5, 900]), "must decrease strictly"),
+            (lambda: TableScheduler().set_timesteps(sigmas=[0.0]), "sigmas a noise level above 0, got none"),
             (
                 lambda: TableScheduler(use_karras_sigmas=True, use_beta_sigmas=True).set_timesteps(3),
                 "use_karras_sigmas and use_beta_sigmas exclude each other",
@@ -230,6 +231,15 @@ class TestSentences:
     def test_what_cannot_be(self, make: Any, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             make()
+
+    @pytest.mark.parametrize("method", ["t_ab", "ddpm", "rho_rk"])
+    def test_one_step_to_sigma_0_is_the_prediction(self, method: str) -> None:
+        made, x = (
+            TableScheduler(method=method, prediction_type="sample", final_sigmas_type="zero"),
+            sample_of().double(),
+        )
+        made.set_timesteps(1)
+        torch.testing.assert_close(made.step(0.5 * x, made.timesteps[0], x).prev_sample, 0.5 * x, rtol=1e-5, atol=1e-5)
 
     def test_steps_that_cannot_be(self) -> None:
         made, x = TableScheduler(method="ddim"), sample_of()

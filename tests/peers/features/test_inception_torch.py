@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 from extractor_files import random_inception
 
-from eval.features.inception import outputs, read_inception
+from eval.features.config import ExtractorConfig
+from eval.features.inception import extractor, outputs, read_inception
 from eval.features.weights import Layers
+from eval.metrics.frechet import feature_statistics, frechet_distance
 
 torch = pytest.importorskip("torch", reason="compares with torch; make test-peers installs it")
 for package in ("pytorch_fid", "torch_fidelity"):
@@ -117,6 +119,32 @@ def test_pytorch_fid(pytorch_fid: Any, layers: Layers, size: int) -> None:
     found = relative(ours, features[:, :, 0, 0])
     print(f"{size}x{size}: features {found:.1e}")
     assert found < 1e-4
+
+
+def test_spatial_features_and_sfid(network: Any, weights: Path, tmp_path: Path) -> None:
+    """TensorFlow's mixed_6/conv is the convolution of single pixels in the block that torch calls Mixed_6d, after ReLU.
+
+    guided-diffusion takes its first 7 channels, which come last in each pixel.
+    """
+    caught: list[Any] = []
+    hook = network.Mixed_6d.branch1x1.register_forward_hook(lambda *arguments: caught.append(arguments[-1]))
+    pixels = images(32)
+    with torch.no_grad():
+        network(as_torch(pixels))
+    hook.remove()
+    theirs = caught[0][:, :7].permute(0, 2, 3, 1).reshape(len(pixels), -1)
+    cfg = ExtractorConfig("inception", str(tmp_path), weights=str(weights), resize="tf1", spatial=True)
+    spatial = extractor(cfg, batch_size=4)
+    ours = spatial.features(pixels)
+    sets = [[rows[:2], rows[2:]] for rows in (ours, theirs.numpy())]
+    distances = [frechet_distance(*(feature_statistics([rows], "spatial@1", "rows") for rows in both)) for both in sets]
+    found = relative(ours, theirs)
+    print(f"features {found:.1e}, sFID {distances[0]:.6g} and {distances[1]:.6g}")
+    assert found < 1e-4
+    assert theirs.min() == 0
+    assert (theirs.shape[1], spatial.dim, spatial.distance) == (2023, 2023, "sFID")
+    assert spatial.name.startswith("inception_spatial-tf1@")
+    assert distances[0] == pytest.approx(distances[1], rel=1e-3)
 
 
 def test_the_two_resizes_differ(layers: Layers) -> None:
