@@ -199,9 +199,8 @@ def draw_images(
 
     with checking():
         net = guided(load_trained(source.path, source.step), worse)
-    place = {seed: i for i, seed in enumerate(seeds)}
-    before = [seed for seed in done if seed in place]
-    missing = [seed for seed in seeds if seed not in set(before)]
+    place, there = {seed: i for i, seed in enumerate(seeds)}, set(done)
+    before, missing = ([seed for seed in seeds if (seed in there) == found] for found in (True, False))
     kept = np.empty((len(seeds) if job.in_npz else min(job.grid_samples, len(seeds)), *net.image_shape), np.uint8)
 
     def take(these: list[int], images: np.ndarray) -> None:

@@ -18,8 +18,8 @@ Rows = dict[str, dict[int, Run]]  # row name -> NFE asked for -> run
 ROW_ORDER = ("ddim", "rho_rk", "rho_ab", "log_rho_ab", "t_ab", "ipndm")  # of the methods
 COLUMNS = (
     "sampler", "method", "order", "nfe_asked", "nfe", "fid_name", "fid", "fid_standard_error", "precision", "recall",
-    "right_class", "rmse", "psnr", "images_per_s", "seconds", "num_samples", "seeds", "dataset", "extractor", "checkpoint", "step",
-    "overrides", "status", "error", "folder", "command", "loss", "eval_loss",
+    "right_class", "rmse", "psnr", "images_per_s", "seconds", "num_samples", "seeds", "dataset", "extractor",
+    "checkpoint", "step", "overrides", "status", "error", "folder", "command", "loss", "eval_loss",
 )  # fmt: skip
 SHARED = ("dataset", "checkpoint", "step", "fid_name")  # runs of one table have these in common
 # overrides that are the column, or that change no image
