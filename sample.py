@@ -89,6 +89,8 @@ def main(cfg: DictConfig) -> float | None:
         if source.config["dataset"] or (metrics is not None and job.fid_is_asked):
             dataset = dataset_of(source, job.dataset, otherwise=", or extractor=none")
         worse = check_eps(job, source.config)
+        if job.guidance_sheet and not source.config["model"].get("num_classes"):
+            raise ValueError("guidance_sheet has a row for each class, and this network was trained without classes")
         for weight in job.guidance_sheet or ():
             check_eps(replace(job, label=0, guidance=weight), source.config)
         table = build_table(job.sampler, build_sde(source.config["sde"]))
@@ -197,9 +199,8 @@ def draw_images(
 
     with checking():
         net = guided(load_trained(source.path, source.step), worse)
-    place = {seed: i for i, seed in enumerate(seeds)}
-    before = [seed for seed in done if seed in place]
-    missing = [seed for seed in seeds if seed not in set(before)]
+    place, there = {seed: i for i, seed in enumerate(seeds)}, set(done)
+    before, missing = ([seed for seed in seeds if (seed in there) == found] for found in (True, False))
     kept = np.empty((len(seeds) if job.in_npz else min(job.grid_samples, len(seeds)), *net.image_shape), np.uint8)
 
     def take(these: list[int], images: np.ndarray) -> None:

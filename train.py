@@ -13,6 +13,9 @@ from omegaconf import MISSING, DictConfig
 import data
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig, validate_extractor
+from eval.features.extractor import Extractor
+from eval.job import require_seed
+from eval.metrics.measurement import MetricConfig, open_measurement
 from models.checkpoints import checkpoint
 from models.config import UNetConfig, validate
 from models.sampling.build import build_sde, build_table
@@ -74,6 +77,9 @@ def main(cfg: DictConfig) -> float | None:
         train_set, test_set = data.load(job.dataset, "train"), data.load(job.dataset, "test")
         model = network_for(job, train_set)
         params = initial_params(source, model) if source else None
+        extractor = None
+        if job.train.fid_every and jax.process_index() == 0:  # now, as it may have to be trained, or be impossible
+            extractor = open_measurement(job.extractor, job.dataset, MetricConfig()).extractor
     if model.num_classes == 0:
         train_set, test_set = (dataclasses.replace(split, labels=None) for split in (train_set, test_set))
     run_dir = chosen or folder.fresh(job.output_root, job.name)
@@ -82,7 +88,7 @@ def main(cfg: DictConfig) -> float | None:
         if jax.process_index() == 0:  # it writes the logs and pictures
             results = owned.enter_context(folder.occupy(run_dir, config, name=job.name))
             print(f"{using}\noutput: {run_dir}", file=sys.stderr)
-        fit(job, config | {"model": dataclasses.asdict(model)}, run_dir, model, params, train_set, test_set)
+        fit(job, config | {"model": dataclasses.asdict(model)}, run_dir, model, params, train_set, test_set, extractor)
         if jax.process_index() == 0:
             results["metric"] = last_values(run_dir / "metrics.jsonl").get(job.optimized_metric)
     return results.get("metric")
@@ -94,6 +100,7 @@ def check(job: TrainJob) -> None:
     check_eps(job, {"model": dataclasses.asdict(job.model), "sde": job.sde})
     validate_extractor(job.extractor)
     validate_training(job.train, job.optimizer)
+    require_seed(job.seed)
     if job.train.fid_every and job.extractor.name == "none":
         raise ValueError("train.fid_every needs features for FID; add extractor=classifier")
     if job.optimized_metric not in ("eval_loss", "fid"):
@@ -160,11 +167,12 @@ def fit(
     params: Any,
     train_set: "data.Split",
     test_set: "data.Split",
+    extractor: Extractor | None = None,
 ) -> None:
     """Train from the newest checkpoint in `run_dir`, or from the start, and report, evaluate, draw and save on the way.
 
     config: the options as they are saved with every checkpoint and given to the logger.
-    params: where the start is, or None for one drawn by the seed.
+    params: where the start is, or None for one drawn by the seed. extractor: that of FIDs in training.
     """
     # these start JAX or take seconds to import: not before the options are checked, and never for --help
     import jax
@@ -207,8 +215,8 @@ def fit(
     train_step = make_train_step(unet.network_of(model), *recipe, shardings)
     batches = feed(train_set, train.placement, train.batch_size, job.seed, start, train.steps, mesh)
     table = build_table(job.sampler, sde)
-    drawing = (table, job, worse)
-    evaluator = Evaluator(model, sde, job.objective, *drawing, job.extractor, job.dataset, test_set, mesh, job.seed)
+    measured_by = (extractor, job.dataset, test_set)
+    evaluator = Evaluator(model, sde, job.objective, table, job, worse, *measured_by, mesh, job.seed)
     progress = Progress(model, train.batch_size, int(state.skipped_in_a_row), unlogged)
     saver = Saver(run_dir / "checkpoints", train.keep_checkpoints, train.keep_best)
 
@@ -219,7 +227,7 @@ def fit(
         print(f"{resumed}{size}, {mesh.size} x {jax.devices()[0].device_kind}", file=sys.stderr)
         print("the first step compiles the network, or finds the code of an earlier start", file=sys.stderr)
         truncate_metrics(run_dir, start)
-    log = open_log(job.logger, run_dir, "train", config) if main else Log(None)
+    log = open_log(job.logger, run_dir, "train", config, step=start) if main else Log(None)
     interval = 0.5 if sys.stderr.isatty() else 10
     bar = tqdm(total=train.steps, initial=start, unit="step", mininterval=interval, disable=not main)
 

@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
+from data.pictures import opaque
 from formats.files import npz_names, read_npz
 from formats.short import named
 
@@ -18,10 +20,11 @@ class ImageArrays(NamedTuple):
     rounding: str | None
 
 
-def read_images(path: Path) -> ImageArrays:
+def read_images(path: Path, background: str = "white") -> ImageArrays:
     """Read `images`, uint8 [n, h, w, c] or [n, h, w], and `labels` from an .npz file.
 
-    guided-diffusion's names are `arr_0` and `arr_1`; they are read where there are no `images`.
+    guided-diffusion's names are `arr_0` and `arr_1`; they are read where there are no `images`. c is 1 or 3, or with
+    transparency 2 or 4: such images are composed on the colour `background`, as image files are.
     Raises ValueError for a file that cannot be read, or something other than uint8 images.
     """
     try:
@@ -36,8 +39,13 @@ def read_images(path: Path) -> ImageArrays:
         raise ValueError(f"`{name}` in {path} must be uint8 from 0 to 255, but {_described(images)}")
     shape = images.shape
     images = images[..., None] if images.ndim == 3 else images
-    if images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise ValueError(f"`{name}` in {path} must be [n, h, w, c] with c 1 or 3, or [n, h, w]; they are {list(shape)}")
+    if images.ndim != 4 or images.shape[3] not in (1, 2, 3, 4):
+        raise ValueError(
+            f"`{name}` in {path} must be [n, h, w, c] with c 1 (grey), 3 (RGB), or 2 or 4 (these with transparency), "
+            f"or [n, h, w]; they are {list(shape)}"
+        )
+    if images.shape[3] in (2, 4):
+        images = np.stack([np.atleast_3d(np.asarray(opaque(Image.fromarray(one), background))) for one in images])
     return ImageArrays(images, arrays.get(labels), str(arrays["rounding"]) if "rounding" in arrays else None)
 
 

@@ -22,7 +22,7 @@ def load_files(cfg: DatasetConfig, split: str) -> Loaded:
     EDM's data sets have it. Without one, and where all images lie in two or more immediate sub-folders, these are the
     classes, numbered in alphabetical order; otherwise the images are unlabelled. They have one channel if every file
     is grey.
-    .npz: `images`, uint8 [n, h, w, c] or [n, h, w], and optionally `labels`, integers [n]; or `arr_0` and `arr_1`.
+    .npz: as `data.arrays.read_images` reads them, and optionally the classes, integers [n].
 
     Raises FileNotFoundError if there is no such path or no image in the folder; ValueError for a file that cannot be
     read, images of several sizes, wrong arrays, or fewer than two images.
@@ -83,7 +83,7 @@ def _labels(pictures: Pictures, names: list[str]) -> np.ndarray | None:
 
 
 def _load_npz(file: Path, cfg: DatasetConfig, split: str) -> Loaded:
-    images, labels, _ = read_images(file)
+    images, labels, _ = read_images(file, cfg.background)
     chosen = _in_split(len(images), split, cfg)
     if labels is not None and (
         labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0

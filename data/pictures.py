@@ -42,13 +42,17 @@ def read_picture(file: IO[bytes], background: str) -> Image.Image:
     Image.MAX_IMAGE_PIXELS pixels, or not of 8 bits per channel.
     """
     with _one_sentence(), _open(file) as image:
-        grey = _stays_grey(image, background)
-        upright = ImageOps.exif_transpose(image)
-        if upright.has_transparency_data:
-            canvas = Image.new("RGBA", upright.size, background)
-            canvas.alpha_composite(upright.convert("RGBA"))
-            upright = canvas
-        return upright.convert("L" if grey else "RGB")
+        return opaque(ImageOps.exif_transpose(image), background)
+
+
+def opaque(image: Image.Image, background: str) -> Image.Image:
+    """The image on the colour `background` where it is transparent, of mode "L" or "RGB"; it has 8 bits per channel."""
+    mode = "L" if _stays_grey(image, background) else "RGB"
+    if image.has_transparency_data:
+        canvas = Image.new("RGBA", image.size, background)
+        canvas.alpha_composite(image.convert("RGBA"))
+        image = canvas
+    return image.convert(mode)
 
 
 def crop_resize(image: Image.Image, center_crop: int | None, image_size: int | None) -> UInt8[np.ndarray, "h w c"]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from omegaconf import MISSING, DictConfig
 
 import deis
-from eval.job import NetworkJob, require_positive
+from eval.job import NetworkJob, require_positive, require_seed
 from models.sampling.build import build_sde
 from models.sampling.source import find
 from runs import cli, folder, jax_setup
@@ -40,6 +40,8 @@ def main(cfg: DictConfig) -> None:
         sde = deis.vp_linear() if source is None else build_sde(source.config["sde"])
         deis.timesteps(sde, max(job.nfe), job.ts_phase, job.ts_order)
     config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
+    if folder.finished(run_dir, config, source and source.path):
+        return
     with folder.occupy(run_dir, config, problem=job.problem):
         print(jax_setup.configure_jax(), file=sys.stderr)
         from eval.exact import study  # imports JAX, which is configured by now
@@ -63,8 +65,7 @@ def check(job: AnalysisJob) -> None:
     if not job.nfe or min(job.nfe) < 1:
         raise ValueError(f"nfe must be a list of numbers of at least 1, as [5,10,20], got {job.nfe}")
     require_positive(job, "num_samples", "fit_steps")
-    if not 0 <= job.seed <= 2**32 - job.num_samples:
-        raise ValueError(f"seed must be 0 or more, and the last seed below 2^32, got {job.seed}")
+    require_seed(job.seed, job.num_samples)
 
 
 if __name__ == "__main__":

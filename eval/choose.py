@@ -46,6 +46,8 @@ def main(cfg: DictConfig) -> None:
         worse = check_eps(job, source.config)
         sde = build_sde(source.config["sde"])
     config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
+    if folder.finished(run_dir, config, source.path):
+        return
     with folder.occupy(run_dir, config, nfe=list(job.nfe)):
         print(jax_setup.configure_jax(job.batch_size), file=sys.stderr)
         from eval.few_calls.trajectories import solve  # imports JAX, which is configured by now

@@ -1,7 +1,6 @@
 """The evaluations of a network in training: the held-out loss, grids of samples, FID."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import jax
@@ -11,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 import data
 from data.config import DatasetConfig
 from deis import SDE, Table
-from eval.features.config import ExtractorConfig, load_extractor
+from eval.features.extractor import Extractor
 from eval.figures import image_grid, save_png
 from eval.metrics.measurement import measure_fid
 from models.config import UNetConfig
@@ -31,6 +30,7 @@ class Evaluator:
 
     With several processes all make these calls at the same steps; they share the samples out, and process 0 has them.
     options, worse: what is done to eps where samples are drawn, and the worse network if autoguidance is asked for.
+    extractor: of the features for FID; None in processes and trainings without FID.
     """
 
     model: UNetConfig
@@ -39,7 +39,7 @@ class Evaluator:
     table: Table
     options: EpsOptions
     worse: Trained | None
-    extractor: ExtractorConfig
+    extractor: Extractor | None
     dataset: DatasetConfig
     test_set: "data.Split"
     mesh: Mesh
@@ -67,9 +67,9 @@ class Evaluator:
     def fid(self, ema: Params, count: int, batch_size: int) -> dict[str, float]:
         """FID of `count` samples, under the name of its features; empty in all processes but the first."""
         images = self._samples(ema, count, batch_size)
-        if images is None:
+        if images is None or self.extractor is None:
             return {}
-        found = measure_fid(images, self._features, self.dataset)
+        found = measure_fid(images, self.extractor, self.dataset)
         return {found["fid_name"]: found["fid"]}
 
     def _samples(self, ema: Params, count: int, batch_size: int) -> np.ndarray | None:
@@ -79,7 +79,3 @@ class Evaluator:
         images += [data.to_uint8(x_0) for x_0 in draw(net, self.table, seeds, batch_size, self.options)]
         parts = devices.gather({"images": np.concatenate(images)})
         return np.concatenate([part["images"] for part in parts]) if jax.process_index() == 0 else None
-
-    @cached_property
-    def _features(self):
-        return load_extractor(self.extractor, self.dataset)

@@ -39,7 +39,7 @@ from models.training.config import DistributedConfig
 from runs import cli, jax_setup
 from runs.errors import checking, writing
 from runs.hints import quoted
-from runs.log import LoggerConfig, open_log
+from runs.log import LoggerConfig, open_log, refuse_tensorboard
 
 SHARED_BATCH = 32  # divides the batches of all extractors
 SHOWN = 16  # samples in the picture of nearest images, unless num_samples says how many
@@ -169,6 +169,7 @@ def check(job: FidJob) -> None:
     if job.extractor.name == "none":
         raise ValueError("extractor=none has no features to measure with; leave it out, or choose another")
     validate_extractor(job.extractor)
+    refuse_tensorboard(job.logger)
     if job.reference is not None and job.action in ("ref", "nearest"):
         raise ValueError(f"reference={job.reference} holds no images; give it to: python -m eval.fid calc SAMPLES")
     dest = None if job.dest is None else Path(job.dest).expanduser()

@@ -142,7 +142,7 @@ def samples_picture(path: Path, cells: Mapping[tuple[str, str], UInt8[np.ndarray
     canvas.save(path)
 
 
-def fid_vs_nfe_plot(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def fid_vs_nfe_plot(path: Path | IO[bytes], rows: Sequence[Mapping[str, Any]]) -> None:
     """Plot FID against network evaluations, of those rows of `against_nfe` that have one; without any write nothing."""
     if measured := [row for row in rows if row.get("fid") is not None]:
         against_nfe(measured, "fid", measured[0].get("fid_name") or "FID").savefig(path)

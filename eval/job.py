@@ -48,8 +48,14 @@ def require_positive(job: Any, *keys: str) -> None:
             raise ValueError(f"{key} must be at least 1, got {getattr(job, key)}")
 
 
+def require_seed(seed: int, count: int = 1) -> None:
+    """Raise ValueError unless the seeds seed, seed + 1, ..., `count` of them, are those that 32 bits hold."""
+    if not 0 <= seed <= 2**32 - count:
+        raise ValueError(f"seed must be from 0 to {2**32 - count}, got {seed}")
+
+
 def check_measuring(job: MeasuringJob) -> None:
-    """Raise ValueError for an option of these that cannot work."""
+    """Raise ValueError for an option of `MeasuringJob` that cannot work."""
     require_positive(job, "num_samples", "batch_size")
     if job.extractor is not None:
         validate_extractor(job.extractor)

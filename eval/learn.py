@@ -51,9 +51,10 @@ def main(cfg: DictConfig) -> None:
         sde = build_sde(source.config["sde"])
         base = None if job.sampler is None else build_table({**job.sampler, "nfe": job.nfe}, sde)
         deis.learn.check(sde, base, job.learn, job.loss)
-        config, given = cli.to_dict(cfg), job.run_dir
-        run_dir = None if given else folder.unfinished(job.output_root, job.name, config)
-        run_dir = run_dir or folder.of_job(given, job.output_root, job.name)
+        config = cli.to_dict(cfg)
+        run_dir = folder.of_job(job.run_dir, job.output_root, job.name, config)
+    if folder.finished(run_dir, config, source.path):
+        return
     with folder.occupy(run_dir, config, nfe=job.nfe):
         print(jax_setup.configure_jax(job.batch_size), file=sys.stderr)
         from eval.features.efficientnet_lite0 import features_of_samples

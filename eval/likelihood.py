@@ -13,10 +13,10 @@ from omegaconf import MISSING, DictConfig
 
 import data
 from data.config import DatasetConfig
-from eval.job import NetworkJob, dataset_of, origin, require_positive
+from eval.job import NetworkJob, dataset_of, origin, require_positive, require_seed
 from formats.files import write_atomically
 from formats.tables import markdown_table
-from models.sampling.build import build_sde, check_sampler, end_sde
+from models.sampling.build import build_sde, check_sampler, end_sde, refuse_own_times
 from models.sampling.source import Source, find
 from runs import cli, folder, jax_setup
 from runs.errors import checking
@@ -57,6 +57,8 @@ def main(cfg: DictConfig) -> None:
         if "dopri5" in job.methods:
             chosen.append(("DOPRI5", partial(adaptive.encode, rtol=job.tolerance, atol=job.tolerance)))
     config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
+    if folder.finished(run_dir, config, source.path):
+        return
     with folder.occupy(run_dir, config):
         print(using, file=sys.stderr)
         rows, bits = measure_bits(
@@ -87,6 +89,7 @@ def main(cfg: DictConfig) -> None:
 def check(job: LikelihoodJob) -> None:
     """Refuse with a ValueError what cannot work, before anything expensive starts."""
     require_positive(job, "num_probes", "batch_size", "num_images")
+    refuse_own_times(job.sampler)
     if sorted(job.methods) not in (["table"], ["dopri5"], ["dopri5", "table"]):
         raise ValueError(f"methods must be [table], [dopri5] or [table,dopri5], got {job.methods}")
     if job.nfe is not None and (not job.nfe or "table" not in job.methods):
@@ -95,8 +98,7 @@ def check(job: LikelihoodJob) -> None:
         raise ValueError(f"tolerance must be between 0 and 1, got {job.tolerance:g}")
     if job.trace not in ("exact", "rademacher", "gaussian"):
         raise ValueError(f"trace must be exact, rademacher or gaussian, got {job.trace!r}")
-    if job.seed < 0:
-        raise ValueError(f"seed must be 0 or more, got {job.seed}")
+    require_seed(job.seed)
 
 
 def held_out(job: LikelihoodJob, source: Source) -> tuple[DatasetConfig, "data.Split"]:

@@ -12,7 +12,7 @@ from data.config import DatasetConfig
 from models.config import UNetConfig, validate
 from runs import cli
 from runs.errors import checking
-from runs.log import LoggerConfig, open_log
+from runs.log import LoggerConfig, open_log, refuse_tensorboard
 
 
 @dataclass
@@ -28,6 +28,7 @@ def main(cfg: DictConfig) -> None:
     """Print a table of the network's blocks, as Markdown."""
     with checking():
         job: SummaryJob = cli.to_object(cfg)
+        refuse_tensorboard(job.logger)
         size, channels = job.model.image_size or job.dataset.image_size, job.model.image_channels or 3
         if size is None:
             raise ValueError(f"dataset={job.dataset.name} has no fixed size: give model.image_size")

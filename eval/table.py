@@ -96,6 +96,8 @@ def logged_table(cfg: DictConfig, gathered: Path) -> None:
         if OmegaConf.is_interpolation(cfg.logger, "group"):
             cfg.logger.group = gathered.name
     with checking(), writing():
+        if ignored := [text for text in folder.overrides() if not text.startswith("logger")]:
+            raise ValueError(f"{ignored[0]} changes nothing of runs that are there: FOLDER takes logger= and logger.*")
         logger = cli.to_object(cfg.logger)
         print(write_table(gathered))
         place = gathered / "table"

@@ -98,6 +98,12 @@ def npz_names(path: Path) -> list[str]:
         raise ValueError(f"{path} cannot be read as .npz ({short(error, 200)})") from error
 
 
+def require_empty(folder: Path) -> None:
+    """Raise FileExistsError unless there is nothing of this name, or an empty folder."""
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is not empty; choose another folder")
+
+
 def sha256(path: Path) -> str:
     """SHA-256 hex digest of a file."""
     with path.open("rb") as file:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import deis
-from formats.files import read_json
+from formats.files import read_json, require_empty
+from formats.tables import markdown_table
 from models.checkpoints import checkpoint, hub
 from models.published.network import described, read_checkpoint, read_published, write_published
 
@@ -34,7 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("dest", metavar="DEST", help="hf://owner/name, or a folder to make")
-    parser.add_argument("--results", nargs="*", default=[], metavar="FOLDER", help="of sample.py: its numbers and grid")
+    parser.add_argument(
+        "--results",
+        nargs="*",
+        default=[],
+        metavar="FOLDER",
+        help="what was measured: its numbers and grid",
+    )
     parser.add_argument("--license", default="other", help="as the Hub names it: apache-2.0, mit, cc-by-4.0, ...")
     parser.add_argument("--private", action="store_true", help="a repository of the Hub that only you see")
     args = parser.parse_args(argv)
@@ -90,7 +97,7 @@ def _network(source: Path, folder: Path, dest: str) -> tuple[str, list[str]]:
 
 
 def _table(source: Path, folder: Path, dest: str) -> tuple[str, list[str]]:
-    """The same for a table."""
+    """(title, lines of the card); writes the table into `folder`."""
     table = deis.Table.load(source)
     folder.mkdir(parents=True)
     table.save(folder / "table.safetensors")
@@ -105,20 +112,22 @@ def _table(source: Path, folder: Path, dest: str) -> tuple[str, list[str]]:
 
 
 def _numbers(measured: Sequence[dict[str, Any]]) -> list[str]:
-    """A table of what sample.py measured, each number by its name."""
-    found = [result for result in measured if "fid" in result]
-    if not found:
-        return ["No FID was measured."]
-    rows = [f"| {r['sampler']} | {r['nfe']} | {r['fid_name']} | {r['fid']:.2f} |" for r in found]
-    return ["| sampler | network calls | metric | value |", "|---|---:|---|---:|", *rows]
+    """A table of what sample.py, eval.learn or eval.fid measured, each number by its name."""
+    found = [solver for result in measured for solver in result.get("solvers", [result])]  # several of eval.learn
+    rows = [
+        [r.get("sampler") or r.get("table", "-"), str(r.get("nfe", "-")), r[f"{key}_name"], f"{r[key]:.4g}"]
+        for r in found
+        for key in ("fid", "kid", "is")
+        if key in r
+    ]
+    header = ["sampler", "network calls", "metric", "value"]
+    return [markdown_table(header, rows, "lrlr")] if rows else ["No FID was measured."]
 
 
 def _deliver(folder: Path, dest: str, private: bool) -> None:
-    """Move the folder to DEST, or upload it. Raises FileExistsError for a folder that holds anything, OSError."""
+    """Copy the folder to DEST, or upload it. Raises FileExistsError as `require_empty`, OSError."""
     if not dest.startswith(hub.PREFIX):
-        target = Path(dest).expanduser()
-        if target.exists() and any(target.iterdir()):
-            raise FileExistsError(f"{target} is not empty; choose another folder")
+        require_empty(target := Path(dest).expanduser())
         shutil.copytree(folder, target, dirs_exist_ok=True)
         return
     repo, revision, file = hub.parsed(dest)

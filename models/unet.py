@@ -85,6 +85,7 @@ def as_network(module: "UNet") -> Network:
 
 
 def num_params(params: Params) -> int:
+    """The number of parameters, of arrays or of their shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 

@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runs.errors import ConfigError, RunError
+from runs.errors import ConfigError, RunError, Stopped
 from runs.folder import overrides
 from runs.hints import CONF, choices_of, fields_of, refused_flag, reworded, sentence, unknown_option
 
@@ -45,6 +45,7 @@ def run(main: Callable[[DictConfig], float | None], config_name: str, job: type)
     """
     debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on, to be worded and numbered here
+    process = os.getpid()
     register(config_name, job)
     failures: list[RunError] = []
 
@@ -64,6 +65,8 @@ def run(main: Callable[[DictConfig], float | None], config_name: str, job: type)
             if debug or not str(shown):
                 traceback.print_exc()
             if HydraConfig.get().mode == RunMode.MULTIRUN:
+                if isinstance(shown, Stopped) and os.getpid() == process:
+                    sys.exit(shown.exit_code)  # the signal was for the sweep, not for this job alone
                 raise shown from None  # the sweep does its other jobs and raises this again at the end
             failures.append(shown)
             return None

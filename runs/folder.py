@@ -27,11 +27,14 @@ SWEEPS = "sweeps"  # below output_root: the sweeps of train.py, each with a fold
 _NOT_IDENTITY = ("run_dir", "resume", "output_root", "logger", "optimized_metric")
 
 
-def of_job(run_dir: str | None, output_root: str, name: str) -> Path:
-    """run_dir if it is given, the job's own folder within a sweep, else a new one. Raises ConfigError as `fresh`."""
+def of_job(run_dir: str | None, output_root: str, name: str, config: dict[str, Any] | None = None) -> Path:
+    """run_dir if it is given, the job's own folder within a sweep, else a new one. Raises ConfigError as `fresh`.
+
+    config: of a command that can go on, which takes its newest unfinished run of this configuration before a new one.
+    """
     if run_dir is not None:
         return Path(run_dir).expanduser()
-    return of_sweep() or fresh(output_root, name)
+    return of_sweep() or (config and unfinished(output_root, name, config)) or fresh(output_root, name)
 
 
 def of_sweep() -> Path | None:
@@ -156,7 +159,8 @@ def occupy(folder: Path, config: dict[str, Any], **facts: Any) -> Iterator[dict[
         try:
             yield results
         except BaseException as error:
-            code = error.exit_code if isinstance(error, RunError) else 1
+            interrupted = isinstance(error, KeyboardInterrupt)
+            code = error.exit_code if isinstance(error, RunError) else 130 if interrupted else 1
             message = str(error) or type(error).__name__
             write_status(status="stopped" if code > 128 else "failed", error=message, exit_code=code)
             raise

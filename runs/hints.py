@@ -17,10 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 CONF = Path(__file__).parent.parent / "conf"
 
-NO_OPTION = r"Could not override '([^']+)'|Key '(\S+)' is not in struct"
+NO_OPTION = r"(?:Could not override|Could not delete from config\.|Key(?= '\S+' is not in struct)) '([^']+)'"
 
 # what Hydra and OmegaConf say, and what is said instead
 REWORDED = {
+    r"Error merging override ~([^\n=]+)": "~{} takes away what is needed: write {}=VALUE",
     r"Error merging override ([^\n]+)\n([^\n]+)": "{} is refused: {}",
     r"Multiple values for \S+\. .*'override (\S+): ([^']*)'": "a choice needs no +: write {}={}",
     r"Error parsing override '([^\n]+)'\s+missing EQUAL": "{} has no value: write {}=VALUE",
@@ -39,7 +40,7 @@ def sentence(error: Exception, config_name: str, job: type) -> str:
     if recipe := re.search(r"In 'experiment/([^']+)'.*?(?:Key|override) '([^']+)'", text, re.DOTALL):
         return f"experiment={recipe[1]} is for another command: this one has no option {recipe[2]!r}"
     if option := re.search(NO_OPTION, text):
-        return unknown_option(option[1] or option[2], config_name, job)
+        return unknown_option(option[1], config_name, job)
     if plugin := re.search(r"Could not (?:find|load) '(hydra/(?:launcher|sweeper))/([^']+)'", text):
         needs = "pip install -r requirements-cluster.txt has those of joblib, submitit and optuna"
         return f"{plugin[1]}={plugin[2]} needs a plugin that is not installed; {needs}"
@@ -94,7 +95,7 @@ def of_other_choices(error: Exception, combination: Iterable[str]) -> str | None
     option = re.search(NO_OPTION, str(error))
     if option is None:
         return None
-    group, _, word = (option[1] or option[2]).rpartition(".")
+    group, _, word = option[1].rpartition(".")
     choice = dict(text.partition("=")[::2] for text in combination).get(group)
     having = [other for other in choices_of(group) if word in _options(group, other)]
     return f"{choice} has no {word}" if choice and having else None

@@ -59,7 +59,7 @@ class Log:
         self._run, self._board, self._artifacts = run, board, artifacts
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """One line of metrics.jsonl, flushed at once."""
+        """Write one line of metrics.jsonl, flushed at once, and log its numbers."""
         self._file.write(json.dumps({"step": step} | values) + "\n")
         self._file.flush()
         if self._run is not None:
@@ -69,14 +69,14 @@ class Log:
                 self._board.add_scalar(name, value, step)
 
     def image(self, step: int, name: str, path: Path) -> None:
-        """A picture that is already in the run's folder."""
+        """Log a picture that is already in the run's folder."""
         if self._run is not None:
             self._run.log({name: _wandb_image(path)}, step=step)
         if self._board is not None:
             self._board.add_image(name, np.atleast_3d(np.asarray(Image.open(path))), step, dataformats="HWC")
 
     def table(self, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A table in wandb with the columns of the first row; a Path or a uint8 [h, w, c] array is a picture."""
+        """Log a table in wandb with the columns of the first row; a Path or a uint8 [h, w, c] array is a picture."""
         if self._run is None or not rows:
             return
         import wandb
@@ -90,12 +90,12 @@ class Log:
         )
 
     def config(self, values: Mapping[str, Any]) -> None:
-        """What is known of the run later than its options, as the checkpoint that was found."""
+        """Add to the options of wandb's run what is known later, as the checkpoint that was found."""
         if self._run is not None:
             self._run.config.update(dict(values), allow_val_change=True)
 
     def artifact(self, name: str, kind: str, path: Path) -> None:
-        """A file or folder that wandb keeps as a version of `name`, if logger.artifacts asks for it."""
+        """Have wandb keep a file or folder as a version of `name`, if logger.artifacts asks for it."""
         if self._run is not None and self._artifacts:
             self._run.log_artifact(str(path), name=name, type=kind)
 
@@ -110,19 +110,30 @@ class Log:
             self._run.finish(exit_code=0 if kind is None else 1)
 
 
+def refuse_tensorboard(cfg: LoggerConfig) -> None:
+    """Raise ValueError for TensorBoard in a command that writes no folder, where its files would be."""
+    if cfg.name in ("tensorboard", "both"):
+        raise ValueError(f"logger={cfg.name} writes into the folder of a run, and this command has none; choose wandb")
+
+
 def open_log(
-    cfg: LoggerConfig, folder: Path | None, job_type: str, config: dict[str, Any], name: str | None = None
+    cfg: LoggerConfig,
+    folder: Path | None,
+    job_type: str,
+    config: dict[str, Any],
+    name: str | None = None,
+    step: int = 0,
 ) -> Log:
     """The log of the run in `folder`; without a folder, of a command that only prints, there is wandb's alone.
 
     name: of the run, for people; by default its options in a sweep, else wandb chooses. With wandb, the same folder
-    continues the same wandb run.
+    continues the same wandb run. step: the one that a run goes on from; TensorBoard hides what it had of later ones.
     """
     board = None
     if cfg.name in ("tensorboard", "both") and folder is not None:
         from tensorboardX import SummaryWriter
 
-        board = SummaryWriter(str(folder / "tensorboard"))
+        board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
     run = _wandb_run(cfg, folder, job_type, config, name) if cfg.name in ("wandb", "both") else None
     return Log(folder, run, board, cfg.artifacts)
 
@@ -162,9 +173,8 @@ def _wandb_run(cfg: LoggerConfig, folder: Path | None, job_type: str, config: di
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    configured = (
-        wandb.setup().settings.mode
-    )  # by the environment, or by the command `wandb disabled` or `wandb offline`
+    # by the environment, or by the command `wandb disabled` or `wandb offline`
+    configured = wandb.setup().settings.mode
     if configured == "disabled":
         return None
     settings = {"init_timeout": cfg.init_timeout, "silent": True, "save_code": False, "console": "off"}

@@ -11,6 +11,7 @@ from commands import AS_USERS_DO, TINY, run, run_here
 
 from eval.features.classifier import RECIPE
 from models.sampling import single_files
+from runs.log import last_values
 
 pytestmark = pytest.mark.slow
 
@@ -19,9 +20,9 @@ FEW = ["logger=none", "extractor=none", "sampler.nfe=3"]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the tiny network was trained."""
+    """A folder in which the tiny network was trained, with FIDs."""
     cwd = tmp_path_factory.mktemp("trained")
-    result = run("train.py", *TINY, cwd=cwd)
+    result = run("train.py", *TINY, "extractor=pixels", "train.fid_every=4", "train.fid_samples=20", cwd=cwd)
     assert result.returncode == 0, result.stderr
     return cwd
 
@@ -38,6 +39,17 @@ def test_an_image_depends_on_its_own_seed_only(trained: Path) -> None:
     assert np.ptp(whole) > 0
     for other, seeds in zip(others, (list(range(10)), [7, 2], [7, 2]), strict=True):
         assert np.abs(other - whole[seeds]).max() <= 1, "one grey level of rounding at most"
+
+
+def test_the_fid_in_training_is_that_of_the_saved_network(trained: Path) -> None:
+    options = ["extractor=pixels", "num_samples=20", "batch_size=16", "rounding=round", "run_dir=again"]
+    result = run_here("sample.py", "logger=none", *options, cwd=trained)
+    assert result.returncode == 0, result.stderr
+    (log,) = (trained / "outputs" / "digits").glob("*/metrics.jsonl")
+    logged = last_values(log)
+    again = json.loads((trained / "again" / "result.json").read_text())
+    assert logged["fid_name"] == again["fid_name"] == "FD-pixels-20"
+    assert logged["fid"] == pytest.approx(again["fid"], rel=1e-5)
 
 
 def test_multirun_with_fid_and_its_table(trained: Path) -> None:
@@ -87,6 +99,7 @@ def test_images_need_not_be_kept_to_be_measured(trained: Path) -> None:
         (["extractor=pixels", "metrics=[fid,kid]"], "metrics=kid needs at least 1000 samples, got 256"),
         (["rounding=up"], "rounding must be floor or round"),
         (["step=77"], "no checkpoint of step 77"),
+        (["guidance_sheet=[1,2]"], "guidance_sheet has a row for each class, and this network was trained without"),
         (["label=3"], "label must be null: this network was trained without classes (model.num_classes=0), got 3"),
         (["sampler.ts_phase=sigma"], "ts_phase must be one of"),
         (["sampler.ts=[1,0.5]", "sampler.t_0=0.6"], "sampler.ts must lie between the diffusion's t_0=0.6 and T=1"),

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import TINY, run
+from commands import TINY, run, run_here
 from PIL import Image
-from runs_of_training import arrays, logged, start, train, wait_until_step
+from runs_of_training import OFTEN, arrays, logged, start, train, wait_until_step
 
 
 @pytest.fixture(scope="module")
@@ -131,22 +131,22 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     with FileLock(folder / ".lock"):
-        result = run("train.py", *TINY, "run_dir=run", cwd=tmp_path)
+        result = run_here("train.py", *TINY, "run_dir=run", cwd=tmp_path)
     assert result.returncode == 2
     assert "is in use by process" in result.stderr
 
 
 def test_another_configuration_is_refused_in_a_used_folder(uninterrupted: Path) -> None:
-    result = train("sde.beta_1=10", f"run_dir={uninterrupted}", cwd=uninterrupted.parent)
+    result = run_here("train.py", *OFTEN, "sde.beta_1=10", f"run_dir={uninterrupted}", cwd=uninterrupted.parent)
     assert result.returncode == 2
     assert "sde.beta_1: 20.0 -> 10" in result.stderr
     assert "allow_changes=true" in result.stderr
 
 
-def test_a_loss_that_is_not_finite_ends_with_3(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_with_3(tmp_path: Path, quick_to_compile: None) -> None:
     """Its updates are skipped, so that what is saved is good; enough of them in a row end the run."""
     options = ["optimizer.learning_rate=1e30", "train.log_every=1", "train.steps=40", "train.checkpoint_every=4"]
-    result = run("train.py", *TINY, *options, "run_dir=run", cwd=tmp_path)
+    result = run_here("train.py", *TINY, *options, "run_dir=run", cwd=tmp_path)
     assert result.returncode == 3, result.stderr
     assert "not finite 10 times in a row" in result.stderr
     assert "optimizer.learning_rate" in result.stderr
@@ -156,7 +156,7 @@ def test_a_loss_that_is_not_finite_ends_with_3(tmp_path: Path) -> None:
     assert records[-1]["skipped"] == 1
 
 
-def test_own_jpegs_with_ve_and_classes(tmp_path: Path) -> None:
+def test_own_jpegs_with_ve_and_classes(tmp_path: Path, quick_to_compile: None) -> None:
     """Folder of JPEGs in class folders -> train a conditional network, with guided grids -> sample one class with
     autoguidance by a checkpoint of its own, and a sheet of both classes."""
     rng = np.random.default_rng(0)
@@ -166,7 +166,7 @@ def test_own_jpegs_with_ve_and_classes(tmp_path: Path) -> None:
             pixels = rng.integers(0, 255, (12, 12, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{i}.jpg")
     conditional = ["model.num_classes=2", "model.null_class=true", "objective.label_dropout=0.2", "train.accumulate=2"]
-    trained = run(
+    trained = run_here(
         "train.py", *TINY, "dataset=images", "dataset.path=photos", *conditional, "sde=ve", "train.placement=stream",
         "guidance=1.5", "guidance_rescale=0.5", cwd=tmp_path,
     )  # fmt: skip
@@ -184,7 +184,7 @@ def test_own_jpegs_with_ve_and_classes(tmp_path: Path) -> None:
         "label=1",
         "guidance=2",
     ]
-    drawn = run("sample.py", *arguments, "extractor=none", "gif=true", "run_dir=drawn", cwd=tmp_path)
+    drawn = run_here("sample.py", *arguments, "extractor=none", "gif=true", "run_dir=drawn", cwd=tmp_path)
     assert drawn.returncode == 0, drawn.stderr
     samples = np.load(tmp_path / "drawn" / "samples.npz")
     assert samples["images"].shape == (5, 12, 12, 3)

@@ -21,7 +21,7 @@ from eval.metrics.inception_score import inception_score
 from eval.metrics.jackknife import BLOCKS, distances_without, extend_blocks, standard_error
 from eval.metrics.kid import kernel_distance
 from eval.metrics.precision_recall import precision_recall
-from eval.metrics.reference import Reference, chunk_size, load_reference, missing_features
+from eval.metrics.reference import Reference, chunk_size, kept_radii, load_reference, missing_features
 from runs.errors import checking
 
 log = logging.getLogger(__name__)
@@ -187,7 +187,9 @@ def _inception_score(samples: Measurement) -> dict[str, Any]:
 
 def _precision_recall(samples: Measurement) -> dict[str, Any]:
     name = metric_name(samples.statistics, "PR", samples.reference.split)
-    return precision_recall(*samples.features)._asdict() | {"pr_name": name}
+    features, reference = samples.features
+    radii = kept_radii(samples.extractor, samples.reference.statistics.data, reference)
+    return precision_recall(features, reference, radii=radii)._asdict() | {"pr_name": name}
 
 
 def _classes(samples: Measurement) -> dict[str, Any]:

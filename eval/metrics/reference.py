@@ -18,7 +18,8 @@ from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig, shipped_for
 from eval.features.extractor import Extractor, identity
 from eval.metrics.frechet import UNKNOWN, Statistics, feature_statistics, load_statistics, save_statistics
-from formats.files import atomic_path
+from eval.metrics.precision_recall import reference_radii
+from formats.files import atomic_path, read_npz, write_npz
 from runs.errors import checking
 
 CHUNK = 1024
@@ -137,6 +138,14 @@ def _features(extractor: Extractor, images: UInt8[np.ndarray, "n h w c"], name: 
     if found.shape != shape or found.dtype != np.float32:
         raise ValueError(f"{path} holds {found.dtype} {list(found.shape)}, not float32 {list(shape)}; delete it")
     return found
+
+
+def kept_radii(extractor: Extractor, data: str, features: Float32[np.ndarray, "m d"]) -> Float32[np.ndarray, "2 m"]:
+    """`reference_radii` of the features of the images with identity `data`, from the cache where they are there."""
+    path = extractor.cache_dir / f"radii_{extractor.name}_{data}.npz"
+    if not path.is_file():
+        write_npz(path, {"radii": reference_radii(features)})
+    return read_npz(path)["radii"]
 
 
 def _batches(extractor: Extractor, images: np.ndarray, name: str) -> Iterator[Float32[np.ndarray, "b d"]]:

@@ -57,7 +57,7 @@ def open_samples(
             report_left_out(pictures)
         items = pictures.names
     else:
-        items, _, rounding = read_images(path)
+        items, _, rounding = read_images(path, background)
     if num_samples is not None and num_samples < 2:
         raise ValueError(f"num_samples must be at least 2, got {num_samples}")
     if len(items) < (num_samples or 2):

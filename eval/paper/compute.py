@@ -26,7 +26,8 @@ from eval.job import MeasuringJob
 from eval.metrics.frechet import Statistics, empty_statistics, frechet_distance, merge, metric_name, rank_warning
 from eval.metrics.jackknife import BLOCKS, distances_without, extend_blocks, standard_error
 from eval.metrics.measurement import MetricConfig, open_measurement
-from eval.metrics.precision_recall import precision_recall, reference_radii
+from eval.metrics.precision_recall import precision_recall
+from eval.metrics.reference import kept_radii
 from eval.paper.grid import Record
 from eval.paper.plan import Adaptive, Analytic, Cell, shared_out
 from formats.files import read_npz, write_atomically, write_npz
@@ -102,12 +103,6 @@ class Setup:
         """All that the cell's number depends on besides its options, as plain values."""
         worse = self.worse.get(cell.eps.guidance_network)
         return self.identity | ({} if worse is None else {"worse": identity(worse)})
-
-    @cached_property
-    def reference_radii(self) -> np.ndarray:
-        """Those of the training images' balls for precision and recall, computed once for all cells."""
-        assert self.reference_features is not None
-        return reference_radii(self.reference_features)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -254,8 +249,8 @@ def measure_cell(setup: Setup, cell: Cell, name: str, progress: Callable[[int], 
         "features_s": features_s,
     }
     if setup.reference_features is not None:
-        shares = precision_recall(np.concatenate(kept), setup.reference_features, radii=setup.reference_radii)
-        record |= shares._asdict()
+        radii = kept_radii(extractor, setup.reference.data, setup.reference_features)
+        record |= precision_recall(np.concatenate(kept), setup.reference_features, radii=radii)._asdict()
     write_npz(setup.folder / f"{name}.npz", {"images": shown})
     write_atomically(setup.folder / f"{name}.json", json.dumps(record, indent=1) + "\n")
     costs.lap("all else")

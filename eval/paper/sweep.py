@@ -18,8 +18,8 @@ Rows = dict[str, dict[int, Run]]  # row name -> NFE asked for -> run
 ROW_ORDER = ("ddim", "rho_rk", "rho_ab", "log_rho_ab", "t_ab", "ipndm")  # of the methods
 COLUMNS = (
     "sampler", "method", "order", "nfe_asked", "nfe", "fid_name", "fid", "fid_standard_error", "precision", "recall",
-    "right_class", "rmse", "psnr", "images_per_s", "seconds", "num_samples", "seeds", "dataset", "extractor", "checkpoint", "step",
-    "overrides", "status", "error", "folder", "command", "loss", "eval_loss",
+    "right_class", "rmse", "psnr", "images_per_s", "seconds", "num_samples", "seeds", "dataset", "extractor",
+    "checkpoint", "step", "overrides", "status", "error", "folder", "command", "loss", "eval_loss",
 )  # fmt: skip
 SHARED = ("dataset", "checkpoint", "step", "fid_name")  # runs of one table have these in common
 # overrides that are the column, or that change no image
@@ -104,10 +104,11 @@ def sweep_page(rows: Rows) -> str:
         line.append("-" if speed is None else f"{speed:.4g}")
     header = ["sampler", *(f"NFE {nfe}" for nfe in columns), f"images/s at {columns[-1]}"]
     about = {key: next((run[key] for run in runs if run.get(key) is not None), None) for key in SHARED}
+    words = {" on": "dataset", ", checkpoint": "checkpoint", " at step": "step"}
+    named = "".join(f"{word} {about[key]}" for word, key in words.items() if about[key] is not None)
     text = (
-        f"{markdown_table(header, lines)}\n\n"
-        f"{about['fid_name'] or 'No FID'} on {about['dataset']}, checkpoint {about['checkpoint']} at step "
-        f"{about['step']}; lower is better. Bold: best of those within the NFE. +k: k more network calls were made.\n"
+        f"{markdown_table(header, lines)}\n\n{about['fid_name'] or 'No FID'}{named}; lower is better. "
+        "Bold: best of those within the NFE. +k: k more network calls were made.\n"
     )
     if any(run.get("fid_standard_error") is not None for run in runs):
         text += f"\n±: one standard error, by leaving out each of {BLOCKS} blocks of the samples in turn.\n"

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from eval.figures import against_nfe, loss_curve_plot
+from eval.figures import fid_vs_nfe_plot, loss_curve_plot
 from eval.paper.sweep import arrange, gather, sweep_page
 from eval.paper.trainings import trainings_page
 from eval.report.page import facts, folded, heading, html_of_markdown, page, picture, preformatted
@@ -42,14 +42,9 @@ def _comparison(folder: Path) -> list[str]:
     rows = arrange(runs)
     parts = [html_of_markdown(sweep_page(rows))] if runs else []
     parts += [html_of_markdown(trainings_page(trainings))] if trainings else []
-    points = [
-        run | {"sampler": name} for name, cells in rows.items() for run in cells.values() if run.get("fid") is not None
-    ]
-    if points:
-        plot = io.BytesIO()
-        against_nfe(points, "fid", points[0]["fid_name"]).savefig(plot)
-        parts.append(picture("FID against network calls", ".png", plot.getvalue()))
-    return parts
+    plot = io.BytesIO()
+    fid_vs_nfe_plot(plot, [run | {"sampler": name} for name, cells in rows.items() for run in cells.values()])
+    return parts + ([picture("FID against network calls", ".png", plot.getvalue())] if plot.getvalue() else [])
 
 
 def _values(folder: Path) -> dict[str, Any]:

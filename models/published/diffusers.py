@@ -77,7 +77,7 @@ FLOW_SCHEDULER: Table = {
     "flow_shift": (1.0, allowed.number(1e-3, 1e3)),  # the same, of schedulers that have flow_prediction among others
     "invert_sigmas": (False, allowed.one_of(False)),
 }
-"""The same of a flow model, which is told 1000 sigma; its shift is that of its grids."""
+"""The diffusion that a flow model was trained under. It is told 1000 sigma; its shift is that of its grids."""
 
 _MODULES: Modules = {
     "embed_in": "time_embedding.linear_1",

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from formats.files import atomic_path, read_json, read_safetensors, read_safetensors_header, sha256
+from formats.files import atomic_path, read_json, read_safetensors, read_safetensors_header, require_empty, sha256
 from formats.short import short
 from models.checkpoints import checkpoint
 from models.config import UNetConfig, model_of
@@ -39,12 +39,11 @@ class PublishedNetwork(NamedTuple):
 def write_published(folder: Path, network: PublishedNetwork) -> None:
     """Write a network into a new or empty folder; nothing is left if that is interrupted.
 
-    Raises FileExistsError if the folder holds anything.
+    Raises FileExistsError as `require_empty`.
     """
     from safetensors import numpy as safetensors
 
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty; choose another folder")
+    require_empty(folder)
     with atomic_path(folder, folder.with_name(f".partial-{folder.name}")) as partial:
         partial.mkdir(parents=True, exist_ok=True)
         # safetensors writes the elements of an array that is not in C order in the wrong order

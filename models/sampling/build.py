@@ -72,9 +72,7 @@ def check_sampler(options: Mapping[str, Any]) -> Options:
     if method == "learned":
         return _of_file(options)
     if method == "recommended":
-        found: Options = {"ts": None} | _checked(
-            "sampler", tables.recommended, options, method=str, nfe=int, t_0=float | None
-        )
+        found = _checked("sampler", tables.recommended, options, method=str, nfe=int, t_0=float | None)
     elif method in tables.METHODS:
         found = _checked("sampler", tables.METHODS[method], options, **SHARED)
     else:
@@ -95,15 +93,20 @@ def _of_file(options: Mapping[str, Any]) -> Options:
     return {"method": "learned", "table": str(options["table"]), **none}
 
 
-def solver_of(options: Options) -> Callable[..., deis.Table]:
-    """The solver that the options of `check_sampler` name, with its own options filled in: a function of (sde, ts).
-
-    Raises ValueError for a table in a file and for the recommended one, which go with their own nodes only.
-    """
+def refuse_own_times(options: Mapping[str, Any]) -> None:
+    """Raise ValueError for a table in a file and for the recommended one, which go with their own times only."""
     if options["method"] in ("learned", "recommended"):
         raise ValueError(
             f"sampler={options['method']} has times of its own and cannot be put on others; choose another sampler"
         )
+
+
+def solver_of(options: Options) -> Callable[..., deis.Table]:
+    """The solver that the options of `check_sampler` name, with its own options filled in: a function of (sde, ts).
+
+    Raises ValueError as `refuse_own_times`.
+    """
+    refuse_own_times(options)
     own = {key: value for key, value in options.items() if key not in SHARED}
     return partial(tables.METHODS[options["method"]], **own)
 
@@ -191,11 +194,12 @@ def parse_seeds(text: str) -> list[int]:
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise ValueError(f"seeds must look like 0-999 or 3+7+20-29, got {text!r}")
-        seeds.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last >= 2**32:
+            raise ValueError(f"seeds must be below 2^32, got {last}")
+        seeds.extend(range(first, last + 1))
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must differ from each other, got {text!r}")
-    if max(seeds) >= 2**32:
-        raise ValueError(f"seeds must be below 2^32, got {max(seeds)}")
     return seeds
 
 

@@ -111,7 +111,7 @@ def changed_eps(net: Trained, at: Start, options: EpsOptions) -> jax.tree_util.P
 
 
 def conditional_eps(net: Trained, options: EpsOptions) -> jax.tree_util.Partial:
-    """The same as a function of (x, t), or of (x, t, label) where the network has classes."""
+    """The network with its options as a function of (x, t), or of (x, t, label) where it has classes."""
     numbers = {name: value for name, value in given(options).items() if name not in ("label", "guidance_network")}
     worse = None if net.worse is None else net.worse._replace(params=None)
     worse_params = None if net.worse is None else net.worse.params

@@ -26,7 +26,7 @@ class Source(NamedTuple):
 
 
 def find(folder: str | None, step: int | None, output_root: str) -> Source:
-    """The network in `folder`; without one that of the newest run below `output_root`, or `SHIPPED` if there is no run.
+    """The network in `folder`; without one that of the newest run below `output_root` that saved any, else `SHIPPED`.
 
     folder: of a run, of one of its checkpoints (RUN/checkpoints/00001000), or of a published network; also an address
         of the Hugging Face Hub, hf://owner/name[@revision].
@@ -36,7 +36,11 @@ def find(folder: str | None, step: int | None, output_root: str) -> Source:
     root = Path(output_root).expanduser()
     if folder is not None:
         path = local(folder)
-    elif runs := [*root.glob("*/*/checkpoints"), *root.glob("sweeps/*/*/checkpoints")]:
+    elif runs := [
+        run
+        for run in (*root.glob("*/*/checkpoints"), *root.glob("sweeps/*/*/checkpoints"))
+        if checkpoint.latest_step(run) is not None
+    ]:
         path = max(runs, key=lambda run: run.stat().st_mtime)
         log.info("Taking the newest run, %s; another is checkpoint=FOLDER", path.parent)
     else:
@@ -51,7 +55,7 @@ def find(folder: str | None, step: int | None, output_root: str) -> Source:
     if step is None:
         raise FileNotFoundError(
             f"no checkpoint in {checkpoints}; give the folder of a training run, or of a network that "
-            "python -m models.convert wrote: checkpoint=FOLDER"
+            "python -m models.convert wrote"
         )
     return Source(checkpoints, step, checkpoint.read_config(checkpoints, step))
 

@@ -7,6 +7,8 @@ from omegaconf import MISSING
 
 @dataclass
 class TrainConfig:
+    """The `train` config group; conf/train/default.yaml explains every option."""
+
     steps: int = MISSING
     batch_size: int = MISSING
     accumulate: int = MISSING
@@ -28,6 +30,8 @@ class TrainConfig:
 
 @dataclass
 class OptimizerConfig:
+    """The `optimizer` config group; conf/optimizer/adam.yaml explains every option."""
+
     learning_rate: float = MISSING
     warmup_steps: int = MISSING
     cosine_decay: bool = MISSING
@@ -38,6 +42,8 @@ class OptimizerConfig:
 
 @dataclass
 class DistributedConfig:
+    """The `distributed` config group, how processes find each other; conf/distributed/explicit.yaml explains it."""
+
     mode: str = MISSING
     coordinator: str | None = None
     num_processes: int | None = None
@@ -58,13 +64,14 @@ class ObjectiveConfig:
 
 
 PLACEMENTS = ("auto", "device", "stream")
-MAY_BE_ZERO = ("sample_every", "fid_every", "ema_decay", "fsdp", "keep_best")  # of TrainConfig; the rest is 1 or more
+LEAST = dict.fromkeys(("sample_every", "fid_every", "ema_decay", "fsdp", "keep_best"), 0) | {"fid_samples": 2}
+"""The smallest values of options of TrainConfig; of the others it is 1."""
 
 
 def validate_training(train: TrainConfig, optimizer: OptimizerConfig) -> None:
     """Raise ValueError, naming the option and what is allowed, for numbers that no training can have."""
     for key, value in asdict(train).items():
-        least = 0 if key in MAY_BE_ZERO else 1
+        least = LEAST.get(key, 1)
         if not isinstance(value, str | None) and value < least:
             raise ValueError(f"train.{key} must be at least {least}, got {value}")
     if train.ema_decay >= 1:
@@ -73,5 +80,12 @@ def validate_training(train: TrainConfig, optimizer: OptimizerConfig) -> None:
         raise ValueError(f"train.placement must be one of {', '.join(PLACEMENTS)}, got {train.placement!r}")
     if train.batch_size % train.accumulate:
         raise ValueError(f"train.accumulate={train.accumulate} must divide train.batch_size={train.batch_size}")
-    if optimizer.learning_rate <= 0:
-        raise ValueError(f"optimizer.learning_rate must be positive, got {optimizer.learning_rate}")
+    for key, holds, allowed in (
+        ("learning_rate", optimizer.learning_rate > 0, "positive"),
+        ("warmup_steps", optimizer.warmup_steps >= 0, "0 or more"),
+        ("b1", 0 <= optimizer.b1 < 1, "at least 0 and below 1"),
+        ("b2", 0 <= optimizer.b2 < 1, "at least 0 and below 1"),
+        ("clip_norm", optimizer.clip_norm > 0, "positive"),
+    ):
+        if not holds:
+            raise ValueError(f"optimizer.{key} must be {allowed}, got {getattr(optimizer, key)}")

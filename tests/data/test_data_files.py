@@ -117,6 +117,21 @@ def test_npz_with_and_without_labels(tmp_path: Path) -> None:
     assert both(tmp_path / "grey.npz")[0].labels is None
 
 
+@pytest.mark.parametrize(
+    ("pixel", "background", "seen"),
+    [
+        ([200, 0, 100, 51], "#0064ff", [40, 80, 224]),  # a fifth of it, four fifths of the background
+        ([100, 51], "white", [224]),
+        ([100, 255], "red", [100, 100, 100]),
+    ],
+)
+def test_npz_with_transparency(pixel: list[int], background: str, seen: list[int], tmp_path: Path) -> None:
+    """Composed on a colour by the rule of image files, whose test has the same values."""
+    np.savez(tmp_path / "x.npz", images=np.full((3, 4, 4, len(pixel)), pixel, np.uint8))
+    images = load(DatasetConfig(name="images", path=str(tmp_path / "x.npz"), background=background), "all").images
+    np.testing.assert_array_equal(images, np.broadcast_to(np.array(seen, np.uint8), (3, 4, 4, len(seen))))
+
+
 def test_npz_with_the_names_of_guided_diffusion(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (30, 6, 6, 3), np.uint8)
     np.savez(tmp_path / "x.npz", images, np.arange(30) % 3)
@@ -171,7 +186,7 @@ def test_images_of_unusable_shape_or_depth(tmp_path: Path) -> None:
     [
         ({"pictures": np.zeros((4, 8, 8), np.uint8)}, "no array `images` or `arr_0`; it has: pictures"),
         ({"images": np.zeros((4, 8, 8), np.float32)}, "must be uint8 from 0 to 255, but they are float32 from 0 to 0"),
-        ({"images": np.zeros((4, 3, 8, 8), np.uint8)}, r"with c 1 or 3, .*; they are \[4, 3, 8, 8\]"),
+        ({"images": np.zeros((4, 3, 8, 8), np.uint8)}, r"with c 1 \(grey\), 3 .*; they are \[4, 3, 8, 8\]"),
         ({"images": np.zeros((1, 8, 8), np.uint8)}, "at least 2"),
         ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.zeros(3, int)}, "4 integers from 0 up"),
         ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.array([0, 1, -1, 0])}, "4 integers from 0 up"),

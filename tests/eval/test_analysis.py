@@ -151,7 +151,7 @@ def test_the_command_on_a_network(tmp_path):
     ],
 )
 def test_refusals(arguments, said, tmp_path):
-    result = run_here("eval.analysis", *arguments, cwd=tmp_path)
+    result = run("eval.analysis", *arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert said in result.stderr
     assert len(result.stderr.splitlines()) <= 2

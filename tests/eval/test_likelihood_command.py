@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import published_network
 import pytest
-from commands import run, run_here
+from commands import run_here
 from scipy.stats import norm
 from sklearn.datasets import load_digits
 
@@ -165,7 +165,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_command(network: Path) -> None:
     few = ["checkpoint=net", "num_images=5", "batch_size=3", "sampler.nfe=12", "tolerance=1e-2", "run_dir=found"]
-    result = run("eval.likelihood", *few, cwd=network)
+    result = run_here("eval.likelihood", *few, cwd=network)
     assert result.returncode == 0, result.stderr
     found = json.loads((network / "found" / "result.json").read_text())
     assert [row["solver"] for row in found["rows"]] == ["rho3Kutta", "DOPRI5"]

@@ -3,8 +3,6 @@
 import csv
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 from commands import run_here
@@ -82,6 +80,12 @@ def test_text_names_metric_checkpoint_and_every_error(paper):
     assert "ERR: DDIM at NFE 10: eps is not finite at call 3" in text
 
 
+def test_text_says_nothing_of_what_nobody_knows(tmp_path):
+    """A converted network has no steps, and may be of unknown images."""
+    write_run(tmp_path / "0", checkpoint="net", step=None, dataset=None, fid=None, fid_name=None)
+    assert "\nNo FID, checkpoint net; lower is better." in sweep_page(arrange(gather(tmp_path)[0]))
+
+
 def test_rows_are_in_the_papers_order(tmp_path):
     for i, (sampler, method, order) in enumerate(
         [("iPNDM4", "ipndm", 4), ("tAB3", "t_ab", 3), ("tAB1", "t_ab", 1), ("Euler", "euler", 0), ("DDIM", "ddim", 0)]
@@ -151,11 +155,17 @@ def test_runs_without_fid_make_a_table_and_no_plot(tmp_path):
 
 
 def test_a_folder_without_results_gives_one_sentence(tmp_path):
-    command = [sys.executable, "-m", "eval.table", str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = run_here("eval.table", str(tmp_path))
     assert result.returncode == 2
     assert result.stderr == f"error: {tmp_path} holds no results; run sample.py or train.py first\n"
     assert main([str(tmp_path / "none")]) == 2
+
+
+def test_options_of_a_computed_table_are_none_of_a_gathered_one(tmp_path):
+    write_run(tmp_path / "0")
+    result = run_here("eval.table", str(tmp_path), "logger=none", "num_samples=5")
+    assert result.returncode == 2
+    assert "error: num_samples=5 changes nothing of runs that are there" in result.stderr
 
 
 def test_a_damaged_result_is_named(tmp_path, capsys):

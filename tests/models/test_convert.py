@@ -53,35 +53,35 @@ def test_a_score_sde_checkpoint_is_converted_and_drawn_from(tmp_path: Path, conv
     found, expected = read_published(tmp_path / "net"), read_score_sde(FIXTURES / "ncsnpp.msgpack", config)
     assert found._replace(params={}) == expected._replace(params={})
     assert jax.tree.all(jax.tree.map(np.array_equal, found.params, expected.params))
-    done = run("sample.py", "checkpoint=net", *FEW, "run_dir=drawn", cwd=tmp_path)
+    done = run_here("sample.py", "checkpoint=net", *FEW, "run_dir=drawn", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert np.load(tmp_path / "drawn" / "samples.npz")["images"].shape == (2, 16, 16, 3)
 
 
-def test_a_diffusers_folder_just_works(tmp_path: Path) -> None:
+def test_a_diffusers_folder_just_works(tmp_path: Path, quick_to_compile: None) -> None:
     done = run("models.convert", str(GOLDEN), "net", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "discrete_vp" in done.stdout
-    done = run("sample.py", "checkpoint=net", "sampler=t_ab", "sampler.ts_phase=leading", *FEW, cwd=tmp_path)
+    done = run_here("sample.py", "checkpoint=net", "sampler=t_ab", "sampler.ts_phase=leading", *FEW, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    done = run("sample.py", "checkpoint=net", "logger=none", cwd=tmp_path)
+    done = run_here("sample.py", "checkpoint=net", "logger=none", "num_samples=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "no FID: nobody wrote down what images the network learned; give dataset=NAME" in done.stderr
 
 
-def test_a_run_of_ours_is_published_bit_for_bit(tmp_path: Path, convert: Convert) -> None:
+def test_a_run_of_ours_is_published_bit_for_bit(tmp_path: Path, convert: Convert, quick_to_compile: None) -> None:
     """The images are those of the run, and the images it was trained on are known."""
-    done = run("train.py", *TINY, "run_dir=run", cwd=tmp_path)
+    done = run_here("train.py", *TINY, "run_dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert convert("run", "net")[0] == 0
     for source in ("run", "net"):
-        done = run("sample.py", f"checkpoint={source}", *FEW, f"run_dir=from_{source}", cwd=tmp_path)
+        done = run_here("sample.py", f"checkpoint={source}", *FEW, f"run_dir=from_{source}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     drawn = [np.load(tmp_path / f"from_{source}" / "samples.npz")["images"] for source in ("run", "net")]
     np.testing.assert_array_equal(*drawn)
     assert json.loads((tmp_path / "from_net" / "result.json").read_text())["dataset"] == "digits"
     assert "published form already" in convert("net", "again")[2]
-    assert "not the steps of a run" in run("sample.py", "checkpoint=net", "step=4", *FEW, cwd=tmp_path).stderr
+    assert "not the steps of a run" in run_here("sample.py", "checkpoint=net", "step=4", *FEW, cwd=tmp_path).stderr
 
 
 def test_a_checkpoint_of_score_sde_s_pytorch_code_is_converted(tmp_path: Path, convert: Convert) -> None:

@@ -1,12 +1,9 @@
 """The costs of a network against sums by hand."""
 
 import dataclasses
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from commands import environment
+from commands import run_here
 
 from models.config import UNetConfig
 from models.layout import stages
@@ -14,7 +11,6 @@ from models.summary import Row, rows, summary_table
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 CFG = UNetConfig(
     channels=8, multipliers=[1, 2], attention_resolutions=[4], min_group_channels=1, image_size=8, image_channels=3
 )
@@ -53,14 +49,10 @@ def test_activations_grow_with_the_network_and_shrink_by_rematerialisation(table
 
 
 def test_command_line() -> None:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "eval.model_summary", *arguments]
-        return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
-
-    done = run("dataset=digits", "model.image_channels=1", "model.channels=8")
+    done = run_here("eval.model_summary", "dataset=digits", "model.image_channels=1", "model.channels=8")
     assert done.returncode == 0, done.stderr
     cfg = dataclasses.replace(CFG, image_channels=1, min_group_channels=4)
     assert done.stdout.startswith(summary_table(rows(cfg)))
-    refused = run("dataset=images")
+    refused = run_here("eval.model_summary", "dataset=images")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr == "error: dataset=images has no fixed size: give model.image_size\n"

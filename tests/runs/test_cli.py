@@ -1,6 +1,5 @@
 """Commands that cannot work: one or two clear lines, the right exit code, and nothing left behind."""
 
-import json
 import logging
 import os
 import subprocess
@@ -11,22 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import ROOT, environment, run
+from commands import ROOT, environment, run_here
 from jobs import job
 from PIL import Image
 
 import sample
 import train
 from runs import cli, hints
-from runs.log import LoggerConfig
 
-NO_KEY = "0" * 40
 COMMANDS = {"train": (train.main, train.TrainJob), "sample": (sample.main, sample.SampleJob)}
 
 
 def refused(*arguments: str, script: str = "train.py", cwd: Path, code: int = 2) -> str:
     """What the command prints, having checked that it is short, not a traceback, and ends with the exit code."""
-    result = run(script, *arguments, cwd=cwd)
+    result = run_here(script, *arguments, cwd=cwd)
     assert result.returncode == code, result.stderr
     return only_line(result.stderr)
 
@@ -73,6 +70,11 @@ def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         ("sampler=rho_rk sampler.nfe=10", "use sampler.nfe=9 or 12"),
         ("sde.t_0=2", "t_0 must lie below T"),
         ("train.steps=0", "train.steps must be at least 1"),
+        ("train.fid_samples=1", "train.fid_samples must be at least 2, got 1"),
+        ("optimizer.warmup_steps=-5", "optimizer.warmup_steps must be 0 or more, got -5"),
+        ("optimizer.b1=1.5", "optimizer.b1 must be at least 0 and below 1, got 1.5"),
+        ("optimizer.clip_norm=0", "optimizer.clip_norm must be positive, got 0"),
+        ("seed=-1", "seed must be from 0 to 4294967295, got -1"),
         ("train.steps=many", "train.steps=many is refused"),
         ("~model", "model has no value"),
     ],
@@ -172,6 +174,8 @@ PLUGIN = "pip install -r requirements-cluster.txt has those of joblib, submitit 
             "dataset=null",
             f"dataset=null is refused: dataset needs the name of a choice: {DATASETS}, or leave dataset out",
         ),
+        ("~distributed.mode", "~distributed.mode takes away what is needed: write distributed.mode=VALUE"),
+        ("~sampler.nef", "unknown option 'sampler.nef'; did you mean sampler.nfe?"),
         ("~sampler.nfe", "~sampler.nfe takes away what is needed: write sampler.nfe=VALUE"),
         ("hydra/launcher=joblib_", f"hydra/launcher=joblib_ needs a plugin that is not installed; {PLUGIN}"),
         ("--config-name=x", "there is no x.yaml in conf/; leave out --config-name"),
@@ -233,6 +237,13 @@ def test_mixed_image_sizes(tmp_path: Path) -> None:
     assert "dataset.image_size=" in message
 
 
+def test_features_that_cannot_be_made_end_a_training_before_its_first_step(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=np.zeros((9, 8, 8), np.uint8))
+    options = ["dataset=images", "dataset.path=x.npz", "extractor=classifier", "train.fid_every=4"]
+    assert "has no labels, so no classifier can be trained" in refused("logger=none", *options, cwd=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
+
+
 def test_classes_that_the_data_does_not_have(tmp_path: Path) -> None:
     assert "0 or 10" in refused("logger=none", "model.num_classes=7", cwd=tmp_path)
 
@@ -242,28 +253,9 @@ def test_output_folder_that_cannot_be_written(tmp_path: Path) -> None:
     assert "cannot write to" in refused("logger=none", "run_dir=file/run", cwd=tmp_path)
 
 
-def test_wandb_key_without_network(tmp_path: Path) -> None:
-    env = {"WANDB_API_KEY": NO_KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    config = LoggerConfig("wandb", "deis", entity=None, group=None, mode="auto", init_timeout=1)
-    program = f"""
-from pathlib import Path
-from runs.log import LoggerConfig, open_log
-with open_log({config!r}, Path("."), "train", {{}}) as log:
-    log.metrics(1, {{"loss": 0.5}})
-"""
-    command = [sys.executable, "-c", program]
-    result = subprocess.run(command, cwd=tmp_path, env=environment() | env, capture_output=True, text=True, check=True)
-    warnings = [line for line in result.stderr.splitlines() if "warning: wandb cannot be reached" in line]
-    assert len(warnings) == 1, result.stderr
-    assert NO_KEY not in result.stderr
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": 0.5}
-    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
-    assert not any(NO_KEY.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
-
-
-def test_help_is_quick_and_says_what_there_is(tmp_path: Path) -> None:
+def test_help_says_what_there_is(tmp_path: Path) -> None:
     for script in ("train.py", "sample.py"):
-        result = run(script, "--help", cwd=tmp_path, timeout=30)
+        result = run_here(script, "--help", cwd=tmp_path)
         assert result.returncode == 0
         for group in ("dataset", "sampler", "extractor", "logger", "experiment"):
             choices = sorted(file.stem for file in (ROOT / "conf" / group).glob("*.yaml"))
@@ -283,9 +275,10 @@ def test_help_is_quick_and_says_what_there_is(tmp_path: Path) -> None:
         ("hydra=", {"hydra=config"}),
     ],
 )
-def test_completion_in_bash(typed: str, offered: set[str]) -> None:
+def test_completion_in_bash(typed: str, offered: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """As bash asks for it once `eval "$(python train.py -sc install=bash)"` was typed."""
-    result = run("train.py", "-sc", "query=bash", env={"COMP_LINE": f"python train.py {typed}"})
+    monkeypatch.setenv("COMP_LINE", f"python train.py {typed}")
+    result = run_here("train.py", "-sc", "query=bash")
     assert set(result.stdout.split()) == offered
 
 

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import pickle
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from filelock import FileLock
 
 import data
 import train
-from models.sampling.source import find
+from models.sampling.source import SHIPPED
 from runs import cli, folder
 from runs.errors import ConfigError, NonFiniteError, RunError, Stopped
 
@@ -75,7 +74,7 @@ def train_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
 
 def test_the_runs_of_a_training_sweep_lie_below_its_folder(tmp_path: Path, train_with: Callable[..., int]) -> None:
-    """And they are found: by sample.py as the newest runs, and by the same command where they are not done."""
+    """And the same command finds them where they are not done."""
     assert train_with(fit) == 0
     (sweep,) = (tmp_path / "outputs" / "sweeps").glob("*/")
     for job, rate in enumerate(("0.001", "0.002")):
@@ -83,8 +82,6 @@ def test_the_runs_of_a_training_sweep_lie_below_its_folder(tmp_path: Path, train
         assert (status["status"], status["metric"]) == ("done", 0.25)
         assert (sweep / str(job) / "checkpoints").is_dir()
         assert [text for text in status["overrides"] if "rate" in text] == [f"optimizer.learning_rate={rate}"]
-    with pytest.raises(FileNotFoundError, match=re.escape(f"no checkpoint in {sweep / '1'}")):
-        find(None, None, str(tmp_path / "outputs"))
     config = folder.read_config(sweep / "0")
     assert config is not None
     assert folder.unfinished(str(tmp_path / "outputs"), "digits", config) is None
@@ -108,6 +105,32 @@ def test_the_same_command_repeats_only_what_failed(tmp_path: Path, train_with: C
     for options in ([], ["resume=false"]):
         assert train_with(fit_or_fail, *options) == 0
     assert len(set(trained)) == len(trained) - 1 == 6
+
+
+@pytest.mark.parametrize("command", ["analysis", "choose", "learn", "likelihood"])
+def test_no_command_repeats_a_job_that_is_done(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "finished", lambda folder, config, source: {"status": "done", "from": source})
+    monkeypatch.setattr(data, "load", lambda *_: data.Split(np.zeros((128, 28, 28, 1), np.uint8), None, 0))
+    done = run_here(f"eval.{command}", f"checkpoint={SHIPPED}", "run_dir=done", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_stops_the_whole_sweep(tmp_path: Path, train_with: Callable[..., int]) -> None:
+    """And the same command begins with the job that was stopped."""
+    started: list[str] = []
+
+    def stop_first(job: Any, config: Any, run_dir: Path, *rest: Any) -> None:
+        started.append(run_dir.name)
+        if len(started) == 1:
+            raise Stopped(signal.SIGTERM, "stopped at step 2 and saved")
+        fit(job, config, run_dir, *rest)
+
+    assert train_with(stop_first) == 143
+    assert started == ["0"]
+    assert train_with(stop_first) == 0
+    assert started == ["0", "0", "1"]
+    assert len(list((tmp_path / "outputs" / "sweeps").glob("*/"))) == 1
 
 
 def test_a_sweep_that_another_process_is_at_is_left_alone(tmp_path: Path, train_with: Callable[..., int]) -> None:

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
+from eval.features.extractor import Extractor
 from eval.metrics import precision_recall as module
-from eval.metrics.precision_recall import precision_recall
+from eval.metrics import reference as cache
+from eval.metrics.precision_recall import precision_recall, reference_radii
+from eval.metrics.reference import kept_radii
 
 
 def by_hand(samples, reference, k, k_density):
@@ -75,6 +78,15 @@ def test_a_large_common_offset_does_not_cost_digits():
 def test_sets_that_are_too_small_are_refused():
     with pytest.raises(ValueError, match="more than 5 images"):
         precision_recall(np.zeros((5, 2)), np.zeros((50, 2)))
+
+
+def test_the_balls_of_the_reference_are_computed_once(tmp_path, monkeypatch):
+    features = np.random.default_rng(5).normal(size=(40, 3)).astype(np.float32)
+    extractor = Extractor("p@1", "FD", 3, 8, tmp_path, lambda images: (images, None))
+    expected = reference_radii(features)
+    np.testing.assert_array_equal(kept_radii(extractor, "few@2", features), expected)
+    monkeypatch.setattr(cache, "reference_radii", None)  # it is not called again
+    np.testing.assert_array_equal(kept_radii(extractor, "few@2", features), expected)
 
 
 def test_nearest_rows_are_those_of_all_distances(monkeypatch):

@@ -38,6 +38,13 @@ def test_the_recommended_sampler_ends_where_it_is_asked_to() -> None:
         solver_of(check_sampler(job("sampler=recommended").sampler))
 
 
+def test_checked_options_are_options_again() -> None:
+    """A paper's rows are checked, and then built for every column."""
+    for name in (name for name in SAMPLERS if name != "learned"):
+        found = check_sampler(job(f"sampler={name}").sampler)
+        assert check_sampler(found) == found
+
+
 def test_every_method_has_a_file_and_every_sde_too() -> None:
     assert set(tables.METHODS) <= set(SAMPLERS)
     assert set(SDES) == set(SDE_NAMES)

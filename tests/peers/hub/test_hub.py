@@ -148,7 +148,7 @@ def test_a_network_is_published_with_a_card_and_drawn_from(
     assert files.keys() == {"README.md", "config.json", "model.safetensors", "grid.png"}
     card = files["README.md"].decode()
     assert card.startswith("---\nlicense: mit\nlibrary_name: deis-sampler\n")
-    assert "| tAB3 | 10 | FID-digits-1k | 4.81 |" in card
+    assert "| tAB3 | 10 | FID-digits-1k | 4.812 |" in card
     assert "parameters  " in card
     assert "SDE         vp_linear" in card
     assert "python sample.py checkpoint=hf://team/mine" in card

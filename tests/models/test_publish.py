@@ -1,0 +1,43 @@
+"""Publishing into a folder; tests/peers/hub publishes to a hub."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import deis
+from models.publish import main as publish
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> str:
+    deis.tables.build(deis.vp_linear(), num_step=5).save(tmp_path / "learned.safetensors")
+    return str(tmp_path / "learned.safetensors")
+
+
+def test_the_numbers_of_every_command_that_measures(table: str, tmp_path: Path) -> None:
+    drawn = {"sampler": "tAB3", "nfe": 5, "fid": 4.8123, "fid_name": "FID-a-1k", "kid": 0.0123, "kid_name": "KID-a-1k"}
+    learned = {"solvers": [{"solver": "base", "table": "iPNDM4", "nfe": 5, "fid": 31.0, "fid_name": "FID-a-1k"}]}
+    for name, content in (
+        ("drawn", drawn),
+        ("learned", learned),
+        ("calc", {"is": 9.87, "is_name": "IS-inception-50k"}),
+    ):
+        (tmp_path / name).write_text(json.dumps(content))
+    results = ["--results", *(str(tmp_path / name) for name in ("drawn", "learned", "calc"))]
+    assert publish([table, str(tmp_path / "folder"), *results]) == 0
+    card = (tmp_path / "folder" / "README.md").read_text().splitlines()
+    assert [line for line in card if line.startswith("|")] == [
+        "| sampler | network calls | metric | value |",
+        "|---|---:|---|---:|",
+        "| tAB3 | 5 | FID-a-1k | 4.812 |",
+        "| tAB3 | 5 | KID-a-1k | 0.0123 |",
+        "| iPNDM4 | 5 | FID-a-1k | 31 |",
+        "| - | - | IS-inception-50k | 9.87 |",
+    ]
+
+
+def test_a_file_is_no_folder_to_publish_into(table: str, capsys: Any) -> None:
+    assert publish([table, table]) == 2
+    assert capsys.readouterr().err == f"error: {table} is not empty; choose another folder\n"
