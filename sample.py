@@ -90,7 +90,7 @@ def main(cfg: DictConfig) -> float | None:
             dataset = dataset_of(source, job.dataset, otherwise=", or extractor=none")
         worse = check_eps(job, source.config)
         if job.guidance_sheet and not source.config["model"].get("num_classes"):
-            raise ValueError("guidance_sheet has a row for each class, and this network was trained without classes")
+            raise ValueError("guidance_sheet has a column for each class, and this network was trained without classes")
         for weight in job.guidance_sheet or ():
             check_eps(replace(job, label=0, guidance=weight), source.config)
         table = build_table(job.sampler, build_sde(source.config["sde"]))

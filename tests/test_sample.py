@@ -99,7 +99,7 @@ def test_images_need_not_be_kept_to_be_measured(trained: Path) -> None:
         (["extractor=pixels", "metrics=[fid,kid]"], "metrics=kid needs at least 1000 samples, got 256"),
         (["rounding=up"], "rounding must be floor or round"),
         (["step=77"], "no checkpoint of step 77"),
-        (["guidance_sheet=[1,2]"], "guidance_sheet has a row for each class, and this network was trained without"),
+        (["guidance_sheet=[1,2]"], "guidance_sheet has a column for each class, and this network was trained without"),
         (["label=3"], "label must be null: this network was trained without classes (model.num_classes=0), got 3"),
         (["sampler.ts_phase=sigma"], "ts_phase must be one of"),
         (["sampler.ts=[1,0.5]", "sampler.t_0=0.6"], "sampler.ts must lie between the diffusion's t_0=0.6 and T=1"),
