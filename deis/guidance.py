@@ -28,9 +28,8 @@ def interval(sde: SDE, weight: Any, low: Any, high: Any) -> TimeFn:
     """
 
     def at(t: Any) -> Any:
-        s, sigma = sde.s(t), sde.sigma(t)  # compared without a division, as s may be 0 at the start
-        below = True if high == math.inf else sigma <= high * s
-        return array_library(t).where((low * s < sigma) & below, weight, 1.0)
+        s, sigma = sde.s(t), sde.sigma(t)  # not divided by s, which may be 0 at the start; high may be infinite
+        return array_library(t).where((low * s < sigma) & (sigma / high <= s), weight, 1.0)
 
     return at
 

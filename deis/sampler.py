@@ -228,8 +228,8 @@ def _padded(table: Table) -> Table:
 
 
 def _checked(table: Table, x_T: State, key: jax.Array | None) -> tuple[State, jax.Array | None]:
-    """x_T as JAX arrays, and one key a sample, or None for a deterministic table; ValueError if these do not go."""
-    x_T = jax.tree.map(jnp.asarray, x_T)
+    """x_T in dtypes of JAX, and one key a sample, None for a deterministic table; ValueError if these do not go."""
+    x_T = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.asarray(x, jnp.result_type(x)), x_T)
     for leaf in jax.tree.leaves(x_T):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(f"x_T must be floating point, got {leaf.dtype}; use jax.random.normal")

@@ -141,7 +141,8 @@ def check(sde: SDE, base: Table | None, learn: Collection[str] | None, loss: str
     if learn is None:
         learn = ("coefficients",) if sde.is_discrete else moving.PARTS
     if isinstance(learn, str) or not learn or not set(learn) <= set(moving.PARTS):
-        raise ValueError(f"learn must be a tuple of some of {', '.join(moving.PARTS)}, got {learn!r}")
+        names = learn if isinstance(learn, str) else ", ".join(learn) or "nothing"
+        raise ValueError(f"learn must be a tuple of some of {', '.join(moving.PARTS)}, got {names}")
     if sde.is_discrete and set(learn) != {"coefficients"}:
         raise ValueError("the times of a discrete SDE are whole and cannot be learned; use learn=('coefficients',)")
     if loss not in LOSSES:

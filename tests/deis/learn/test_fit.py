@@ -140,9 +140,9 @@ def test_torch_samples_alike(learned: deis.Table) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"learn": ("steps",)}, r"learn must be a tuple of some of grid, time, coefficients, got \('steps',\)"),
-        ({"learn": ()}, r"learn must be a tuple of some of grid, time, coefficients, got \(\)"),
-        ({"learn": "grid"}, "learn must be a tuple of some of grid, time, coefficients, got 'grid'"),
+        ({"learn": ("steps",)}, r"learn must be a tuple of some of grid, time, coefficients, got steps"),
+        ({"learn": ()}, r"learn must be a tuple of some of grid, time, coefficients, got nothing"),
+        ({"learn": "grid"}, "learn must be a tuple of some of grid, time, coefficients, got grid"),
         ({"x_0": PAIRS[1] * np.nan}, "iPNDM3 or the targets x_0 hold NaN or infinite values"),
         ({"loss": "mae"}, "loss must be one of mse, log_mse, l1, huber, got 'mae'"),
         ({"batch_size": 200}, "one batch of 200 trajectories is too few"),
