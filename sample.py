@@ -115,9 +115,8 @@ def main(cfg: DictConfig) -> float | None:
             )
             print(using, file=sys.stderr)
         with devices.one_at_first():
-            measurement = (
-                measurement_of(job.extractor, dataset, metrics, len(seeds), job.fid_is_asked) if metrics else None
-            )
+            asked = (job.fid_is_asked, job.label)
+            measurement = measurement_of(job.extractor, dataset, metrics, len(seeds), *asked) if metrics else None
         mine = share(seeds, index, count, job.batch_size)
         parts = devices.gather(draw_images(job, source, worse, table, mine, done, run_dir, measurement))
         if measurement is not None:

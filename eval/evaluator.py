@@ -12,7 +12,8 @@ from data.config import DatasetConfig
 from deis import SDE, Table
 from eval.features.extractor import Extractor
 from eval.figures import image_grid, save_png
-from eval.metrics.measurement import measure_fid
+from eval.metrics.measurement import Measurement, MetricConfig
+from eval.metrics.reference import load_reference
 from models.config import UNetConfig
 from models.sampling.build import share
 from models.sampling.draw import Trained, draw, trained
@@ -22,6 +23,7 @@ from models.training import devices
 from models.training.config import ObjectiveConfig
 from models.training.step import make_evaluation
 from models.unet import network_of
+from runs.errors import checking
 
 
 @dataclass
@@ -69,7 +71,12 @@ class Evaluator:
         images = self._samples(ema, count, batch_size)
         if images is None or self.extractor is None:
             return {}
-        found = measure_fid(images, self.extractor, self.dataset)
+        with checking():
+            measurement = Measurement(
+                self.extractor, load_reference(self.extractor, self.dataset), MetricConfig(), blocks=1
+            )
+            measurement.add(images)
+            found = measurement.result()
         return {found["fid_name"]: found["fid"]}
 
     def _samples(self, ema: Params, count: int, batch_size: int) -> np.ndarray | None:

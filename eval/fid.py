@@ -101,7 +101,9 @@ def measure(
     if job.action == "nearest":
         assert samples is not None
         if index == 0:
-            show_nearest(job, extractor, reference, next(samples.batches())[: job.num_samples or SHOWN])
+            with checking():
+                images = next(samples.batches())[: job.num_samples or SHOWN]
+            show_nearest(job, extractor, reference, images)
         return
     if job.action == "ref":
         stats, kept = reference.statistics, statistics_path(extractor, reference.statistics.data)

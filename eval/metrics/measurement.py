@@ -266,30 +266,30 @@ def open_measurement(cfg: ExtractorConfig, dataset: DatasetConfig, config: Metri
 
 
 def measurement_of(
-    cfg: ExtractorConfig | None, dataset: DatasetConfig | None, config: MetricConfig, num_samples: int, is_asked: bool
+    cfg: ExtractorConfig | None,
+    dataset: DatasetConfig | None,
+    config: MetricConfig,
+    num_samples: int,
+    is_asked: bool,
+    label: int | None,
 ) -> Measurement | None:
-    """What measures the samples; None, with one line that says why, if nobody asked and something has to be made first.
+    """What measures the samples, of the class `label` if all are of one.
 
+    None, with one line that says why, if nobody asked and it cannot be, or something has to be made first.
     Raises ConfigError for anything that cannot be used.
     """
     cfg = cfg or ExtractorConfig()
     if not is_asked:
         missing = "nobody wrote down what images the network learned; give dataset=NAME"
         if num_samples < 2:
-            missing = "it needs at least 2 images"
-        elif dataset is not None:
+            print("no FID: it needs at least 2 images", file=sys.stderr)
+            return None
+        if dataset is not None:
             with checking():
                 missing = missing_features(cfg, dataset) or ""
-        if missing:
+        if missing or label is not None:
+            missing = missing or "images of one class do not compare with those of all"
             print(f"no FID: {missing}; extractor=classifier makes what it needs and measures it", file=sys.stderr)
             return None
     assert dataset is not None
     return open_measurement(cfg, dataset, config)
-
-
-def measure_fid(images: UInt8[np.ndarray, "n h w c"], extractor: Extractor, dataset: DatasetConfig) -> dict[str, Any]:
-    """FID of the images against the data set's training images, with the name it goes by. Raises ConfigError."""
-    with checking():
-        measurement = Measurement(extractor, load_reference(extractor, dataset), MetricConfig(), blocks=1)
-        measurement.add(images)
-        return measurement.result()

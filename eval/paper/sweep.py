@@ -7,6 +7,7 @@ from typing import Any
 
 from eval.figures import fid_vs_nfe_plot, precision_recall_plot
 from eval.metrics.jackknife import BLOCKS
+from eval.metrics.measurement import VALUES
 from eval.paper.grid import Entry, columns_of, grid_rows
 from eval.paper.trainings import METRICS, draw_trainings, labels, trainings_page, with_metrics
 from formats.tables import markdown_table, write_csv
@@ -17,9 +18,9 @@ Rows = dict[str, dict[int, Run]]  # row name -> NFE asked for -> run
 
 ROW_ORDER = ("ddim", "rho_rk", "rho_ab", "log_rho_ab", "t_ab", "ipndm")  # of the methods
 COLUMNS = (
-    "sampler", "method", "order", "nfe_asked", "nfe", "fid_name", "fid", "fid_standard_error", "precision", "recall",
-    "right_class", "rmse", "psnr", "images_per_s", "seconds", "num_samples", "seeds", "dataset", "extractor",
-    "checkpoint", "step", "overrides", "status", "error", "folder", "command", "loss", "eval_loss",
+    "sampler", "method", "order", "nfe_asked", "nfe", "fid_name", *VALUES, "rmse", "psnr", "images_per_s", "seconds",
+    "num_samples", "seeds", "dataset", "extractor", "checkpoint", "step", "overrides", "status", "error", "folder",
+    "command", "loss", "eval_loss",
 )  # fmt: skip
 SHARED = ("dataset", "checkpoint", "step", "fid_name")  # runs of one table have these in common
 # overrides that are the column, or that change no image
