@@ -4,6 +4,8 @@ import csv
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import published_network
 import pytest
@@ -11,7 +13,9 @@ from commands import run_here
 from jobs import job
 
 import deis
+from deis.learn import choosing
 from eval.choose import row_of
+from eval.features import efficientnet_lite0
 from eval.features.efficientnet_lite0 import features_of_samples
 from models.sampling.build import build_table
 from models.sampling.draw import conditional_eps, load_trained
@@ -32,7 +36,11 @@ def command(name: str, network: Path, *options: str, cwd: Path):
     return run_here(name, f"checkpoint={network}", *options, cwd=cwd)
 
 
-def test_every_number_of_calls_has_its_ranking_and_its_table(network: Path, tmp_path: Path) -> None:
+def test_every_number_of_calls_has_its_ranking_and_its_table(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choosing, "SOLVERS", choosing.SOLVERS[::7])  # test_every_candidate_can_be_typed has them all
+    monkeypatch.setattr(choosing, "OPTIMIZED", choosing.OPTIMIZED[:1])
     few = ["nfe=[2,3]", "reference_nfe=12", "num_samples=8", "batch_size=4"]
     done = command("eval.choose", network, *few, "run_dir=chosen", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -108,8 +116,9 @@ def test_what_cannot_work_is_refused_before_anything_is_drawn(
     assert not list(tmp_path.iterdir())
 
 
-def test_features_can_be_learned_from(network: Path, tmp_path: Path) -> None:
-    """One step, and no more can be asked of two images: what comes out is a table, and the curve is in features."""
+def test_features_can_be_learned_from(network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes out is a table, and the curve is in features, for which others stand here that compile in no time."""
+    monkeypatch.setattr(efficientnet_lite0, "features_of_samples", squares)
     few = ["nfe=2", "reference_nfe=12", "micro_batch=1", "trajectories=2", "batch_size=2", "num_samples=2", "steps=1"]
     options = ["sampler=ddim", "features=efficientnet_lite0", "run_dir=f"]
     done = command("eval.learn", network, *few, *options, cwd=tmp_path)
@@ -120,8 +129,20 @@ def test_features_can_be_learned_from(network: Path, tmp_path: Path) -> None:
     table = deis.tables.ddim(net.sde, deis.timesteps(net.sde, 2))
     eps_fn = conditional_eps(net, EpsOptions())
     drawn = deis.sample(table, lambda x, t: eps_fn(x, t, kept["label"]), kept["x_T"])
-    apart = features_of_samples(drawn) - features_of_samples(kept["x_0"])
-    assert float(first.split(",")[1]) == pytest.approx(float(np.sqrt(np.mean(apart**2))), rel=1e-3)
+    apart = squares(drawn) - squares(jnp.asarray(kept["x_0"]))
+    assert float(first.split(",")[1]) == pytest.approx(float(jnp.sqrt(jnp.mean(apart**2))), rel=1e-3)
+
+
+def test_the_features_have_a_derivative() -> None:
+    """By tracing alone: one image's features, and how they change with it."""
+    image = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
+    features, change = jax.eval_shape(lambda x: jax.jvp(features_of_samples, (x,), (x,)), image)
+    assert features.shape == change.shape
+    assert features.shape[0] == 1
+
+
+def squares(x: jax.Array) -> jax.Array:
+    return x.reshape(len(x), -1) ** 2
 
 
 def test_every_candidate_can_be_typed() -> None:
