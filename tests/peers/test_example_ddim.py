@@ -15,7 +15,7 @@ pytest.importorskip("diffusers", reason="compares with diffusers; make test-peer
 
 def test_ddim_of_the_example_is_ours() -> None:
     net = load_trained(SHIPPED, None)
-    eps = eps_fn(net.network, net.sde, net.params)
+    eps = eps_fn(net.network, net.sde, net.params, jax.numpy.arange(4))
     x_T = net.sde.prior_sample(jax.random.key(0), (4, *net.image_shape))
     theirs = ddim_fashion_mnist.by_diffusers("DDIMScheduler", 10, net, eps, x_T)
     ts = np.append(np.arange(901, 0, -100), 0.0) / 1000 * net.sde.T  # "leading", then to sigma = 0
