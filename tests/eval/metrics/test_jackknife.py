@@ -60,7 +60,7 @@ def test_the_error_is_the_spread_of_independent_sets() -> None:
 
 
 def test_it_covers_the_truth_as_often_as_student_says() -> None:
-    """Of simulated Gaussian samples; the truth is the expected distance of so many samples, here the mean of all sets.
+    """The samples are Gaussian; the truth is the expected distance of so many samples, here the mean of all sets.
 
     With ten blocks t has nine degrees of freedom: 1.96 errors cover 91.8 of 100, and 2.26 cover 95.
     """
