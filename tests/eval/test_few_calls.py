@@ -41,24 +41,37 @@ def test_every_number_of_calls_has_its_ranking_and_its_table(
 ) -> None:
     monkeypatch.setattr(choosing, "SOLVERS", choosing.SOLVERS[::7])  # test_every_candidate_can_be_typed has them all
     monkeypatch.setattr(choosing, "OPTIMIZED", choosing.OPTIMIZED[:1])
-    few = ["nfe=[2,3]", "reference_nfe=12", "num_samples=8", "batch_size=4"]
-    done = command("eval.choose", network, *few, "run_dir=chosen", cwd=tmp_path)
+    few = ["nfe=[2,3]", "reference_nfe=12", "trajectories=8", "run_dir=chosen"]
+    fid = ["finalists=3", "extractor=pixels", "num_samples=20", "batch_size=10"]
+    done = command("eval.choose", network, *few, *fid, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    names, *lines = csv.reader((tmp_path / "chosen" / "choices.csv").read_text().splitlines())
-    assert names == ["nfe", "rank", "rms", "sampler", "method", "num_samples", "options"]
-    best = {line[0]: line for line in lines if line[1] == "1"}
-    for nfe in ("2", "3"):
-        table = deis.Table.load(tmp_path / "chosen" / f"nfe_00{nfe}.safetensors", deis.vp_linear())
-        assert (table.nfe, table.name) == (int(nfe), best[nfe][3])
-    assert (tmp_path / "chosen" / "choices.png").stat().st_size > 1000
-    assert "| 3 | 1 |" in done.stdout
-    options = best["3"][-1].split()
-    files = "sampler=learned", "sampler.table=chosen/nfe_003.safetensors"
+    rows = list(csv.DictReader((tmp_path / "chosen" / "choices.csv").read_text().splitlines()))
+    assert float(rows[0]["rms"]) < float(rows[1]["rms"])
+    finalists = {row["fid_rank"]: row for row in rows if row["nfe"] == "3" and row["fid_rank"]}
+    assert float(finalists["1"]["fid"]) <= float(finalists["2"]["fid"]) <= float(finalists["3"]["fid"])
+    assert f"| 3 | 1 ≈ | {float(finalists['1']['fid']):.2f} ± " in done.stdout
+    for picture in ("choices.png", "fid_vs_nfe.png"):
+        assert (tmp_path / "chosen" / picture).stat().st_size > 1000
+    table = deis.Table.load(tmp_path / "chosen" / "nfe_003.safetensors", deis.vp_linear())
+    assert (table.nfe, table.name) == (3, finalists["1"]["sampler"])
+    assert table.about["chosen_by"].startswith(f"FD-pixels-20 of {float(finalists['1']['fid']):.4g} ± ")
     images = []
-    for n, how in enumerate((options, files)):
-        drawn = command("sample.py", network, *how, "logger=none", "num_samples=4", f"run_dir={n}", cwd=tmp_path)
+    for n, how in enumerate(
+        (finalists["1"]["options"].split(), ["sampler=learned", f"sampler.table=chosen/nfe_003.safetensors"])
+    ):
+        drawn = command(
+            "sample.py",
+            network,
+            *how,
+            "logger=none",
+            "num_samples=20",
+            f"run_dir={n}",
+            "extractor=pixels",
+            cwd=tmp_path,
+        )
         assert drawn.returncode == 0, drawn.stderr
-        assert json.loads((tmp_path / str(n) / "result.json").read_text())["nfe"] == 3
+        result = json.loads((tmp_path / str(n) / "result.json").read_text())
+        assert (result["nfe"], result["fid"]) == (3, pytest.approx(float(finalists["1"]["fid"]), rel=1e-6))
         images.append(np.load(tmp_path / str(n) / "samples.npz")["images"])
     np.testing.assert_array_equal(*images)
 
