@@ -16,7 +16,6 @@ import deis
 from eval.features.config import ExtractorConfig
 from eval.figures import against_nfe, fid_vs_nfe_plot
 from eval.job import MeasuringJob, check_measuring, dataset_of, require_positive
-from eval.metrics.jackknife import BLOCKS
 from formats.files import write_atomically
 from formats.tables import markdown_table, write_csv
 from models.sampling.build import build_sde
@@ -26,6 +25,7 @@ from runs import cli, folder, jax_setup
 from runs.errors import checking
 from runs.log import open_log
 
+LEAST = 40  # images of a finalist; the first ten of them, and ten blocks of all, have to have a FID
 SHOWN = 5  # solvers of every number of calls in choices.md, where there are no finalists
 MEASURED = ("fid_rank", "fid", "fid_standard_error", "tied", "fid_name")  # of a finalist, beside the rest of its row
 TIED = "≈: behind the first by less than two standard errors of their difference, over the same seeds."
@@ -75,8 +75,7 @@ def main(cfg: DictConfig) -> None:
         }
         rows = {one: row_of(nfe, rank, one) for nfe, found in ranked.items() for rank, one in enumerate(found, 1)}
         if setup is not None:
-            chosen = {nfe: finalists.spread(found, job.finalists) for nfe, found in ranked.items()}
-            for one, record in finalists.measure(setup, chosen, job.num_samples, job).items():
+            for one, record in finalists.measure(setup, ranked, job.finalists, job.num_samples, job).items():
                 rows[one] |= {name: record.get(name) for name in MEASURED}
         winners = {row["nfe"]: one for one, row in rows.items() if row["rank" if setup is None else "fid_rank"] == 1}
         for nfe, one in winners.items():
@@ -109,8 +108,8 @@ def check(job: ChooseJob) -> None:
         raise ValueError("extractor= and dataset= are for the FID of finalists, and there are none: add finalists=8")
     if job.finalists and job.extractor is not None and job.extractor.name == "none":
         raise ValueError("finalists are measured by FID, which needs features: choose another extractor than none")
-    if job.finalists and job.num_samples < BLOCKS:
-        raise ValueError(f"num_samples must be at least {BLOCKS} for a FID with its error, got {job.num_samples}")
+    if job.finalists and job.num_samples < LEAST:
+        raise ValueError(f"num_samples must be at least {LEAST} for the FID of finalists, got {job.num_samples}")
 
 
 def row_of(nfe: int, rank: int, choice: "deis.learn.Choice") -> Row:

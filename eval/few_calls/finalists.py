@@ -1,4 +1,4 @@
-"""The finalists of a choice, which are near the fine solution each by its own method and grid, measured by FID."""
+"""The finalists of a choice: solvers that are near the fine solution, each by its own method and grid, and by FID."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,20 @@ from models.sampling.options import EpsOptions, given
 from runs.errors import NonFiniteError
 from runs.log import Log
 
+FOUR = 4  # times as many as the finalists are measured first, on one in so many of the images
+
+
+def spread(ranked: Sequence[Choice], count: int) -> list[Choice]:
+    """At most `count` of the choices, which are ordered by error: the nearest on every grid, then the next, and so on.
+
+    Of each method on each grid only the nearest counts, since the others are near-twins.
+    """
+    best: dict[str, dict[str, Choice]] = {}
+    for choice in ranked:
+        best.setdefault(grid_of(choice), {}).setdefault(choice.table.about["method"], choice)
+    rounds = [(place, choice) for on_grid in best.values() for place, choice in enumerate(on_grid.values())]
+    return [choice for _, choice in sorted(rounds, key=lambda pair: (pair[0], pair[1].error))][:count]
+
 
 def grid_of(choice: Choice) -> str:
     """The grid of an untrained table, as "t 2" for the phase t of order 2."""
@@ -18,34 +32,34 @@ def grid_of(choice: Choice) -> str:
     return phase if order is None else f"{phase} {float(order):g}"
 
 
-def spread(ranked: Sequence[Choice], count: int) -> list[Choice]:
-    """At most `count` of the choices, nearest first: the nearest of each method on each grid."""
-    best: dict[tuple[str, str], Choice] = {}
-    for choice in ranked:
-        best.setdefault((choice.table.about["method"], grid_of(choice)), choice)
-    return list(best.values())[:count]
-
-
 def measure(
-    setup: Setup, finalists: Mapping[int, Sequence[Choice]], num_samples: int, eps: EpsOptions
+    setup: Setup, ranked: Mapping[int, Sequence[Choice]], count: int, num_samples: int, eps: EpsOptions
 ) -> dict[Choice, Record]:
-    """What `measure_cells` records of every number of calls' finalists, over the seeds 0, 1, ..., num_samples - 1.
+    """What `measure_cells` records of `count` finalists for every number of calls, over the seeds from 0 on.
 
-    A record also has its "fid_rank" among those of as many calls, and says whether it is "tied" with the first: not
-    worse beyond two standard errors of their difference.
+    ranked: all choices of every number of calls. FOUR times as many as the finalists, a `spread`, are measured on a
+    quarter of the seeds, and those of the least FID are the finalists.
+    A record also has its "fid_rank" among those of as many calls, and says whether it is "tied" with the first: behind
+    it by less than two standard errors of their difference.
     Raises NonFiniteError if no finalist's samples are finite; Stopped on a signal, and then what is measured stays in
     the setup's folder.
     """
-    cells = {choice: _cell(choice, nfe, num_samples, eps) for nfe, choices in finalists.items() for choice in choices}
-    files = {cell.file_name(setup.identity_of(cell)): cell for cell in cells.values()}
-    records = dict(zip(cells, measure_cells(setup, files, Log(None)), strict=True))
-    for nfe, choices in finalists.items():
-        ordered = sorted((records[choice] for choice in choices), key=lambda record: record.get("fid", math.inf))
-        if "error" in ordered[0]:
-            raise NonFiniteError(f"{ordered[0]['error']}, of all {len(choices)} finalists")
+    left = {nfe: spread(choices, FOUR * count) for nfe, choices in ranked.items()}
+    for number in (num_samples // FOUR, num_samples):
+        cells = {one: _cell(one, nfe, number, eps) for nfe, choices in left.items() for one in choices}
+        files = {cell.file_name(setup.identity_of(cell)): cell for cell in cells.values()}
+        records = dict(zip(cells, measure_cells(setup, files, Log(None)), strict=True))
+        left = {
+            nfe: sorted(choices, key=lambda one: records[one].get("fid", math.inf))[:count]
+            for nfe, choices in left.items()
+        }
+    for nfe, choices in left.items():
+        first, *_ = ordered = [records[choice] for choice in choices]
+        if "error" in first:
+            raise NonFiniteError(f"{first['error']}, of all {len(choices)} finalists")
         entries = [measured_grid([record])[record["row"]][nfe] for record in ordered]
         for rank, (record, entry) in enumerate(zip(ordered, entries, strict=True), 1):
-            record.update(fid_rank=rank, tied="fid" in record and compared(entries[0], entry) != "<")
+            record.update(fid_rank=rank, tied=rank > 1 and "fid" in record and compared(entries[0], entry) != "<")
     return records
 
 
