@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -17,6 +18,7 @@ from deis.learn import choosing
 from eval.choose import row_of
 from eval.features import efficientnet_lite0
 from eval.features.efficientnet_lite0 import features_of_samples
+from eval.few_calls.finalists import grid_of, spread
 from models.sampling.build import build_table
 from models.sampling.draw import conditional_eps, load_trained
 from models.sampling.options import EpsOptions
@@ -39,8 +41,8 @@ def command(name: str, network: Path, *options: str, cwd: Path):
 def test_every_number_of_calls_has_its_ranking_and_its_table(
     network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choosing, "SOLVERS", choosing.SOLVERS[::7])  # test_every_candidate_can_be_typed has them all
-    monkeypatch.setattr(choosing, "OPTIMIZED", choosing.OPTIMIZED[:1])
+    monkeypatch.setattr(choosing, "SOLVERS", choosing.SOLVERS[::14])  # test_every_candidate_can_be_typed has them all
+    monkeypatch.setattr(choosing, "OPTIMIZED", [])
     few = ["nfe=[2,3]", "reference_nfe=12", "trajectories=8", "run_dir=chosen"]
     fid = ["finalists=2", "extractor=pixels", "num_samples=40", "batch_size=10"]
     done = command("eval.choose", network, *few, *fid, cwd=tmp_path)
@@ -55,15 +57,33 @@ def test_every_number_of_calls_has_its_ranking_and_its_table(
     table = deis.Table.load(tmp_path / "chosen" / "nfe_003.safetensors", deis.vp_linear())
     assert (table.nfe, table.name) == (3, finalists["1"]["sampler"])
     assert table.about["chosen_by"].startswith(f"FD-pixels-40 of {float(finalists['1']['fid']):.4g} ± ")
-    images, shared = [], ["logger=none", "num_samples=40", "extractor=pixels"]
-    files = ["sampler=learned", "sampler.table=chosen/nfe_003.safetensors"]
-    for n, how in enumerate((finalists["1"]["options"].split(), files)):
-        drawn = command("sample.py", network, *how, *shared, f"run_dir={n}", cwd=tmp_path)
-        assert drawn.returncode == 0, drawn.stderr
-        result = json.loads((tmp_path / str(n) / "result.json").read_text())
-        assert (result["nfe"], result["fid"]) == (3, pytest.approx(float(finalists["1"]["fid"]), rel=1e-6))
-        images.append(np.load(tmp_path / str(n) / "samples.npz")["images"])
-    np.testing.assert_array_equal(*images)
+    how = ["sampler=learned", "sampler.table=chosen/nfe_003.safetensors", "extractor=pixels", "num_samples=40"]
+    drawn = command("sample.py", network, *how, "batch_size=10", "logger=none", "run_dir=drawn", cwd=tmp_path)
+    assert drawn.returncode == 0, drawn.stderr
+    result = json.loads((tmp_path / "drawn" / "result.json").read_text())
+    assert (result["nfe"], result["fid"]) == (3, pytest.approx(float(finalists["1"]["fid"]), rel=1e-6))
+
+
+def test_finalists_are_of_different_methods_and_grids() -> None:
+    """By rounds over the grids, in each the nearest of a method that its grid has not had yet."""
+    sde = deis.vp_linear()
+    table = deis.tables.ddim(sde, deis.timesteps(sde, 2))
+
+    def choice(error: float, method: str, phase: str, **about: str) -> deis.learn.Choice:
+        return deis.learn.Choice(error, replace(table, about={"method": method, "ts_phase": phase} | about), 8)
+
+    linear, quadratic = ({"ts_order": order} for order in ("1.0", "2.0"))
+    ranked = [
+        choice(0.1, "ipndm", "t", **linear),
+        choice(0.2, "ipndm", "t", lower_order_final="True", **linear),
+        choice(0.3, "t_ab", "t", **linear),
+        choice(0.4, "ipndm", "t", **quadratic),
+        choice(0.5, "t_ab", "optimized"),
+        choice(0.6, "t_ab", "t", **quadratic),
+    ]
+    assert [one.error for one in spread(ranked, 4)] == [0.1, 0.4, 0.5, 0.3]
+    assert [one.error for one in spread(ranked, 9)] == [0.1, 0.4, 0.5, 0.3, 0.6]
+    assert [grid_of(one) for one in spread(ranked, 3)] == ["t 1", "t 2", "optimized"]
 
 
 def test_a_learned_table_is_nearer_and_a_second_call_changes_nothing(network: Path, tmp_path: Path) -> None:
