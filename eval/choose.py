@@ -54,7 +54,8 @@ def main(cfg: DictConfig) -> None:
         worse = check_eps(job, source.config)
         dataset = dataset_of(source, job.dataset) if job.finalists else None
         sde = build_sde(source.config["sde"])
-    config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
+        config = cli.to_dict(cfg)
+        run_dir = folder.of_job(job.run_dir, job.output_root, job.name, config)
     if folder.finished(run_dir, config, source.path):
         return
     with folder.occupy(run_dir, config, nfe=list(job.nfe)):
