@@ -132,9 +132,13 @@ def _fixed(paper: Paper, row: str, sde: deis.SDE) -> list[tuple[Solver, int, Opt
         options = sampler | {"nfe": nfe}
         solver = _analytic(options, sde) if row in paper.analytic else build_table(options, sde)
         table = solver if isinstance(solver, deis.Table) else solver.table(np.ones(len(solver.ts)))
-        digest = hashlib.sha256(b"".join(getattr(table, column).tobytes() for column in table.shapes()))
-        found.append((solver, nfe, options | {"sampler": table.name, "table": digest.hexdigest()[:16]}))
+        found.append((solver, nfe, options | {"sampler": table.name, "table": digest_of(table)}))
     return found
+
+
+def digest_of(table: deis.Table) -> str:
+    """A digest of the table's numbers."""
+    return hashlib.sha256(b"".join(getattr(table, name).tobytes() for name in table.shapes())).hexdigest()[:16]
 
 
 def _sampler(overrides: Sequence[str]) -> Options:

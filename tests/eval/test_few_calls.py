@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -17,6 +18,7 @@ from deis.learn import choosing
 from eval.choose import row_of
 from eval.features import efficientnet_lite0
 from eval.features.efficientnet_lite0 import features_of_samples
+from eval.few_calls.finalists import grid_of, spread
 from models.sampling.build import build_table
 from models.sampling.draw import conditional_eps, load_trained
 from models.sampling.options import EpsOptions
@@ -39,28 +41,49 @@ def command(name: str, network: Path, *options: str, cwd: Path):
 def test_every_number_of_calls_has_its_ranking_and_its_table(
     network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choosing, "SOLVERS", choosing.SOLVERS[::7])  # test_every_candidate_can_be_typed has them all
-    monkeypatch.setattr(choosing, "OPTIMIZED", choosing.OPTIMIZED[:1])
-    few = ["nfe=[2,3]", "reference_nfe=12", "num_samples=8", "batch_size=4"]
-    done = command("eval.choose", network, *few, "run_dir=chosen", cwd=tmp_path)
+    monkeypatch.setattr(choosing, "SOLVERS", choosing.SOLVERS[::14])  # test_every_candidate_can_be_typed has them all
+    monkeypatch.setattr(choosing, "OPTIMIZED", [])
+    few = ["nfe=[2,3]", "reference_nfe=12", "trajectories=8", "run_dir=chosen"]
+    fid = ["finalists=2", "extractor=pixels", "num_samples=40", "batch_size=10"]
+    done = command("eval.choose", network, *few, *fid, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    names, *lines = csv.reader((tmp_path / "chosen" / "choices.csv").read_text().splitlines())
-    assert names == ["nfe", "rank", "rms", "sampler", "method", "num_samples", "options"]
-    best = {line[0]: line for line in lines if line[1] == "1"}
-    for nfe in ("2", "3"):
-        table = deis.Table.load(tmp_path / "chosen" / f"nfe_00{nfe}.safetensors", deis.vp_linear())
-        assert (table.nfe, table.name) == (int(nfe), best[nfe][3])
-    assert (tmp_path / "chosen" / "choices.png").stat().st_size > 1000
-    assert "| 3 | 1 |" in done.stdout
-    options = best["3"][-1].split()
-    files = "sampler=learned", "sampler.table=chosen/nfe_003.safetensors"
-    images = []
-    for n, how in enumerate((options, files)):
-        drawn = command("sample.py", network, *how, "logger=none", "num_samples=4", f"run_dir={n}", cwd=tmp_path)
-        assert drawn.returncode == 0, drawn.stderr
-        assert json.loads((tmp_path / str(n) / "result.json").read_text())["nfe"] == 3
-        images.append(np.load(tmp_path / str(n) / "samples.npz")["images"])
-    np.testing.assert_array_equal(*images)
+    rows = list(csv.DictReader((tmp_path / "chosen" / "choices.csv").read_text().splitlines()))
+    assert float(rows[0]["rms"]) < float(rows[1]["rms"])
+    finalists = {row["fid_rank"]: row for row in rows if row["nfe"] == "3" and row["fid_rank"]}
+    assert float(finalists["1"]["fid"]) <= float(finalists["2"]["fid"])
+    assert f"| 3 | 1 | {float(finalists['1']['fid']):.2f} ± " in done.stdout
+    for picture in ("choices.png", "fid_vs_nfe.png"):
+        assert (tmp_path / "chosen" / picture).stat().st_size > 1000
+    table = deis.Table.load(tmp_path / "chosen" / "nfe_003.safetensors", deis.vp_linear())
+    assert (table.nfe, table.name) == (3, finalists["1"]["sampler"])
+    assert table.about["chosen_by"].startswith(f"FD-pixels-40 of {float(finalists['1']['fid']):.4g} ± ")
+    how = ["sampler=learned", "sampler.table=chosen/nfe_003.safetensors", "extractor=pixels", "num_samples=40"]
+    drawn = command("sample.py", network, *how, "batch_size=10", "logger=none", "run_dir=drawn", cwd=tmp_path)
+    assert drawn.returncode == 0, drawn.stderr
+    result = json.loads((tmp_path / "drawn" / "result.json").read_text())
+    assert (result["nfe"], result["fid"]) == (3, pytest.approx(float(finalists["1"]["fid"]), rel=1e-6))
+
+
+def test_finalists_are_of_different_methods_and_grids() -> None:
+    """By rounds over the grids, in each the nearest of a method that its grid has not had yet."""
+    sde = deis.vp_linear()
+    table = deis.tables.ddim(sde, deis.timesteps(sde, 2))
+
+    def choice(error: float, method: str, phase: str, **about: str) -> deis.learn.Choice:
+        return deis.learn.Choice(error, replace(table, about={"method": method, "ts_phase": phase} | about), 8)
+
+    linear, quadratic = ({"ts_order": order} for order in ("1.0", "2.0"))
+    ranked = [
+        choice(0.1, "ipndm", "t", **linear),
+        choice(0.2, "ipndm", "t", lower_order_final="True", **linear),
+        choice(0.3, "t_ab", "t", **linear),
+        choice(0.4, "ipndm", "t", **quadratic),
+        choice(0.5, "t_ab", "optimized"),
+        choice(0.6, "t_ab", "t", **quadratic),
+    ]
+    assert [one.error for one in spread(ranked, 4)] == [0.1, 0.4, 0.5, 0.3]
+    assert [one.error for one in spread(ranked, 9)] == [0.1, 0.4, 0.5, 0.3, 0.6]
+    assert [grid_of(one) for one in spread(ranked, 3)] == ["t 1", "t 2", "optimized"]
 
 
 def test_a_learned_table_is_nearer_and_a_second_call_changes_nothing(network: Path, tmp_path: Path) -> None:
@@ -86,7 +109,11 @@ def test_a_learned_table_is_nearer_and_a_second_call_changes_nothing(network: Pa
     ("name", "options", "message"),
     [
         ("eval.choose", ["nfe=[5,70]"], "reference_nfe must be above every nfe, got 64 and 70"),
-        ("eval.choose", ["num_samples=30"], "num_samples must be a multiple of batch_size=4, got 30"),
+        ("eval.choose", ["trajectories=30"], "trajectories must be a multiple of micro_batch=4, got 30"),
+        ("eval.choose", ["finalists=1"], "finalists must be 0, for no FID, or at least 2, got 1"),
+        ("eval.choose", ["extractor=pixels"], "there are none: add finalists=8"),
+        ("eval.choose", ["finalists=8", "extractor=none"], "choose another extractor than none"),
+        ("eval.choose", ["finalists=8", "num_samples=9"], "num_samples must be at least 40 for the FID of finalists"),
         ("eval.choose", ["label=11"], "label must be 0 to 9"),
         ("eval.learn", ["trajectories=20"], "trajectories must be at least two micro_batch of 16, got 20"),
         ("eval.learn", ["loss=psnr"], "loss must be one of mse, log_mse, l1, huber, got 'psnr'"),
