@@ -131,7 +131,7 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path, key, value):
 
 def test_command_writes_markdown_csv_and_plot(paper, capsys):
     assert main([str(paper)]) == 0
-    assert capsys.readouterr().out.strip() == (paper / "table.md").read_text().strip()
+    assert capsys.readouterr().out == f"{(paper / 'table.md').read_text()}\n{paper}\n"
     with (paper / "table.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 6
