@@ -260,9 +260,9 @@ def write_images(
     kept, labels = np.concatenate([part["images"] for part in parts]), labels_of(net, seeds, job.label)
     drawn, seconds = sum(int(part["drawn"]) for part in parts), max(float(part["seconds"]) for part in parts)
     if job.in_npz:
-        arrays = {"images": kept, "seeds": np.array(seeds, np.uint32), "rounding": np.array(job.rounding)}
-        arrays |= {} if labels is None else {"labels": labels}
-        np.savez_compressed(run_dir / "samples.npz", **arrays)
+        arrays: dict[str, Any] = {} if labels is None else {"labels": labels}
+        arrays |= {"seeds": np.array(seeds, np.uint32), "rounding": np.array(job.rounding)}
+        np.savez_compressed(run_dir / "samples.npz", images=kept, **arrays)
     save_png(run_dir / "grid.png", class_grid(kept, labels, job.grid_samples))
     if job.guidance_sheet:
         sheet = draw_by_guidance(net, table, seeds[: 4 if len(seeds) >= 4 else 1], job, job.guidance_sheet)

@@ -119,8 +119,8 @@ def integer_timesteps(sde: SDE, num_step: int, spacing: str) -> Nodes:
         )
     if (sde.t_0, sde.T) != (0, last) or num_step > last:
         raise ValueError(
-            f'"{spacing}" needs at least num_step + 1 = {num_step + 1} whole times from 0, '
-            f"got times from {sde.t_0:g} to {sde.T:g}"
+            f'ts_phase "{spacing}" needs times from 0 to a whole number, of at least num_step + 1 = {num_step + 1} '
+            f"whole times, got times from {sde.t_0:g} to {sde.T:g}"
         )
     num = last + 1
     ts: np.ndarray

@@ -50,7 +50,7 @@ def main(cfg: DictConfig) -> None:
         dataset = None if job.extractor is None else dataset_of(source, job.dataset)
         sde = build_sde(source.config["sde"])
         base = None if job.sampler is None else build_table({**job.sampler, "nfe": job.nfe}, sde)
-        nfe = base.nfe if base else job.nfe  # a solver of several calls a step may take the next number that it can make
+        nfe = base.nfe if base else job.nfe  # more than was asked for, if the solver rounds it up
         if job.reference_nfe <= nfe:
             raise ValueError(f"reference_nfe must be above nfe={nfe}, got {job.reference_nfe}")
         deis.learn.check(sde, base, job.learn, job.loss)

@@ -92,7 +92,11 @@ def build(
     elif not named and "order" in signature(function).parameters:
         named = {"order": ab_order + (function is ipndm)}
     denoise = options.pop("denoise", False)
-    solver = partial(named_solver(method, named | options), denoise=denoise)
+    table_of = named_solver(method, named | options)
+
+    def solver(sde: SDE, ts: Any) -> Table:
+        return table_of(sde, ts, denoise)
+
     if ts_phase == "optimized":
         return solver(sde, optimized(sde, num_step, solver))
     return solver(sde, known_times(sde, timesteps(sde, num_step, ts_phase, ts_order)))
