@@ -18,6 +18,7 @@ from commands import TINY, run, run_here
 from filelock import FileLock
 
 import data
+import sample
 import train
 from models.sampling.source import SHIPPED
 from runs import cli, folder
@@ -54,7 +55,16 @@ def fit(job: Any, config: Any, run_dir: Path, *_: Any) -> None:
 
 
 @pytest.fixture
-def train_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands may run in this process, in `tmp_path`."""
+    monkeypatch.setattr(logging, "shutdown", lambda _: None)  # by which Hydra closes pytest's handlers
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def train_with(in_tmp_path: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """`python train.py` with a sweep's options and another `fit`, in `tmp_path`; returns the exit code."""
 
     def command(fit: Callable[..., None], *options: str, sweep: list[str] = SWEEP[1:]) -> int:
@@ -66,10 +76,6 @@ def train_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
     images = np.zeros((16, 8, 8, 1), np.uint8)
     monkeypatch.setattr(data, "load", lambda *_: data.Split(images, np.zeros(16, np.int32), 10))
-    monkeypatch.setattr(logging, "shutdown", lambda _: None)  # by which Hydra closes pytest's handlers
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.chdir(tmp_path)
     return command
 
 
@@ -114,6 +120,28 @@ def test_no_command_repeats_a_job_that_is_done(command: str, tmp_path: Path, mon
     done = run_here(f"eval.{command}", f"checkpoint={SHIPPED}", "run_dir=done", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("options", "jobs", "times"), [([], 1, 1), (["-m", "sampler.nfe=5,6"], 2, 0)])
+def test_a_sweep_does_not_say_what_is_next(
+    options: list[str],
+    jobs: int,
+    times: int,
+    in_tmp_path: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """After each of its jobs; a single run with the network that comes along does."""
+    result = {"sampler": "tAB3", "nfe": 5, "nfe_asked": 5, "images_per_s": 9.5}
+    monkeypatch.setattr(sample, "draw_images", lambda *_: {})
+    monkeypatch.setattr(sample, "write_images", lambda *_: dict(result))
+    monkeypatch.setattr(sys, "argv", ["sample.py", "extractor=none", "logger=none", "gif=true", *options])
+    with pytest.raises(SystemExit, match="0"):
+        cli.run(sample.main, "sample", sample.SampleJob)
+    said = capsys.readouterr()
+    assert said.out.count("tAB3, 5 NFE: 9.5 images/s; pictures in ") == jobs
+    assert said.out.count(": grid.png, denoising.gif\n") == jobs
+    assert said.err.count("Next: python sample.py") == times
 
 
 def test_a_signal_stops_the_whole_sweep(tmp_path: Path, train_with: Callable[..., int]) -> None:
