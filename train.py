@@ -73,7 +73,8 @@ def main(cfg: DictConfig) -> float | None:
 
     with checking():
         devices.connect(**dataclasses.asdict(job.distributed))
-        devices.check_batch_size(job.train.batch_size, devices.mesh(), job.train.accumulate)
+        micro_batch = job.train.batch_size // job.train.accumulate
+        devices.check_batch_size(job.train.batch_size, devices.mesh(micro_batch), job.train.accumulate)
         train_set, test_set = data.load(job.dataset, "train"), data.load(job.dataset, "test")
         model = network_for(job, train_set)
         params = initial_params(source, model) if source else None
@@ -189,7 +190,7 @@ def fit(
     from models.training.step import init_state, make_optimizer, make_train_step
 
     # State
-    train, mesh, sde = job.train, devices.mesh(), build_sde(job.sde)
+    train, mesh, sde = job.train, devices.mesh(job.train.batch_size // job.train.accumulate), build_sde(job.sde)
     main, alone = jax.process_index() == 0, jax.process_count() == 1
     optimizer = make_optimizer(job.optimizer, train.steps)
     init_key, state_key = jax.random.split(jax.random.key(job.seed))
