@@ -145,7 +145,7 @@ def main(cfg: DictConfig) -> float | None:
     also = {"guidance.png": job.guidance_sheet, "denoising.gif": job.gif}
     pictures = ["grid.png", *(name for name, asked in also.items() if asked)]
     print(f"{summary(result)}; pictures in {run_dir}: {', '.join(pictures)}")
-    if source.path == SHIPPED and folder.of_sweep() is None:
+    if source.path.resolve() == SHIPPED.resolve() and folder.of_sweep() is None:
         print(NEXT, file=sys.stderr)
     return result.get("fid")
 

@@ -139,16 +139,23 @@ def test_no_command_repeats_a_job_that_is_done(command: str, tmp_path: Path, mon
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("options", "jobs", "times"), [([], 1, 1), (["-m", "sampler.nfe=5,6"], 2, 0)])
-def test_a_sweep_does_not_say_what_is_next(
+@pytest.mark.parametrize(
+    ("options", "jobs", "next_one"),
+    [
+        (["checkpoint=relative"], 1, ["Next:", "python", "sample.py"]),
+        (["-m", "sampler.nfe=5,6"], 2, ["Next:", "python", "-m", "eval.table"]),
+    ],
+)
+def test_what_is_next_is_said_once(
     options: list[str],
     jobs: int,
-    times: int,
+    next_one: list[str],
     in_tmp_path: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """After each of its jobs; a single run with the network that comes along does."""
+    """After a sweep its table, and after a single run with the network that comes along other runs."""
+    Path("relative").symlink_to(SHIPPED)
     result = {"sampler": "tAB3", "nfe": 5, "nfe_asked": 5, "images_per_s": 9.5}
     monkeypatch.setattr(sample, "draw_images", lambda *_: {})
     monkeypatch.setattr(sample, "write_images", lambda *_: dict(result))
@@ -158,7 +165,7 @@ def test_a_sweep_does_not_say_what_is_next(
     said = capsys.readouterr()
     assert said.out.count("tAB3, 5 NFE: 9.5 images/s; pictures in ") == jobs
     assert said.out.count(": grid.png, denoising.gif\n") == jobs
-    assert said.err.count("Next: python sample.py") == times
+    assert [line.split()[: len(next_one)] for line in said.err.splitlines() if "Next: " in line] == [next_one]
 
 
 def test_a_signal_stops_the_whole_sweep(tmp_path: Path, train_with: Callable[..., int]) -> None:
