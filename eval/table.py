@@ -22,7 +22,7 @@ from eval.metrics.frechet import save_statistics
 from eval.paper.outline import TIMED, outline, seconds_per_call
 from eval.paper.plan import plan_cells
 from eval.paper.spec import Paper, validate
-from eval.paper.sweep import log_table, write_table
+from eval.paper.sweep import gather, log_table, write_table
 from models.sampling.build import build_sde
 from models.sampling.options import EpsOptions, check_eps
 from models.sampling.source import find
@@ -95,10 +95,12 @@ def logged_table(cfg: DictConfig, gathered: Path) -> None:
     with open_dict(cfg):
         if OmegaConf.is_interpolation(cfg.logger, "group"):
             cfg.logger.group = gathered.name
-    with checking(), writing():
+    with checking():
         if ignored := [text for text in folder.overrides() if not text.startswith("logger")]:
             raise ValueError(f"{ignored[0]} changes nothing of runs that are there: FOLDER takes logger= and logger.*")
         logger = cli.to_object(cfg.logger)
+        gather(gathered)  # refused, if it holds no results
+    with writing():
         print(f"{write_table(gathered)}\n{gathered}")
         place = gathered / "table"
         place.mkdir(exist_ok=True)
