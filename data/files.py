@@ -86,10 +86,12 @@ def _load_npz(file: Path, cfg: DatasetConfig, split: str) -> Loaded:
     images, labels, _ = read_images(file, cfg.background)
     chosen = _in_split(len(images), split, cfg)
     if labels is not None and (
-        labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0
+        labels.shape != images.shape[:1]
+        or not np.issubdtype(labels.dtype, np.integer)
+        or not 0 <= labels.min() <= labels.max() < 2**31
     ):
         raise ValueError(
-            f"the labels in {file} must be {len(images)} integers from 0 up, one for each image; "
+            f"the labels in {file} must be {len(images)} integers from 0 to 2^31 - 1, one for each image; "
             f"they are {labels.dtype} {list(labels.shape)}"
         )
     images = images[chosen]

@@ -188,8 +188,9 @@ def test_images_of_unusable_shape_or_depth(tmp_path: Path) -> None:
         ({"images": np.zeros((4, 8, 8), np.float32)}, "must be uint8 from 0 to 255, but they are float32 from 0 to 0"),
         ({"images": np.zeros((4, 3, 8, 8), np.uint8)}, r"with c 1 \(grey\), 3 .*; they are \[4, 3, 8, 8\]"),
         ({"images": np.zeros((1, 8, 8), np.uint8)}, "at least 2"),
-        ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.zeros(3, int)}, "4 integers from 0 up"),
-        ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.array([0, 1, -1, 0])}, "4 integers from 0 up"),
+        ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.zeros(3, int)}, "4 integers from 0 to"),
+        ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.array([0, 1, -1, 0])}, "4 integers from 0 to"),
+        ({"images": np.zeros((2, 8, 8), np.uint8), "labels": np.array([0, 2**32])}, "2 integers from 0 to"),
         ({"images": np.array([{}, {}], object)}, "is damaged, or not an .npz file of plain arrays"),
     ],
 )
