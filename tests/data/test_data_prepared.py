@@ -269,7 +269,7 @@ def test_pixels_that_are_not_grey_or_rgb_of_8_bits_are_refused(
     image: Any, channels: int, dtype: Any, tmp_path: Path
 ) -> None:
     cfg = prepared_by(tmp_path, image=(image, [np.ones((2, 2, channels), dtype)]))
-    with pytest.raises(ValueError, match="dataset.tfds_name=own is not a data set of grey or RGB images of 8 bits"):
+    with pytest.raises(ValueError, match=r"dataset.tfds_name=own is not a data set of grey or RGB images of 8 bits"):
         load(cfg, "train")
 
 
