@@ -1,16 +1,14 @@
 """Loading of the user's own images from a folder or archive of image files, or an .npz file."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
-from PIL import Image
+from jaxtyping import Bool
 
 from data.arrays import read_images
 from data.config import DatasetConfig
 from data.folders import LABELS_FILE, Pictures, find_pictures, read_pictures
-from data.pictures import crop_resize
+from data.pictures import crop_resize, picture_of
 
 Loaded = tuple[np.ndarray, np.ndarray | None, int]  # images, labels, number of classes (0: unlabelled)
 
@@ -96,10 +94,5 @@ def _load_npz(file: Path, cfg: DatasetConfig, split: str) -> Loaded:
         )
     images = images[chosen]
     if cfg.center_crop or cfg.image_size:
-        images = np.stack([crop_resize(image, cfg.center_crop, cfg.image_size) for image in _as_pictures(images)])
+        images = np.stack([crop_resize(picture_of(image), cfg.center_crop, cfg.image_size) for image in images])
     return (images, None, 0) if labels is None else (images, labels[chosen].astype(np.int32), int(labels.max()) + 1)
-
-
-def _as_pictures(images: UInt8[np.ndarray, "n h w c"]) -> Iterator[Image.Image]:
-    for pixels in images:
-        yield Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)

@@ -38,7 +38,7 @@ import data.digits  # noqa: F401  registers the builder `digits`
 from data.cifar10 import OTHER_FORMS, other_form, write_batches
 from data.config import DatasetConfig, data_dir_of
 from data.files import Loaded
-from data.pictures import crop_resize
+from data.pictures import crop_resize, picture_of
 from formats.files import atomic_path, sha256
 
 log = logging.getLogger(__name__)
@@ -258,5 +258,5 @@ def _open(path: os.PathLike[str], mode: str = "r") -> contextlib.AbstractContext
 def encode_png(encoder: Any, image: np.ndarray) -> bytes:
     """Stand in for `_ImageEncoder._encode_image`: uint8 [h, w, c] to the bytes of a PNG file."""
     png = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(png, "PNG")
+    picture_of(image).save(png, "PNG")
     return png.getvalue()

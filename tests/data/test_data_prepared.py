@@ -220,7 +220,7 @@ def test_missing_data_and_wrong_names(tmp_path: Path) -> None:
 def prepared_by(data_dir: Path, **features: tuple[tfds.features.FeatureConnector, list[Any]]) -> DatasetConfig:
     """A data set of these features, each with the values of its examples."""
 
-    class Own(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class Own(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self) -> tfds.core.DatasetInfo:
