@@ -74,7 +74,7 @@ def main(cfg: DictConfig) -> float | None:
     with checking():
         devices.connect(**dataclasses.asdict(job.distributed))
         devices.check_batch_size(job.train.batch_size, devices.mesh(), job.train.accumulate)
-        train_set, test_set = data.load(job.dataset, "train"), data.load(job.dataset, "test")
+        train_set, test_set = data.load_splits(job.dataset, "train", "test")
         model, _ = (network_for(job, split) for split in (train_set, test_set))
         params = initial_params(source, model) if source else None
         extractor = None

@@ -1,12 +1,13 @@
 """The user's own images: folders and .npz files, good and bad."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data import Split, load
+from data import Split, folders, load, load_splits
 from data.config import DatasetConfig
 
 
@@ -40,6 +41,15 @@ def test_a_folder_is_read_in_full_and_split_once_and_for_all(tmp_path: Path) -> 
     on_disk = {np.asarray(Image.open(file)).tobytes() for file in tmp_path.rglob("*.png")}
     assert rows(train.images) | rows(test.images) == on_disk
     np.testing.assert_array_equal(train.images, both(tmp_path, test_fraction=0.25)[0].images)
+
+
+def test_files_are_read_once_for_several_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path, 4)
+    expected, read = both(tmp_path), Mock(side_effect=folders.read_picture)
+    monkeypatch.setattr(folders, "read_picture", read)
+    for one, other in zip(load_splits(DatasetConfig(path=str(tmp_path)), "train", "test"), expected, strict=True):
+        np.testing.assert_array_equal(one.images, other.images)
+    assert read.call_count == 4
 
 
 def test_sub_folders_are_classes(tmp_path: Path) -> None:
