@@ -125,18 +125,6 @@ def test_half_precision_becomes_float32(folder: Path, dtype: Any) -> None:
         np.testing.assert_array_equal(found[name], tensor.astype(dtype).astype(np.float32))
 
 
-def test_weights_may_be_a_variant_or_cut_into_parts(folder: Path) -> None:
-    whole, params = load_file(folder / WEIGHTS), read_diffusers(GOLDEN).params
-    (folder / WEIGHTS).rename(folder / "diffusion_pytorch_model.fp16.safetensors")
-    assert same(read_diffusers(folder).params, params)
-    save_file(whole, folder / "diffusion_pytorch_model.ema.safetensors")
-    assert "model.ema.safetensors, diffusion_pytorch_model.fp16.safetensors, and must have one" in refusal(folder)
-    for i in range(2):
-        part = {name: whole[name] for name in sorted(whole)[i::2]}
-        save_file(part, folder / f"diffusion_pytorch_model-0000{i + 1}-of-00002.safetensors")
-    assert same(read_diffusers(folder).params, params)
-
-
 def test_the_time_may_be_shifted_by_one() -> None:
     assert read_diffusers(GOLDEN, time="t_plus_1").model.time == "t_plus_1"
     assert refusal(GOLDEN, time="t_999") == "time must be t or t_plus_1 for a network of diffusers, got 't_999'"
