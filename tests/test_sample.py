@@ -207,7 +207,7 @@ def test_a_damaged_checkpoint_is_not_used(trained: Path, tmp_path: Path) -> None
     import shutil
 
     shutil.copytree(trained / "outputs", tmp_path / "outputs")
-    files = [p for p in (tmp_path / "outputs").rglob("ocdbt.process_0/d/*") if p.is_file()]
+    files = [p for p in (tmp_path / "outputs").rglob("00000004/state/ocdbt.process_0/d/*") if p.is_file()]
     newest = max(files, key=lambda path: path.stat().st_size)
     damaged = bytearray(newest.read_bytes())
     damaged[len(damaged) // 2] ^= 1
