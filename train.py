@@ -17,7 +17,7 @@ from eval.features.extractor import Extractor
 from eval.job import require_seed
 from eval.metrics.measurement import MetricConfig, open_measurement
 from models.checkpoints import checkpoint
-from models.config import UNetConfig, validate
+from models.config import UNetConfig, for_images
 from models.sampling.build import build_sde, build_table
 from models.sampling.options import EpsOptions, check_eps
 from models.sampling.source import Source
@@ -147,12 +147,7 @@ def initial_network(job: TrainJob, run_dir: Path | None) -> Source | None:
 
 def network_for(job: TrainJob, split: "data.Split") -> UNetConfig:
     """The network's options, completed by what the images are like. Raises ValueError if it cannot learn them."""
-    _, size, _, channels = split.images.shape
-    for key, theirs in (("image_size", size), ("image_channels", channels)):
-        if (asked := getattr(job.model, key)) not in (None, theirs):
-            raise ValueError(f"model.{key} must be {theirs}, as the data set has it, or null, got {asked}")
-    model = dataclasses.replace(job.model, image_size=size, image_channels=channels)
-    validate(model)
+    model = for_images(job.model, *split.images.shape[2:])
     if model.num_classes not in (0, split.num_classes):
         classes = f"0 or {split.num_classes}" if split.num_classes else "0, since the images have no labels"
         raise ValueError(f"model.num_classes must be {classes}, got {model.num_classes}")
