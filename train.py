@@ -18,7 +18,7 @@ from eval.features.extractor import Extractor
 from eval.job import require_seed
 from eval.metrics.measurement import MetricConfig, open_measurement
 from models.checkpoints import checkpoint
-from models.config import UNetConfig, validate
+from models.config import UNetConfig, for_images
 from models.sampling.build import build_sde, build_table
 from models.sampling.options import EpsOptions, check_eps
 from models.sampling.source import Source
@@ -76,8 +76,8 @@ def main(cfg: DictConfig) -> float | None:
         devices.connect(**dataclasses.asdict(job.distributed))
         micro_batch = job.train.batch_size // job.train.accumulate
         devices.check_batch_size(job.train.batch_size, devices.mesh(micro_batch), job.train.accumulate)
-        train_set, test_set = data.load(job.dataset, "train"), data.load(job.dataset, "test")
-        model = network_for(job, train_set)
+        train_set, test_set = data.load_splits(job.dataset, "train", "test")
+        model, _ = (network_for(job, split) for split in (train_set, test_set))
         params = initial_params(source, model) if source else None
         extractor = None
         if job.train.fid_every and jax.process_index() == 0:  # now, as it may have to be trained, or be impossible
@@ -157,9 +157,7 @@ def initial_network(job: TrainJob, run_dir: Path | None) -> Source | None:
 
 def network_for(job: TrainJob, split: "data.Split") -> UNetConfig:
     """The network's options, completed by what the images are like. Raises ValueError if it cannot learn them."""
-    _, size, _, channels = split.images.shape
-    model = dataclasses.replace(job.model, image_size=size, image_channels=channels)
-    validate(model)
+    model = for_images(job.model, *split.images.shape[2:])
     if model.num_classes not in (0, split.num_classes):
         classes = f"0 or {split.num_classes}" if split.num_classes else "0, since the images have no labels"
         raise ValueError(f"model.num_classes must be {classes}, got {model.num_classes}")
@@ -211,6 +209,8 @@ def fit(
     shardings = devices.shardings(shapes, mesh, train.fsdp)
     with checking():
         found = checkpoint.restore_latest(run_dir / "checkpoints", like=shapes)
+        if found and found[0] > train.steps:
+            raise ValueError(f"{run_dir} is at step {found[0]} already, beyond train.steps={train.steps}; give more")
         guide = check_eps(job, config)
         worse = load_trained(guide.path, guide.step) if guide else None
     unlogged = checkpoint.read_unlogged(run_dir / "checkpoints", found[0]) if found else []
@@ -272,10 +272,11 @@ def fit(
             if not due(train.eval_every, train.sample_every, train.fid_every, train.checkpoint_every) and not stopped:
                 continue
             with progress.aside():
-                score = None
+                score = None  # FIDs alone, where there are any: they and losses do not compare
                 if due(train.eval_every):
-                    score = evaluator.held_out_loss(state.ema, train.eval_batches, train.batch_size)
-                    log.metrics(step, {"eval_loss": score})
+                    loss = evaluator.held_out_loss(state.ema, train.eval_batches, train.batch_size)
+                    log.metrics(step, {"eval_loss": loss})
+                    score = None if train.fid_every else loss
                 if due(train.sample_every):
                     grid = run_dir / f"samples_{step:07d}.png"
                     evaluator.draw_grid(grid, state.ema, train.num_samples)

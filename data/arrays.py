@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from data.pictures import opaque
-from formats.files import npz_names, read_npz
+from formats.files import read_npz
 from formats.short import named
 
 
@@ -33,7 +33,9 @@ def read_images(path: Path, background: str = "white") -> ImageArrays:
         raise ValueError(f"{path} is damaged, or not an .npz file of plain arrays") from error
     name, labels = ("images", "labels") if "images" in arrays else ("arr_0", "arr_1")
     if name not in arrays:
-        raise ValueError(f"{path} has no array `images` or `arr_0`; it has: {named(npz_names(path)) or 'nothing'}")
+        with np.load(path) as file:
+            there = named(file.files) or "nothing"
+        raise ValueError(f"{path} has no array `images` or `arr_0`; it has: {there}")
     images = arrays[name]
     if images.dtype != np.uint8:
         raise ValueError(f"`{name}` in {path} must be uint8 from 0 to 255, but {_described(images)}")

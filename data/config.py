@@ -39,9 +39,12 @@ def as_trained(saved: dict[str, Any], asked: DatasetConfig | None = None) -> Dat
 
     The saved `data_dir` counts if that folder is here and TFDS_DATA_DIR names no other.
     asked: options given now, of which those other than the defaults come before the saved ones.
+    Raises ValueError for a saved option that is not known.
     """
+    given = asdict(asked or DatasetConfig())
+    if unknown := sorted(saved.keys() - given.keys()):
+        raise ValueError(f"the network was trained with dataset.{unknown[0]}, an option that is not known here")
     here = DatasetConfig(**saved)
     if os.environ.get("TFDS_DATA_DIR") or not data_dir_of(here).is_dir():
         saved = saved | {"data_dir": None}
-    given = asdict(asked or DatasetConfig())
     return DatasetConfig(**saved | {key: value for key, value in given.items() if value != getattr(DatasetConfig, key)})

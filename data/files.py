@@ -1,22 +1,21 @@
 """Loading of the user's own images from a folder or archive of image files, or an .npz file."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
-from PIL import Image
+from jaxtyping import Bool
 
 from data.arrays import read_images
 from data.config import DatasetConfig
 from data.folders import LABELS_FILE, Pictures, find_pictures, read_pictures
-from data.pictures import crop_resize
+from data.pictures import crop_resize, picture_of
 
 Loaded = tuple[np.ndarray, np.ndarray | None, int]  # images, labels, number of classes (0: unlabelled)
 
 
-def load_files(cfg: DatasetConfig, split: str) -> Loaded:
-    """Read the "train" or "test" share of the images at `cfg.path`, or "all" of them, into memory.
+def load_files(cfg: DatasetConfig, splits: Sequence[str]) -> list[Loaded]:
+    """Read the "train" or "test" share of the images at `cfg.path`, or "all" of them, into memory: each of `splits`.
 
     Folder or .zip archive: all image files in it and below. Labels are those of a `dataset.json`, as StyleGAN's and
     EDM's data sets have it. Without one, and where all images lie in two or more immediate sub-folders, these are the
@@ -31,23 +30,35 @@ def load_files(cfg: DatasetConfig, split: str) -> Loaded:
     if not path.exists():
         raise FileNotFoundError(f"dataset.path={cfg.path} does not exist")
     if path.is_dir() or path.suffix.lower() == ".zip":
-        return _load_pictures(path, cfg, split)
-    if path.suffix.lower() == ".npz":
-        return _load_npz(path, cfg, split)
-    raise ValueError(f"dataset.path={cfg.path} is neither a folder or .zip archive of images nor an .npz file")
+        images, labels = _read_pictures(path, cfg)
+    elif path.suffix.lower() == ".npz":
+        images, labels = _read_npz(path, cfg)
+    else:
+        raise ValueError(f"dataset.path={cfg.path} is neither a folder or .zip archive of images nor an .npz file")
+    held_out = _held_out(len(images), cfg)
+    channels = max(pixels.shape[2] for pixels in images)
+    shares = {"train": ~held_out, "test": held_out, "all": np.ones(len(images), bool)}
+    found: list[Loaded] = []
+    for chosen in (np.flatnonzero(shares[split]) for split in splits):
+        share = np.empty((len(chosen), *images[0].shape[:2], channels), np.uint8)
+        for i, index in enumerate(chosen):
+            share[i] = images[index]  # grey pixels become three equal channels among colours
+        found.append((share, None, 0) if labels is None else (share, labels[chosen], int(labels.max()) + 1))
+    return found
 
 
-def _in_split(n: int, split: str, cfg: DatasetConfig) -> Bool[np.ndarray, " n"]:
-    """Return which of `n` images belong to `split`; the test share is random, and the same every time."""
+def _held_out(n: int, cfg: DatasetConfig) -> Bool[np.ndarray, " n"]:
+    """Return which of `n` images are for testing, a random share that is the same every time."""
     if n < 2:
         raise ValueError(f"dataset.path={cfg.path} holds {n} image(s); at least 2 are needed, one of them held out")
     held_out = np.zeros(n, bool)
     shuffled = np.random.Generator(np.random.Philox(0)).permutation(n)
     held_out[shuffled[: min(max(round(n * cfg.test_fraction), 1), n - 1)]] = True
-    return {"train": ~held_out, "test": held_out, "all": np.ones(n, bool)}[split]
+    return held_out
 
 
-def _load_pictures(path: Path, cfg: DatasetConfig, split: str) -> Loaded:
+def _read_pictures(path: Path, cfg: DatasetConfig) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """Return all images of a folder or archive, [h, w, 1 or 3] each, and their labels."""
     pictures = find_pictures(path)
     names, images = [], list[np.ndarray]()
     for name, image in read_pictures(pictures, cfg.background, cfg.skip_damaged):
@@ -56,13 +67,7 @@ def _load_pictures(path: Path, cfg: DatasetConfig, split: str) -> Loaded:
         if images[-1].shape[:2] != images[0].shape[:2]:
             sizes = " and ".join(f"{path / names[i]} is {images[i].shape[1]}x{images[i].shape[0]}" for i in (0, -1))
             raise ValueError(f"the images differ in size: {sizes}; resize all of them with dataset.image_size=64")
-    chosen = np.flatnonzero(_in_split(len(names), split, cfg))  # after all were read: they must fit together
-    channels = max(pixels.shape[2] for pixels in images)
-    found = np.empty((len(chosen), *images[0].shape[:2], channels), np.uint8)
-    for i, index in enumerate(chosen):
-        found[i] = images[index]  # grey pixels become three equal channels among colours
-    labels = _labels(pictures, names)
-    return (found, None, 0) if labels is None else (found, labels[chosen], int(labels.max()) + 1)
+    return images, _labels(pictures, names)
 
 
 def _labels(pictures: Pictures, names: list[str]) -> np.ndarray | None:
@@ -82,22 +87,19 @@ def _labels(pictures: Pictures, names: list[str]) -> np.ndarray | None:
     return np.array([pictures.labels[name] for name in names], np.int32)
 
 
-def _load_npz(file: Path, cfg: DatasetConfig, split: str) -> Loaded:
+def _read_npz(file: Path, cfg: DatasetConfig) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """Return all images of an .npz file, [h, w, 1 or 3] each, and their labels."""
     images, labels, _ = read_images(file, cfg.background)
-    chosen = _in_split(len(images), split, cfg)
     if labels is not None and (
-        labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0
+        labels.shape != images.shape[:1]
+        or not np.issubdtype(labels.dtype, np.integer)
+        or not 0 <= labels.min(initial=0) <= labels.max(initial=0) < 2**31
     ):
         raise ValueError(
-            f"the labels in {file} must be {len(images)} integers from 0 up, one for each image; "
+            f"the labels in {file} must be {len(images)} integers from 0 to 2^31 - 1, one for each image; "
             f"they are {labels.dtype} {list(labels.shape)}"
         )
-    images = images[chosen]
+    labels = None if labels is None else labels.astype(np.int32)
     if cfg.center_crop or cfg.image_size:
-        images = np.stack([crop_resize(image, cfg.center_crop, cfg.image_size) for image in _as_pictures(images)])
-    return (images, None, 0) if labels is None else (images, labels[chosen].astype(np.int32), int(labels.max()) + 1)
-
-
-def _as_pictures(images: UInt8[np.ndarray, "n h w c"]) -> Iterator[Image.Image]:
-    for pixels in images:
-        yield Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        return [crop_resize(picture_of(image), cfg.center_crop, cfg.image_size) for image in images], labels
+    return list(images), labels

@@ -174,7 +174,7 @@ def _read_labels(path: Path, opener: Callable[[str], IO[bytes]], count: int) -> 
         labels = dict(found["labels"] or [])
     except (TypeError, ValueError):
         labels = {"": None}
-    if not all(isinstance(name, str) and type(label) is int and label >= 0 for name, label in labels.items()):
+    if not all(isinstance(name, str) and type(label) is int and 0 <= label < 2**31 for name, label in labels.items()):
         raise ValueError(
             f"`labels` in {path / LABELS_FILE} must be [file name, class] pairs, classes 0, 1, ..., or null"
         )

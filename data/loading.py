@@ -1,5 +1,6 @@
 """Loading of any data set: `load(cfg, "train")` returns its images, wherever they come from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,25 +26,31 @@ def load(cfg: DatasetConfig, split: str) -> Split:
     Raises ValueError for an option out of range or images that do not fit together, and FileNotFoundError if there are
     no images in the place named and none to be had.
     """
-    _check(cfg, split)
+    return load_splits(cfg, split)[0]
+
+
+def load_splits(cfg: DatasetConfig, *splits: str) -> list[Split]:
+    """Return several splits as `load` does, of which own images are read once."""
+    _check(cfg, splits)
     if cfg.tfds_name is None:
-        images, labels, num_classes = load_files(cfg, split)
+        found = load_files(cfg, splits)
     else:
         from data.prepared import load_prepared  # tensorflow-datasets takes seconds to import
 
-        images, labels, num_classes = load_prepared(cfg, split)
-    _, height, width, _ = images.shape
-    if height != width:
-        raise ValueError(
-            f"the images of data set {cfg.name} are {width}x{height}, not square; "
-            f"cut and resize them with dataset.image_size={min(height, width)}"
-        )
-    return Split(images, labels, num_classes)
+        found = [load_prepared(cfg, split) for split in splits]
+    for images, _, _ in found:
+        _, height, width, _ = images.shape
+        if height != width:
+            raise ValueError(
+                f"the images of data set {cfg.name} are {width}x{height}, not square; "
+                f"cut and resize them with dataset.image_size={min(height, width)}"
+            )
+    return [Split(*one) for one in found]
 
 
-def _check(cfg: DatasetConfig, split: str) -> None:
-    if split not in ("train", "test", "all"):
-        raise ValueError(f'split={split!r} is not one of "train", "test", "all"')
+def _check(cfg: DatasetConfig, splits: Sequence[str]) -> None:
+    if unknown := set(splits) - {"train", "test", "all"}:
+        raise ValueError(f'split={unknown.pop()!r} is not one of "train", "test", "all"')
     for option in ("center_crop", "image_size"):
         value = getattr(cfg, option)
         if value is not None and value < 1:

@@ -55,6 +55,11 @@ def opaque(image: Image.Image, background: str) -> Image.Image:
     return image.convert(mode)
 
 
+def picture_of(pixels: UInt8[np.ndarray, "h w c"]) -> Image.Image:
+    """The image of mode "L" or "RGB" that has these pixels, c = 1 or 3."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
 def crop_resize(image: Image.Image, center_crop: int | None, image_size: int | None) -> UInt8[np.ndarray, "h w c"]:
     """Cut the centre square of side `center_crop` out of an image of mode "L" or "RGB", resize it to side `image_size`.
 

@@ -38,7 +38,7 @@ import data.digits  # noqa: F401  registers the builder `digits`
 from data.cifar10 import OTHER_FORMS, other_form, write_batches
 from data.config import DatasetConfig, data_dir_of
 from data.files import Loaded
-from data.pictures import crop_resize
+from data.pictures import crop_resize, picture_of
 from formats.files import atomic_path, sha256
 
 log = logging.getLogger(__name__)
@@ -72,10 +72,10 @@ def load_prepared(cfg: DatasetConfig, split: str) -> Loaded:
                     with _damage_named(Path(builder.data_dir), RuntimeError):  # array_record's
                         _decode(builder, tfds_split, cfg, images, labels)
     with _damage_named(images.parent, ValueError, EOFError, OSError):
-        pixels = np.load(images, mmap_mode="r")
-        if "label" not in builder.info.features:
-            return pixels, None, 0
-        return pixels, np.load(labels), builder.info.features["label"].num_classes
+        pixels, classes, label = np.load(images, mmap_mode="r"), np.load(labels), _label(builder)
+    if label is None or classes.min() < 0:  # TFDS has -1 where a class is kept secret
+        return pixels, None, 0
+    return pixels, classes, label.num_classes
 
 
 def _builder(cfg: DatasetConfig, data_dir: Path) -> Any:
@@ -84,9 +84,16 @@ def _builder(cfg: DatasetConfig, data_dir: Path) -> Any:
             builder = tfds.builder(cfg.tfds_name, data_dir=data_dir)
         except (tfds.core.DatasetNotFoundError, ValueError):
             raise ValueError(f"dataset.tfds_name={cfg.tfds_name} is unknown to tensorflow-datasets") from None
-    if "image" not in builder.info.features:
-        raise ValueError(f"dataset.tfds_name={cfg.tfds_name} is not a data set of images")
+    image = dict(builder.info.features).get("image")
+    if not isinstance(image, tfds.features.Image) or image.shape[-1] not in (1, 3) or image.np_dtype != np.uint8:
+        raise ValueError(f"dataset.tfds_name={cfg.tfds_name} is not a data set of grey or RGB images of 8 bits")
     return builder
+
+
+def _label(builder: Any) -> tfds.features.ClassLabel | None:
+    """The labels of a data set, unless they are other than classes: numbers, texts, several a picture."""
+    label = dict(builder.info.features).get("label")
+    return label if isinstance(label, tfds.features.ClassLabel) else None
 
 
 def _locked(data_dir: Path, name: str) -> AcquireReturnProxy:
@@ -157,6 +164,7 @@ def _decode(builder: Any, tfds_split: str, cfg: DatasetConfig, images_file: Path
         return crop_resize(image, cfg.center_crop, cfg.image_size)
 
     shape, labels = pixels(examples[0]).shape, np.zeros(len(examples), np.int32)
+    has_classes = _label(builder) is not None
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(examples), *shape)}
     try:
         images_file.parent.mkdir(exist_ok=True)
@@ -165,7 +173,7 @@ def _decode(builder: Any, tfds_split: str, cfg: DatasetConfig, images_file: Path
             with unfinished.open("wb") as file:
                 np.lib.format.write_array_header_1_0(file, header)
                 for i, example in enumerate(tqdm(examples, f"decoding {cfg.name} {tfds_split}", disable=None)):
-                    image, labels[i] = pixels(example), example.get("label", 0)
+                    image, labels[i] = pixels(example), example["label"] if has_classes else 0
                     if image.shape != shape:
                         raise ValueError(f"the images of {cfg.tfds_name} differ in size; give dataset.image_size=64")
                     file.write(image.tobytes())
@@ -250,5 +258,5 @@ def _open(path: os.PathLike[str], mode: str = "r") -> contextlib.AbstractContext
 def encode_png(encoder: Any, image: np.ndarray) -> bytes:
     """Stand in for `_ImageEncoder._encode_image`: uint8 [h, w, c] to the bytes of a PNG file."""
     png = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(png, "PNG")
+    picture_of(image).save(png, "PNG")
     return png.getvalue()

@@ -9,6 +9,7 @@ from jaxtyping import Int, Num, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 import data
+from data.pictures import picture_of
 
 GAP = 2  # pixels between tiles
 MARKERS = ("o", "s", "^", "D")  # the first, second ... sampler of a family
@@ -42,7 +43,7 @@ def image_grid(
     height, width = height * scale, width * scale
     tiles = np.full((rows * columns, height + GAP, width + GAP, channels), 255, np.uint8)
     for tile, image in zip(tiles, images, strict=False):  # the tiles after the last image stay white
-        enlarged = _picture(image).resize((width, height), Image.Resampling.BICUBIC)
+        enlarged = picture_of(image).resize((width, height), Image.Resampling.BICUBIC)
         tile[GAP:, GAP:] = np.asarray(enlarged).reshape(height, width, channels)
     grid = tiles.reshape(rows, columns, *tiles.shape[1:]).swapaxes(1, 2).reshape(rows * (height + GAP), -1, channels)
     return np.pad(grid, ((0, GAP), (0, GAP), (0, 0)), constant_values=255)
@@ -50,7 +51,7 @@ def image_grid(
 
 def save_png(path: Path, array: UInt8[np.ndarray, "height width c"]) -> None:
     """Write a grey (c = 1) or RGB (c = 3) picture."""
-    _picture(array).save(path)
+    picture_of(array).save(path)
 
 
 def class_grid(
@@ -66,10 +67,6 @@ def class_grid(
     if columns == 0:
         return image_grid(images[:count])
     return image_grid(images[np.concatenate([row[:columns] for row in rows])], columns)
-
-
-def _picture(array: UInt8[np.ndarray, "height width c"]) -> Image.Image:
-    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
 def denoising_gif(
@@ -91,7 +88,7 @@ def denoising_gif(
     bar, gutter = 30, 20
     frames = []
     for i, sides in enumerate(zip(states, predictions, strict=True)):
-        left, right = (_picture(image_grid(side)) for side in sides)
+        left, right = (picture_of(image_grid(side)) for side in sides)
         canvas = Image.new(left.mode, (2 * left.width + gutter, left.height + 2 * bar), "white")
         pen = ImageDraw.Draw(canvas)
         for x, grid, title in ((0, left, "xₜ"), (left.width + gutter, right, "predicted x₀")):
@@ -125,7 +122,7 @@ def samples_picture(path: Path, cells: Mapping[tuple[str, str], UInt8[np.ndarray
     """
     margin, size = 8, 15  # pixels between the blocks, and of a line of text
     rows, columns = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
-    blocks = {key: _picture(image_grid(images)) for key, images in cells.items()}
+    blocks = {key: picture_of(image_grid(images)) for key, images in cells.items()}
     block = next(iter(blocks.values()))
     width, height = block.width + margin, block.height + margin
     left, top = round(max(map(_font(size).getlength, rows))) + 2 * margin, size + 2 * margin

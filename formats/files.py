@@ -87,17 +87,6 @@ def read_npz(path: Path, names: Collection[str] | None = None) -> dict[str, np.n
         raise ValueError(f"{path} cannot be read as .npz ({said}); delete it to have it made anew") from error
 
 
-def npz_names(path: Path) -> list[str]:
-    """The names of the arrays in an .npz file. Raises as `read_npz` does."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [name.removesuffix(".npy") for name in archive.namelist()]
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as .npz ({short(error, 200)})") from error
-
-
 def require_empty(folder: Path) -> None:
     """Raise FileExistsError unless there is nothing of this name, or an empty folder."""
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):

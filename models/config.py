@@ -1,6 +1,6 @@
 """The options of the score network, and their checks. Neither JAX nor Flax is imported."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args, get_type_hints
 
 from deis import SDE
@@ -91,6 +91,16 @@ def model_of(options: Any) -> UNetConfig:
             kind = getattr(hints[name], "__name__", hints[name])
             raise ValueError(f"model.{name} must be of type {kind}, got {shown(value)}")
     validate(cfg := UNetConfig(**options))
+    return cfg
+
+
+def for_images(cfg: UNetConfig, size: int, channels: int) -> UNetConfig:
+    """The network for a data set's images. Raises ValueError if its options say another size, and as `validate`."""
+    for key, theirs in (("image_size", size), ("image_channels", channels)):
+        if (asked := getattr(cfg, key)) not in (None, theirs):
+            raise ValueError(f"model.{key} must be null or the data set's own, {theirs}, got {asked}")
+    cfg = replace(cfg, image_size=size, image_channels=channels)
+    validate(cfg)
     return cfg
 
 

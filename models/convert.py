@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--config", help=f"of a score_sde checkpoint: a JSON file, or one of the published {', '.join(PUBLISHED)}"
     )
-    parser.add_argument("--time", choices=("t", "t_plus_1"), default="t", help="diffusers: t_plus_1 for DDIM's CelebA")
+    parser.add_argument("--time", choices=("t", "t_plus_1"), help="diffusers: t, or t_plus_1 for DDIM's CelebA")
     args = parser.parse_args(argv)
     try:
         network = read_network(hub.local(args.source), args.config, args.time)
@@ -51,21 +51,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_network(source: Path, config: str | None, time: str) -> PublishedNetwork:
+def read_network(source: Path, config: str | None, time: str | None) -> PublishedNetwork:
     """Read the network at `source`, in whichever format. Raises ValueError or FileNotFoundError with one sentence."""
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist")
     if source.is_dir():
         checkpoints, step = checkpoint.locate(source)
         if step is not None:
+            _refuse("the run of a training", config=config, time=time)
             return read_checkpoint(checkpoints, step)
         if (source / "model.safetensors").is_file():
             raise ValueError(f"{source} is in the published form already")
-        return read_diffusers(source, time=time)
+        _refuse("a folder of diffusers", config=config)
+        return read_diffusers(source, time or "t")
     with source.open("rb") as file:
         start = file.read(1)
     if start == b"\x80" and not is_saved_by_torch(source):  # a pickle
+        _refuse("a pickle of EDM", config=config, time=time)
         return read_edm(source)
+    _refuse("a checkpoint of score_sde", time=time)
     if config in PUBLISHED:
         return read_score_sde(source, str(config))
     path = source.with_suffix(".json") if config is None else Path(config).expanduser()
@@ -75,6 +79,12 @@ def read_network(source: Path, config: str | None, time: str) -> PublishedNetwor
             f"{path.name} beside it; give --config with a JSON file or one of {', '.join(PUBLISHED)}"
         )
     return read_score_sde(source, read_json(path))
+
+
+def _refuse(source: str, **options: str | None) -> None:
+    """Raise ValueError for an option that is given, and that the source has no use for."""
+    if given := [name for name, value in options.items() if value is not None]:
+        raise ValueError(f"--{given[0]} is not for {source}; leave it out")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def stages(cfg: UNetConfig) -> list[Stage]:
     for level, multiplier in enumerate(cfg.multipliers):
         if level > 0:
             size //= 2
-            down.append(_half(cfg, width, size))
+            down.append(_resampled(cfg, "down", width, size))
             kept.append(width)
         for i in range(cfg.num_blocks):
             n_out = cfg.channels * multiplier
@@ -54,19 +54,14 @@ def stages(cfg: UNetConfig) -> list[Stage]:
             width = n_out
         if level > 0:
             size *= 2
-            up.append(_twice(cfg, width, size))
+            up.append(_resampled(cfg, "up", width, size))
     return down + middle + up
 
 
-def _half(cfg: UNetConfig, width: int, size: int) -> Stage:
-    name = f"down_{size}_resample"
+def _resampled(cfg: UNetConfig, way: str, width: int, size: int) -> Stage:
+    """The stage between two levels, which goes "down" to half the size or "up" to twice the size."""
+    name, goes_down = f"{way}_{size}_resample", way == "down"
     if cfg.resample == "conv":
-        return Stage(name, "downsample", width, width, size, keeps=True)
-    return Stage(name, "block", width, width, size, resample="down", pyramid=cfg.input_pyramid, keeps=True)
-
-
-def _twice(cfg: UNetConfig, width: int, size: int) -> Stage:
-    name = f"up_{size}_resample"
-    if cfg.resample == "conv":
-        return Stage(name, "upsample", width, width, size)
-    return Stage(name, "block", width, width, size, resample="up")
+        return Stage(name, f"{way}sample", width, width, size, keeps=goes_down)
+    pyramid = cfg.input_pyramid and goes_down
+    return Stage(name, "block", width, width, size, resample=way, pyramid=pyramid, keeps=goes_down)

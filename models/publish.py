@@ -2,7 +2,7 @@
 
     python -m models.publish SOURCE DEST --results FOLDER --license apache-2.0
 
-SOURCE is the folder of a training run, of which the newest checkpoint's EMA parameters are taken, a published or
+SOURCE is the folder of a training run, or of one of its checkpoints, whose EMA parameters are taken, a published or
 converted network, or the file of a table as eval.learn writes it. DEST is hf://owner/name, or a folder to make. The
 card says how it was trained and what was measured, with the names of the numbers, and shows images.
 """
@@ -67,7 +67,7 @@ def gather(source: Path, folder: Path, dest: str, results: Sequence[Path], licen
     else:
         title, body = _network(source, folder, dest)
     grids = [path / "grid.png" for path in results if (path / "grid.png").is_file()]
-    grids += sorted(source.glob("samples_*.png"))[-1:] if source.is_dir() else []
+    grids += sorted(checkpoint.locate(source)[0].parent.glob("samples_*.png"))[-1:] if source.is_dir() else []
     if grids:
         shutil.copy(grids[0], folder / "grid.png")
     head = ["---", f"license: {license_name}", "library_name: deis-sampler", "tags: [diffusion, deis]", "---"]
@@ -78,8 +78,7 @@ def gather(source: Path, folder: Path, dest: str, results: Sequence[Path], licen
 
 def _network(source: Path, folder: Path, dest: str) -> tuple[str, list[str]]:
     """(title, lines of the card); writes the network, and what belongs to it, into `folder`."""
-    checkpoints = source if source.name == "checkpoints" else source / "checkpoints"
-    step = checkpoint.latest_step(checkpoints)
+    checkpoints, step = checkpoint.locate(source)
     network = read_published(source) if step is None else read_checkpoint(checkpoints, step)
     write_published(folder, network)
     run = checkpoints.parent

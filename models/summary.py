@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from formats.tables import markdown_table
 from models.config import UNetConfig
 from models.layout import stages
 from models.unet import abstract, network_of, num_params, shapes
@@ -72,16 +73,12 @@ def flops(cfg: UNetConfig) -> int:
 
 def summary_table(table: list[Row]) -> str:
     """The rows as a Markdown table, with FLOPs and bytes in millions."""
-    lines = [
-        "| part | output | parameters | MFLOPs an image | MB kept an image |",
-        "| --- | --- | ---: | ---: | ---: |",
-    ]
-    for row in table:
-        shape = "x".join(map(str, row.shape))
-        lines.append(
-            f"| {row.name} | {shape} | {row.params:,} | {row.flops / 1e6:,.1f} | {row.activations / 1e6:,.2f} |"
-        )
-    return "\n".join(lines)
+    header = ["part", "output", "parameters", "MFLOPs an image", "MB kept an image"]
+    rows = (
+        [r.name, "x".join(map(str, r.shape)), f"{r.params:,}", f"{r.flops / 1e6:,.1f}", f"{r.activations / 1e6:,.2f}"]
+        for r in table
+    )
+    return markdown_table(header, rows, "llrrr")
 
 
 def _images(b: int, size: int | None, channels: int | None) -> jax.ShapeDtypeStruct:

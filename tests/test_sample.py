@@ -10,6 +10,7 @@ import pytest
 from commands import AS_USERS_DO, TINY, run, run_here
 
 from eval.features.classifier import RECIPE
+from models.checkpoints.checkpoint import scores
 from models.sampling import single_files
 from runs.log import last_values
 
@@ -20,9 +21,10 @@ FEW = ["logger=none", "extractor=none", "sampler.nfe=3"]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the tiny network was trained, with FIDs."""
+    """A folder in which the tiny network was trained, with a FID at its second checkpoint."""
     cwd = tmp_path_factory.mktemp("trained")
-    result = run("train.py", *TINY, "extractor=pixels", "train.fid_every=4", "train.fid_samples=20", cwd=cwd)
+    scored = ["extractor=pixels", "train.fid_every=4", "train.fid_samples=20", "train.keep_best=true"]
+    result = run("train.py", *TINY, *scored, "train.eval_every=2", "train.checkpoint_every=2", cwd=cwd)
     assert result.returncode == 0, result.stderr
     return cwd
 
@@ -50,6 +52,7 @@ def test_the_fid_in_training_is_that_of_the_saved_network(trained: Path) -> None
     again = json.loads((trained / "again" / "result.json").read_text())
     assert logged["fid_name"] == again["fid_name"] == "FD-pixels-20"
     assert logged["fid"] == pytest.approx(again["fid"], rel=1e-5)
+    assert scores(log.with_name("checkpoints")) == {2: None, 4: logged["fid"]}, "a loss is not a FID"
 
 
 def test_multirun_with_fid_and_its_table(trained: Path) -> None:
@@ -203,7 +206,7 @@ def test_a_damaged_checkpoint_is_not_used(trained: Path, tmp_path: Path) -> None
     import shutil
 
     shutil.copytree(trained / "outputs", tmp_path / "outputs")
-    files = [p for p in (tmp_path / "outputs").rglob("ocdbt.process_0/d/*") if p.is_file()]
+    files = [p for p in (tmp_path / "outputs").rglob("00000004/state/ocdbt.process_0/d/*") if p.is_file()]
     newest = max(files, key=lambda path: path.stat().st_size)
     damaged = bytearray(newest.read_bytes())
     damaged[len(damaged) // 2] ^= 1

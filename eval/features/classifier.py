@@ -62,7 +62,8 @@ def extractor(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
     if cfg.weights is not None:
         found = replace(read_classifier(Path(cfg.weights).expanduser()), cache_dir=Path(cfg.cache_dir))
     else:
-        found = classifier_extractor(data.load(dataset, "train"), data.load(dataset, "test"), cfg, dataset.name)
+        train, test = data.load_splits(dataset, "train", "test")
+        found = classifier_extractor(train, test, cfg, dataset.name)
     log.info("Extractor %s has accuracy %.4f on the test images", found.name, found.accuracy)
     return found
 

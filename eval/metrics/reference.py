@@ -65,7 +65,7 @@ def load_reference(
 
 def images_of(dataset: DatasetConfig, split: str) -> UInt8[np.ndarray, "n h w c"]:
     """The data set's images of the split "train", "test" or, of both, "all". Raises as `data.load`."""
-    parts = [data.load(dataset, part).images for part in (("train", "test") if split == "all" else (split,))]
+    parts = [part.images for part in data.load_splits(dataset, *(("train", "test") if split == "all" else (split,)))]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -82,7 +82,7 @@ def missing_features(cfg: ExtractorConfig, dataset: DatasetConfig) -> str | None
     from eval.features.classifier import path_of, read_classifier
 
     try:
-        train, test = (data.load(replace(dataset, download=False), split) for split in ("train", "test"))
+        train, test = data.load_splits(replace(dataset, download=False), "train", "test")
     except (ValueError, OSError) as error:
         return str(error)
     path = path_of(train, test, cfg, dataset.name)

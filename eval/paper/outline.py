@@ -21,8 +21,9 @@ def outline(num_samples: int | None, seconds: float) -> str:
     rows = []
     for file in sorted(FOLDER.glob("*.yaml")):
         fields = yaml.safe_load(file.read_text())
-        paper, images = Paper(**fields), num_samples or fields["num_samples"]
-        adaptive = sum(len(row["tolerances"]) for row in fields["adaptive"].values())
+        paper = Paper(**fields)
+        images = num_samples or paper.num_samples
+        adaptive = sum(len(row["tolerances"]) for row in fields.get("adaptive", {}).values())
         cells = paper.repeats * (len(paper.methods) * len(paper.nfe) + adaptive)
         calls = paper.repeats * len(paper.methods) * sum(paper.nfe)
         about = duration(calls * images * seconds) + (" and more" if adaptive else "")

@@ -13,7 +13,7 @@ import numpy as np
 
 import deis
 from formats.files import read_json, read_safetensors
-from formats.short import shown
+from formats.short import named, shown
 from models.config import UNetConfig, validate
 from models.layout import Stage, stages
 from models.published import allowed
@@ -114,19 +114,37 @@ def read_diffusers(folder: Path, time: str = "t") -> PublishedNetwork:
     with errors_naming(unet / "config.json"):
         options = _unet(config)
     sde, output = _scheduler(_scheduler_file(folder))
+    if output == "flow" and time != "t":
+        raise ValueError(f"{folder} is a flow model, which is told sigma: there is no time {time} for it")
     model = _model(options, "flow_1000" if output == "flow" else time, output)
     with errors_naming(unet / "config.json"):
         validate(model)
-    path = unet / "diffusion_pytorch_model.safetensors"
-    if not path.is_file() and path.with_suffix(".bin").is_file():
-        raise FileNotFoundError(
-            f"{path.with_suffix('.bin')} is a pickle, which can run code and is not read; save it as safetensors: "
-            f"diffusers.UNet2DModel.from_pretrained({str(unet)!r}).save_pretrained({str(unet)!r})"
-        )
+    path, *parts = _weights(unet)
     tensors = read_safetensors(path)
+    for part in parts:
+        tensors |= read_safetensors(part)
     with errors_naming(path):
         params = translate(_rules(model, tensors, options["flip_sin_to_cos"]), tensors, model)
     return PublishedNetwork("diffusers", str(path), model, sde, params)
+
+
+def _weights(unet: Path) -> list[Path]:
+    """Return the files of the weights: one, which may be a variant such as fp16, or the parts of one that was cut up.
+
+    Raises ValueError if there are several variants, FileNotFoundError if there are none.
+    """
+    name = "diffusion_pytorch_model"
+    for pattern in (f"{name}.safetensors", f"{name}-*-of-*.safetensors"):
+        if files := sorted(unet.glob(pattern)):
+            return files
+    if len(variants := sorted(unet.glob(f"{name}.*.safetensors"))) > 1:
+        raise ValueError(f"{unet} has {named([file.name for file in variants])}, and must have one of them")
+    if not variants and (pickled := sorted(unet.glob(f"{name}*.bin"))):
+        raise FileNotFoundError(
+            f"{pickled[0]} is a pickle, which can run code and is not read; save it as safetensors: "
+            f"diffusers.UNet2DModel.from_pretrained({str(unet)!r}).save_pretrained({str(unet)!r})"
+        )
+    return variants or [unet / f"{name}.safetensors"]
 
 
 def _scheduler_file(folder: Path) -> Path:

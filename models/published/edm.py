@@ -5,6 +5,7 @@ that it was made with.
 """
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,7 @@ def _model(options: Options, form: str, state: Options) -> UNetConfig:
         skip_rescale=True,
         embedding=options["embedding_type"],
         num_classes=options["label_dim"],
+        null_class=options["label_dim"] > 0 and options["label_dropout"] > 0,
         class_embedding="before",
         dropout=float(options["dropout"]),
         sigma_data=float(state.get("sigma_data", 1.0)),
@@ -213,7 +215,7 @@ def _rules(model: UNetConfig) -> Rules:
         modules[f"pyramid.{stage.name}.conv"] = f"{level}_aux_residual"
     rules = rules_for(modules, TORCH, torch_layout)
     rules |= {ours: rule._replace(convert=_qkv) for ours, rule in rules.items() if ".qkv." in ours}
-    label = Rule(("model.map_label.weight", "model.map_label.bias"), _per_class)
+    label = Rule(("model.map_label.weight", "model.map_label.bias"), partial(_per_class, null_class=model.null_class))
     return rules | {"embed_label.embedding": label}
 
 
@@ -222,8 +224,12 @@ def _qkv(tensor: np.ndarray) -> np.ndarray:
     return torch_layout(np.concatenate([tensor[i::3] for i in range(3)]))
 
 
-def _per_class(weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """Return a linear layer's output for each class: its input is a one-hot vector times sqrt(number of classes)."""
+def _per_class(weight: np.ndarray, bias: np.ndarray, null_class: bool) -> np.ndarray:
+    """Return a linear layer's output for each class: its input is a one-hot vector times sqrt(number of classes).
+
+    The input for no class, which training puts for dropped labels, is zero.
+    """
     if bias.shape != weight.shape[:1]:
         raise ValueError("a bias must not be spread over several outputs")
-    return math.sqrt(weight.shape[1]) * weight.T + bias
+    rows = math.sqrt(weight.shape[1]) * weight.T
+    return (np.append(rows, np.zeros_like(rows[:1]), axis=0) if null_class else rows) + bias

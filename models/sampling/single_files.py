@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from data.pictures import picture_of
 from formats.files import read_json, write_atomically
 
 FOLDER = "images"  # of a run
@@ -25,7 +26,7 @@ def write_images(folder: Path, seeds: Sequence[int], images: UInt8[np.ndarray, "
     for seed, image in zip(seeds, images, strict=True):
         path, content = file_of(folder, seed), io.BytesIO()
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(content, "PNG")
+        picture_of(image).save(content, "PNG")
         write_atomically(path, content.getvalue())
 
 

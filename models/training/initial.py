@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from deis import SDE
-from models.config import UNetConfig
+from models.config import UNetConfig, model_of
 from models.published.network import read_checkpoint, read_published
 from models.sampling.build import build_sde, same_diffusion
 from models.sampling.source import Source, find
@@ -31,7 +31,7 @@ def initial_params(source: Source, model: UNetConfig) -> dict[str, Any]:
 
     Raises ValueError if they are not those of `model`, which may differ in `FREE` alone, or if a file is damaged.
     """
-    theirs, ours = asdict(UNetConfig(**source.config["model"])), asdict(model)
+    theirs, ours = asdict(model_of(source.config["model"])), asdict(model)
     for key, what in (("image_channels", "channels"), ("image_size", "pixels a side")):
         if theirs[key] != ours[key]:
             raise ValueError(

@@ -124,8 +124,16 @@ def validate_objective(cfg: ObjectiveConfig, model: UNetConfig, sde: SDE) -> Non
         raise ValueError(f"objective.num_times must be at least 2, got {cfg.num_times}")
     if not 0 <= cfg.label_dropout < 1:
         raise ValueError(f"objective.label_dropout must be in [0, 1), got {cfg.label_dropout}")
-    if cfg.label_dropout and not model.null_class:
-        raise ValueError("objective.label_dropout puts the null class for labels: it needs model.null_class=true")
+    if (cfg.label_dropout > 0) != model.null_class:
+        raise ValueError(
+            "objective.label_dropout above 0 and model.null_class=true need each other, since the null class learns "
+            f"from the labels that are dropped; got {cfg.label_dropout:g} and {str(model.null_class).lower()}"
+        )
+    if sde.is_discrete and cfg.times == "discrete" and (sde.T - sde.t_0) % (cfg.num_times - 1):
+        raise ValueError(
+            f"objective.num_times={cfg.num_times} lie between the whole times of this diffusion; give "
+            f"objective.num_times={sde.T - sde.t_0 + 1:g}"
+        )
     validate_diffusion(model, sde)
     if sde.starts_at_noise and (cfg.weight not in FROM_NOISE or cfg.times == "importance"):
         raise ValueError(

@@ -1,12 +1,13 @@
 """The user's own images: folders and .npz files, good and bad."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data import Split, load
+from data import Split, folders, load, load_splits
 from data.config import DatasetConfig
 
 
@@ -40,6 +41,15 @@ def test_a_folder_is_read_in_full_and_split_once_and_for_all(tmp_path: Path) -> 
     on_disk = {np.asarray(Image.open(file)).tobytes() for file in tmp_path.rglob("*.png")}
     assert rows(train.images) | rows(test.images) == on_disk
     np.testing.assert_array_equal(train.images, both(tmp_path, test_fraction=0.25)[0].images)
+
+
+def test_files_are_read_once_for_several_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path, 4)
+    expected, read = both(tmp_path), Mock(side_effect=folders.read_picture)
+    monkeypatch.setattr(folders, "read_picture", read)
+    for one, other in zip(load_splits(DatasetConfig(path=str(tmp_path)), "train", "test"), expected, strict=True):
+        np.testing.assert_array_equal(one.images, other.images)
+    assert read.call_count == 4
 
 
 def test_sub_folders_are_classes(tmp_path: Path) -> None:
@@ -188,8 +198,9 @@ def test_images_of_unusable_shape_or_depth(tmp_path: Path) -> None:
         ({"images": np.zeros((4, 8, 8), np.float32)}, "must be uint8 from 0 to 255, but they are float32 from 0 to 0"),
         ({"images": np.zeros((4, 3, 8, 8), np.uint8)}, r"with c 1 \(grey\), 3 .*; they are \[4, 3, 8, 8\]"),
         ({"images": np.zeros((1, 8, 8), np.uint8)}, "at least 2"),
-        ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.zeros(3, int)}, "4 integers from 0 up"),
-        ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.array([0, 1, -1, 0])}, "4 integers from 0 up"),
+        ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.zeros(3, int)}, "4 integers from 0 to"),
+        ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.array([0, 1, -1, 0])}, "4 integers from 0 to"),
+        ({"images": np.zeros((2, 8, 8), np.uint8), "labels": np.array([0, 2**32])}, "2 integers from 0 to"),
         ({"images": np.array([{}, {}], object)}, "is damaged, or not an .npz file of plain arrays"),
     ],
 )

@@ -206,7 +206,7 @@ def test_missing_data_and_wrong_names(tmp_path: Path) -> None:
         load(config("cifar10", tmp_path, download=False), "train")
     with pytest.raises(ValueError, match=r"dataset.tfds_name=mnits is unknown"):
         load(config("mnist", tmp_path, tfds_name="mnits"), "train")
-    with pytest.raises(ValueError, match=r"dataset.tfds_name=imdb_reviews is not a data set of images"):
+    with pytest.raises(ValueError, match=r"dataset.tfds_name=imdb_reviews is not a data set of grey or RGB"):
         load(config("mnist", tmp_path, tfds_name="imdb_reviews"), "train")
     with pytest.raises(ValueError, match="no split 'dev'; its splits are train, test"):
         load(config("digits", tmp_path, train_split="dev"), "train")

@@ -187,6 +187,7 @@ def test_numbered_folders_are_no_classes(tmp_path: Path, caplog: pytest.LogCaptu
         (STYLED[:-1], "dataset.json has no label for 00002/img00000005.png"),
         ([[name, [0.0, 1.0]] for name, _ in STYLED], r"must be \[file name, class\] pairs"),
         ([[name, -1] for name, _ in STYLED], r"must be \[file name, class\] pairs"),
+        ([[name, 2**31] for name, _ in STYLED], r"must be \[file name, class\] pairs"),
         ([1, 2], r"must be \[file name, class\] pairs"),
         (7, r"must be \[file name, class\] pairs"),
     ],

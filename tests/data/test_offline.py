@@ -156,6 +156,8 @@ def test_which_folder_of_prepared_data(tmp_path: Path, monkeypatch: pytest.Monke
     assert data_dir_of(as_trained(saved)) == Path("from_environment")
     assert data_dir_of(as_trained(saved, asked)) == Path("asked")
     assert data_dir_of(DatasetConfig()) == Path("from_environment")
+    with pytest.raises(ValueError, match=r"trained with dataset\.rotate, an option that is not known"):
+        as_trained(saved | {"rotate": 5})
     found = as_trained(saved, asked)
     assert (found.name, found.tfds_name, found.image_size, found.download) == ("digits", "digits", 8, False)
 

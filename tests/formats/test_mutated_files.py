@@ -132,7 +132,7 @@ def png(folder: Path) -> Format:
         return found + content[at:]
 
     return Format(
-        "images/a.png", files, [lambda path: load_files(DatasetConfig(path=str(path.parent)), "train")], files, wrap
+        "images/a.png", files, [lambda path: load_files(DatasetConfig(path=str(path.parent)), ["train"])], files, wrap
     )
 
 

@@ -119,6 +119,9 @@ def test_refusals_are_one_sentence_and_write_nothing(tmp_path: Path, convert: Co
         ("noise", ["--config", "vp/cifar10_ddpmpp_continuous"], "noise"),
         ("lies", [], "but the configuration needs"),
         ("absent", [], "absent does not exist"),
+        ("noise", ["--time", "t"], "--time is not for a checkpoint of score_sde; leave it out"),
+        ("evil.pkl", ["--config", "vp/ddpm/cifar10_continuous"], "--config is not for a pickle of EDM; leave it out"),
+        ("empty", ["--config", "x.json"], "--config is not for a folder of diffusers; leave it out"),
     ):
         code, out, error = convert(source, "net", *arguments)
         assert (code, out, error.count("\n")) == (2, "", 1), error

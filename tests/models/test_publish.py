@@ -1,13 +1,19 @@
 """Publishing into a folder; tests/peers/hub publishes to a hub."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+import published_network
 import pytest
 
 import deis
+from models.checkpoints.saver import Saver
 from models.publish import main as publish
+from models.published.network import read_published
 
 
 @pytest.fixture
@@ -36,6 +42,22 @@ def test_the_numbers_of_every_command_that_measures(table: str, tmp_path: Path) 
         "| iPNDM4 | 5 | FID-a-1k | 31 |",
         "| - | - | IS-inception-50k | 9.87 |",
     ]
+
+
+def test_one_of_a_run_s_checkpoints_with_the_run_s_pictures(tmp_path: Path) -> None:
+    """The newest is another; EMA parameters are published."""
+    job = published_network.options("model.image_size=8", "model.image_channels=1", "model.multipliers=[1]")
+    params = published_network.random_weights(job.model)
+    config = {"model": dataclasses.asdict(job.model), "sde": dict(job.sde), "dataset": vars(job.dataset)}
+    with Saver(tmp_path / "run" / "checkpoints", keep=None) as saver:
+        saver.save(3, {"ema": params}, config)
+        saver.save(4, {"ema": jax.tree.map(np.zeros_like, params)}, config)
+    (tmp_path / "run" / "samples_0000003.png").write_bytes(b"a picture")
+    assert publish([str(tmp_path / "run" / "checkpoints" / "00000003"), str(tmp_path / "net")]) == 0
+    found = read_published(tmp_path / "net")
+    assert found.source == "run, step 3"
+    jax.tree.map(np.testing.assert_array_equal, found.params, params)
+    assert (tmp_path / "net" / "grid.png").read_bytes() == b"a picture"
 
 
 def test_a_file_is_no_folder_to_publish_into(table: str, capsys: Any) -> None:

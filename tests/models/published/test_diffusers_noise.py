@@ -31,6 +31,8 @@ def test_a_flow_model_is_told_1000_sigma(folder: Path) -> None:
     (folder / SCHEDULER).write_text(json.dumps(flow))
     found = read_diffusers(folder)
     assert (found.sde, found.model.output, found.model.time) == ({"name": "flow", "shift": 3.0}, "flow", "flow_1000")
+    with pytest.raises(ValueError, match="is a flow model, which is told sigma: there is no time t_plus_1"):
+        read_diffusers(folder, time="t_plus_1")
     change(folder / SCHEDULER, _class_name="UniPCMultistepScheduler", prediction_type="flow_prediction", flow_shift=2)
     change(folder / SCHEDULER, shift=1.0)
     assert read_diffusers(folder).sde == {"name": "flow", "shift": 2.0}

@@ -1,4 +1,4 @@
-"""What diffusers' training script leaves is imported: checkpoint-500/unet and unet_ema, with scheduler/ beside them."""
+"""Files of diffusers' weights: those of its training script, checkpoint-500/unet and unet_ema, a variant, parts."""
 
 import json
 import shutil
@@ -60,3 +60,22 @@ def test_long_lists_are_not_printed(saved: Path) -> None:
     change(saved / "unet_ema" / CONFIG, block_out_channels=[4] * 1000, norm_num_groups=3)
     with pytest.raises(ValueError, match=r"down_block_types must be 1000, as many as block_out_channels"):
         read_diffusers(saved)
+
+
+def test_weights_may_be_a_variant_or_cut_into_parts(tmp_path: Path) -> None:
+    folder, name = Path(shutil.copytree(GOLDEN, tmp_path / "ddpm")), WEIGHTS.removesuffix(".safetensors")
+    whole, expected = load_file(folder / WEIGHTS), flat(read_diffusers(GOLDEN).params)
+
+    def is_as_expected() -> bool:
+        found = flat(read_diffusers(folder).params)
+        return all(np.array_equal(found[key], tensor) for key, tensor in expected.items())
+
+    (folder / WEIGHTS).rename(folder / f"{name}.fp16.safetensors")
+    assert is_as_expected()
+    save_file(whole, folder / f"{name}.ema.safetensors")
+    with pytest.raises(ValueError, match=rf"{name}.ema.safetensors, {name}.fp16.safetensors, and must have one"):
+        read_diffusers(folder)
+    for i in range(2):
+        part = {key: whole[key] for key in sorted(whole)[i::2]}
+        save_file(part, folder / f"{name}-0000{i + 1}-of-00002.safetensors")
+    assert is_as_expected()

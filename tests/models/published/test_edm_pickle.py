@@ -57,6 +57,14 @@ def test_the_weights_in_our_layout(path: Path) -> None:
         np.testing.assert_allclose(params["embed_label.embedding"][k], label, rtol=1e-6)
 
 
+def test_a_network_that_labels_were_dropped_for_has_a_null_class(path: Path) -> None:
+    """EDM gives it zeros for a one-hot vector, so that the bias is left."""
+    found = read_edm(write(path, label_dropout=0.1))
+    embedding, plain = (flat(net.params)["embed_label.embedding"] for net in (found, read_edm(write(path))))
+    assert (found.model.num_classes, found.model.null_class) == (3, True)
+    np.testing.assert_array_equal(embedding, [*plain, published()["map_label.bias"]])
+
+
 def test_queries_keys_and_values_come_out_of_their_interleaving(path: Path) -> None:
     """EDM splits the 3C outputs as [C, 3], ours as [3, C]."""
     params, theirs = flat(read_edm(write(path)).params), published()

@@ -9,12 +9,13 @@ import published_network
 import pytest
 from commands import TINY, run_here
 
+from data import Split
 from deis import vp_linear
 from models.config import UNetConfig
 from models.published.network import read_checkpoint, read_published
 from models.sampling.build import build_sde
 from models.training.initial import find_initial, initial_params
-from train import initial_network
+from train import initial_network, network_for
 
 
 @pytest.fixture(scope="module")
@@ -65,19 +66,33 @@ def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:
         find_initial(str(tmp_path), vp_linear())
 
 
+def test_images_of_another_shape_than_the_options_say_are_refused() -> None:
+    images, job = Split(np.zeros((1, 8, 8, 1), np.uint8), None, 0), published_network.options("model.image_size=8")
+    assert network_for(job, images).image_channels == 1
+    for key, theirs, asked in (("image_channels", 1, 3), ("image_size", 8, 16)):
+        setattr(job.model, key, asked)
+        with pytest.raises(ValueError, match=rf"model.{key} must be null or .*, {theirs}, got {asked}"):
+            network_for(job, images)
+        setattr(job.model, key, None)
+
+
 @pytest.mark.slow
 def test_training_starts_there_and_goes_on_without_it(folder: Path, tmp_path: Path) -> None:
     """A step that moves nothing leaves the parameters; a run is a start too, and does not need its own to go on."""
     tiny = [*TINY, "train.sample_every=0", "optimizer.learning_rate=1e-12", "run_dir=run"]
-    done = run_here("train.py", *tiny, f"init={folder}", "train.steps=1", cwd=tmp_path)
+    done = run_here("train.py", *tiny, f"init={folder}", "train.steps=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     params = initial_params(find_initial(str(tmp_path / "run"), vp_linear()), config(folder))
-    jax.tree.map(np.testing.assert_array_equal, params, read_checkpoint(tmp_path / "run" / "checkpoints", 1).params)
+    jax.tree.map(np.testing.assert_array_equal, params, read_checkpoint(tmp_path / "run" / "checkpoints", 2).params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), params, read_published(folder).params)
     gone = published_network.options("init=gone")
     assert initial_network(gone, tmp_path / "run") is None
     with pytest.raises(FileNotFoundError, match="no checkpoint in gone"):
         initial_network(gone, tmp_path / "new")
-    refused = run_here("train.py", *tiny, "train.steps=2", cwd=tmp_path)
-    assert refused.returncode == 2
-    assert f"init: {folder} -> None" in refused.stderr
+    for options, said in (
+        (["train.steps=3"], f"init: {folder} -> None"),
+        ([f"init={folder}", "train.steps=1"], "run is at step 2 already, beyond train.steps=1"),
+    ):
+        refused = run_here("train.py", *tiny, *options, cwd=tmp_path)
+        assert refused.returncode == 2
+        assert said in refused.stderr

@@ -55,12 +55,24 @@ def test_discrete_times_are_those_of_the_sde() -> None:
         ({"log_sigma_std": -1.0}, "objective.log_sigma_std"),
         ({"num_times": 1}, "objective.num_times must be at least 2"),
         ({"label_dropout": 1.0}, r"objective.label_dropout must be in \[0, 1\)"),
-        ({"label_dropout": 0.1}, "model.null_class=true"),
+        ({"label_dropout": 0.1}, "need each other, .* got 0.1 and false"),
     ],
 )
 def test_impossible_objectives_are_refused(options: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         validate_objective(ObjectiveConfig(**options), UNetConfig(num_classes=10), VP)
+
+
+def test_a_null_class_that_would_learn_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"need each other, .* got 0 and true"):
+        validate_objective(ObjectiveConfig(), UNetConfig(num_classes=10, null_class=True), VP)
+
+
+def test_times_between_those_of_the_sde_are_refused() -> None:
+    sde = deis.discrete_vp(num_times=10)
+    validate_objective(ObjectiveConfig(times="discrete", num_times=4), UNetConfig(), sde)  # 0, 3, 6, 9
+    with pytest.raises(ValueError, match=r"num_times=1000 lie between .* give objective.num_times=10$"):
+        validate_objective(ObjectiveConfig(times="discrete"), UNetConfig(), sde)
 
 
 @pytest.mark.parametrize("cfg", [ObjectiveConfig("likelihood"), ObjectiveConfig(times="importance")])
