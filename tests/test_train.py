@@ -4,7 +4,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -16,6 +15,8 @@ from commands import TINY, run, run_here
 from PIL import Image
 from runs_of_training import OFTEN, arrays, logged, start, train, wait_until_step
 
+from models.checkpoints import checkpoint
+
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -25,10 +26,14 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cwd / "run"
 
 
-def test_killed_three_times_and_resumed_is_bit_for_bit_the_same(uninterrupted: Path, tmp_path: Path) -> None:
-    """At random moments, many of them within a save; the same command goes on in the same folder."""
-    rng, folders = random.Random(0), tmp_path / "outputs" / "digits"
-    for least in (5, 35, 65):
+def test_killed_stopped_and_damaged_a_run_ends_bit_for_bit_the_same(uninterrupted: Path, tmp_path: Path) -> None:
+    """At random moments, many of them within a save; the same command goes on in the same folder.
+
+    A stop by SIGTERM saves the step that it stops at. After the last kill one bit of the newest checkpoint is flipped;
+    tests/models/checkpoints has the other kinds of damage.
+    """
+    rng, folders, stops = random.Random(0), tmp_path / "outputs" / "digits", []
+    for least, sent in ((5, signal.SIGKILL), (25, signal.SIGTERM), (45, signal.SIGKILL)):
         process = start(cwd=tmp_path)
         while not list(folders.glob("*")):
             assert process.poll() is None, process.communicate()[1]
@@ -36,43 +41,41 @@ def test_killed_three_times_and_resumed_is_bit_for_bit_the_same(uninterrupted: P
         (run_dir,) = folders.iterdir()
         wait_until_step(run_dir, least, process)
         time.sleep(0.3 * rng.random())
-        process.kill()
-        process.communicate()
-        assert json.loads((run_dir / "status.json").read_text())["status"] == "running"
+        process.send_signal(sent)
+        _, stderr = process.communicate(timeout=120)
+        status = json.loads((run_dir / "status.json").read_text())["status"]
+        stops.append((process.returncode, status))
+        if sent == signal.SIGTERM:
+            assert f"stopped at step {checkpoint.latest_step(run_dir / 'checkpoints')} and saved" in stderr
+    assert stops == [(-signal.SIGKILL, "running"), (143, "stopped"), (-signal.SIGKILL, "running")]
 
+    *_, older, newest = checkpoint.steps(run_dir / "checkpoints")
+    files = [path for path in (run_dir / "checkpoints" / f"{newest:08}").rglob("*") if path.is_file()]
+    path = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
     resumed = train(cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert "resumed at step" in resumed.stderr
+    assert f"checkpoint {newest} is damaged" in resumed.stderr
+    assert f"resumed at step {older}" in resumed.stderr
     assert list(folders.iterdir()) == [run_dir]
     assert arrays(run_dir) == arrays(uninterrupted)
     assert logged(run_dir) == logged(uninterrupted)
 
 
-def test_sigterm_saves_and_exits_143(uninterrupted: Path, tmp_path: Path) -> None:
-    process = start("train.checkpoint_every=1000", "run_dir=run", cwd=tmp_path)
-    while not (tmp_path / "run" / "metrics.jsonl").is_file() or not (tmp_path / "run" / "metrics.jsonl").read_text():
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 143, stderr
-    assert "saved" in stderr
-    assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "stopped"
-    resumed = train("train.checkpoint_every=1000", "run_dir=run", cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    assert arrays(tmp_path / "run") == arrays(uninterrupted)
-    assert logged(tmp_path / "run") == logged(uninterrupted)
-
-
-def test_a_run_sharded_over_four_devices_goes_on_on_one(tmp_path: Path) -> None:
+def test_a_run_sharded_over_four_devices_goes_on_on_one(tmp_path: Path, quick_to_compile: None) -> None:
     """As if it had been on one from the start, up to rounding."""
-    options = [*TINY, "model.multipliers=[1]", "optimizer.cosine_decay=false", "train.sample_every=0"]
-    for run_dir, devices, steps in (("moved", "4", 4), ("moved", "1", 6), ("stayed", "1", 6)):
-        sharded = [f"train.fsdp={devices == '4'}", f"train.steps={steps}", f"run_dir={run_dir}"]
-        result = run("train.py", *options, *sharded, cwd=tmp_path, env={"JAX_NUM_CPU_DEVICES": devices})
-        assert result.returncode == 0, result.stderr
-        assert f"{devices} x cpu" in result.stderr
-        assert ("resumed at step 4" in result.stderr) == (run_dir == "moved" and devices == "1")
+    options = [*TINY, "optimizer.cosine_decay=false", "train.sample_every=0"]
+    sharded = [*options, "train.fsdp=true", "run_dir=moved"]
+    on_four = run("train.py", *sharded, cwd=tmp_path, env={"JAX_NUM_CPU_DEVICES": "4"})
+    assert on_four.returncode == 0, on_four.stderr
+    assert "4 x cpu" in on_four.stderr
+    for run_dir in ("moved", "stayed"):
+        on_one = run_here("train.py", *options, "train.steps=6", f"run_dir={run_dir}", cwd=tmp_path)
+        assert on_one.returncode == 0, on_one.stderr
+        assert "1 x cpu" in on_one.stderr
+        assert ("resumed at step 4" in on_one.stderr) == (run_dir == "moved")
 
     def at_the_end(run_dir: str) -> dict[str, float]:
         records = map(json.loads, (tmp_path / run_dir / "metrics.jsonl").read_text().splitlines())
@@ -82,32 +85,13 @@ def test_a_run_sharded_over_four_devices_goes_on_on_one(tmp_path: Path) -> None:
     assert at_the_end("moved") == pytest.approx(at_the_end("stayed"), rel=1e-5)
 
 
-def largest_file(checkpoint: Path) -> Path:
-    return max((path for path in checkpoint.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
-
-
-def test_a_damaged_newest_checkpoint_is_passed_over(uninterrupted: Path, tmp_path: Path) -> None:
-    """One flipped bit; tests/models/checkpoints has the other kinds of damage."""
-    folder = tmp_path / "run"
-    shutil.copytree(uninterrupted, folder)
-    path = largest_file(folder / "checkpoints" / "00000100")
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    resumed = train(f"run_dir={folder}", cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "checkpoint 100 is damaged" in resumed.stderr
-    assert "resumed at step 95" in resumed.stderr
-    assert arrays(folder) == arrays(uninterrupted)
-
-
 def test_a_full_disk_is_one_sentence_and_loses_nothing(uninterrupted: Path, tmp_path: Path) -> None:
-    """On a file system of 2 MB, which the third checkpoint fills; given room, the same command goes on."""
+    """On a file system of 1 MB, which the third checkpoint fills; given room, the same command goes on."""
     folder = tmp_path / "run"
     folder.mkdir()
     if (
         os.geteuid() != 0
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder], check=False).returncode
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], check=False).returncode
     ):
         pytest.skip("mounting a small file system is not allowed here")
     try:

@@ -12,6 +12,7 @@ from runs.log import read_metrics
 
 # checkpoints so often that a run is nearly always saving, most of them between two lines of the log
 OFTEN = [*TINY, "train.steps=100", "train.checkpoint_every=5", "train.eval_every=50", "train.log_every=7"]
+OFTEN += ["train.sample_every=0"]  # what grids show is in test_sample.py
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:

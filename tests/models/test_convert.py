@@ -135,7 +135,7 @@ def test_refusals_are_one_sentence_and_write_nothing(tmp_path: Path, convert: Co
     ("change", "said"),
     [
         ({"num_blocks": 1_000_000_000}, "model.num_blocks must be from 1 to 64, got 1000000000"),
-        ({"num_blocks": 64}, "ask for 262 blocks, more than its"),
+        ({"num_blocks": 64}, "ask for 131 blocks, more than its"),
         ({}, "tensor conv_out.bias is of type I32, and must be of floating-point numbers"),
     ],
 )

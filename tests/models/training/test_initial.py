@@ -40,7 +40,7 @@ def test_they_are_the_networks(folder: Path) -> None:
         ({"output": "v"}, "is another network; to start from it give model.output=eps$"),
         (
             {"multipliers": [1, 2, 2], "head_channels": 8, "fir": True},
-            r"give model.multipliers=\[1,2\] model.head_channels=null model.fir=false$",
+            r"give model.multipliers=\[1\] model.head_channels=null model.fir=false$",
         ),
         ({"image_channels": 3}, "images of 1 channels, but those of the data set have 3"),
         ({"image_size": 32}, "images of 8 pixels a side, but those of the data set have 32"),
