@@ -116,7 +116,7 @@ def test_a_learned_table_is_nearer_and_a_second_call_changes_nothing(network: Pa
         ("eval.choose", ["finalists=8", "num_samples=9"], "num_samples must be at least 40 for the FID of finalists"),
         ("eval.choose", ["label=11"], "label must be 0 to 9"),
         ("eval.learn", ["trajectories=20"], "trajectories must be at least two micro_batch of 16, got 20"),
-        ("eval.learn", ["sampler=rho2heun", "nfe=11"], "reference_nfe must be above nfe=12, got 12"),
+        ("eval.learn", ["sampler=rho2heun", "nfe=63"], "reference_nfe must be above nfe=64, got 64"),
         ("eval.learn", ["loss=psnr"], "loss must be one of mse, log_mse, l1, huber, got 'psnr'"),
         ("eval.learn", ["learn=[nodes]"], "learn must be a tuple of some of grid, time, coefficients, got nodes"),
         ("eval.learn", ["sampler=ddpm"], "DDPM adds noise"),
