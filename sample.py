@@ -142,8 +142,10 @@ def main(cfg: DictConfig) -> float | None:
                 save_statistics(run_dir / "reference.npz", measurement.reference.statistics)
                 log.artifact(f"{measurement.reference.data_name}-statistics", "statistics", run_dir / "reference.npz")
         status["metric"] = result.get("fid")
-    print(f"{summary(result)}, {run_dir}")
-    if source.path == SHIPPED:
+    also = {"guidance.png": job.guidance_sheet, "denoising.gif": job.gif}
+    pictures = ["grid.png", *(name for name, asked in also.items() if asked)]
+    print(f"{summary(result)}; pictures in {run_dir}: {', '.join(pictures)}")
+    if source.path.resolve() == SHIPPED.resolve() and folder.of_sweep() is None:
         print(NEXT, file=sys.stderr)
     return result.get("fid")
 
@@ -258,11 +260,9 @@ def write_images(
     kept, labels = np.concatenate([part["images"] for part in parts]), labels_of(net, seeds, job.label)
     drawn, seconds = sum(int(part["drawn"]) for part in parts), max(float(part["seconds"]) for part in parts)
     if job.in_npz:
-        rounding, numbers = np.array(job.rounding), np.array(seeds, np.uint32)
-        arrays: dict[str, Any] = {"images": kept, "seeds": numbers, "rounding": rounding}
-        if labels is not None:
-            arrays["labels"] = labels
-        np.savez_compressed(run_dir / "samples.npz", **arrays)
+        arrays: dict[str, Any] = {} if labels is None else {"labels": labels}
+        arrays |= {"seeds": np.array(seeds, np.uint32), "rounding": np.array(job.rounding)}
+        np.savez_compressed(run_dir / "samples.npz", images=kept, **arrays)
     save_png(run_dir / "grid.png", class_grid(kept, labels, job.grid_samples))
     if job.guidance_sheet:
         sheet = draw_by_guidance(net, table, seeds[: 4 if len(seeds) >= 4 else 1], job, job.guidance_sheet)

@@ -1,6 +1,7 @@
 """Fit a score network by denoising score matching. See: python train.py --help"""
 
 import dataclasses
+import math
 import sys
 import time
 from contextlib import ExitStack
@@ -73,7 +74,8 @@ def main(cfg: DictConfig) -> float | None:
 
     with checking():
         devices.connect(**dataclasses.asdict(job.distributed))
-        devices.check_batch_size(job.train.batch_size, devices.mesh(), job.train.accumulate)
+        micro_batch = job.train.batch_size // job.train.accumulate
+        devices.check_batch_size(job.train.batch_size, devices.mesh(micro_batch), job.train.accumulate)
         train_set, test_set = data.load(job.dataset, "train"), data.load(job.dataset, "test")
         model = network_for(job, train_set)
         params = initial_params(source, model) if source else None
@@ -90,7 +92,15 @@ def main(cfg: DictConfig) -> float | None:
             print(f"{using}\noutput: {run_dir}", file=sys.stderr)
         fit(job, config | {"model": dataclasses.asdict(model)}, run_dir, model, params, train_set, test_set, extractor)
         if jax.process_index() == 0:
-            results["metric"] = last_values(run_dir / "metrics.jsonl").get(job.optimized_metric)
+            last = last_values(run_dir / "metrics.jsonl")
+            if not math.isfinite(last.get("eval_loss", 0.0)):
+                raise NonFiniteError(
+                    f"trained {job.train.steps} steps, but the held-out loss is {last['eval_loss']}, so that no images "
+                    "can be drawn. Lower optimizer.learning_rate, or look for NaN in the images"
+                )
+            results["metric"] = last.get(job.optimized_metric)
+            sampling = f"python sample.py {option_of('checkpoint', str(run_dir))}"
+            print(f"trained {job.train.steps} steps; samples: {sampling}", file=sys.stderr)
     return results.get("metric")
 
 
@@ -189,7 +199,7 @@ def fit(
     from models.training.step import init_state, make_optimizer, make_train_step
 
     # State
-    train, mesh, sde = job.train, devices.mesh(), build_sde(job.sde)
+    train, mesh, sde = job.train, devices.mesh(job.train.batch_size // job.train.accumulate), build_sde(job.sde)
     main, alone = jax.process_index() == 0, jax.process_count() == 1
     optimizer = make_optimizer(job.optimizer, train.steps)
     init_key, state_key = jax.random.split(jax.random.key(job.seed))
@@ -282,8 +292,6 @@ def fit(
             loss_curve_plot(run_dir / "loss.png", read_metrics(run_dir / "metrics.jsonl"))
             log.image(train.steps, "loss_curve", run_dir / "loss.png")
             log.artifact(f"{job.name}-checkpoints", "model", run_dir / "checkpoints")
-            sampling = f"python sample.py {option_of('checkpoint', str(run_dir))}"
-            print(f"trained {train.steps} steps; samples: {sampling}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ def get_sampler(
     method: str = "t_ab",
     ab_order: int = 3,
     rk_method: str = "3kutta",
+    **options: Any,
 ) -> Callable[..., State]:
     """A function from noise x_T to samples x_0, by the named solver and schedule (the published call).
 
@@ -50,7 +51,7 @@ def get_sampler(
     The function also takes `key` where the table adds noise, and `remat`, as `sample` does. Called outside a jit, it
     raises ValueError if eps_fn gives NaN or infinity, naming the network call.
     """
-    table = tables.build(sde, ts_phase, ts_order, num_step, method, ab_order, rk_method)
+    table = tables.build(sde, ts_phase, ts_order, num_step, method, ab_order, rk_method, **options)
 
     def sampler_fn(x_T: State, key: jax.Array | None = None, remat: bool = False) -> State:
         x_0 = sample(table, eps_fn, x_T, key, remat)

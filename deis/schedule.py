@@ -111,10 +111,16 @@ def integer_timesteps(sde: SDE, num_step: int, spacing: str) -> Nodes:
     Raises ValueError if the SDE has other times, or fewer of them than nodes.
     """
     last, i = int(sde.T), np.arange(num_step, -1, -1)
-    if not sde.is_discrete or (sde.t_0, sde.T) != (0, last) or num_step > last:
+    if not sde.is_discrete:
+        order = 2 if spacing == "quadratic" else 1
         raise ValueError(
-            f'"{spacing}" needs a discrete-time SDE of at least num_step + 1 = {num_step + 1} whole times, '
-            f"got times from {sde.t_0:g} to {sde.T:g}{'' if sde.is_discrete else ', not is_discrete'}"
+            f'ts_phase "{spacing}" needs a discrete-time SDE, whose times are whole numbers; the like for times from '
+            f'{sde.t_0:g} to {sde.T:g} is ts_phase "t" with ts_order {order}'
+        )
+    if (sde.t_0, sde.T) != (0, last) or num_step > last:
+        raise ValueError(
+            f'ts_phase "{spacing}" needs times from 0 to a whole number, of at least num_step + 1 = {num_step + 1} '
+            f"whole times, got times from {sde.t_0:g} to {sde.T:g}"
         )
     num = last + 1
     ts: np.ndarray

@@ -31,6 +31,7 @@ def get_sampler(
     method: str = "t_ab",
     ab_order: int = 3,
     rk_method: str = "3kutta",
+    **options: Any,
 ) -> Callable[..., Tensor]:
     """A function from noise x_T to samples x_0, by the named solver and schedule (the published call).
 
@@ -38,7 +39,7 @@ def get_sampler(
     num_step: steps, each of which costs one network call, or as many as `rk_method` has stages.
     The other arguments are those of `deis.tables.build`.
     """
-    table = tables.build(sde, ts_phase, ts_order, num_step, method, ab_order, rk_method)
+    table = tables.build(sde, ts_phase, ts_order, num_step, method, ab_order, rk_method, **options)
     return partial(sample, table, eps_fn)
 
 

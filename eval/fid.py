@@ -2,6 +2,7 @@
 
     python -m eval.fid ref dataset=cifar10
     python -m eval.fid calc SAMPLES dataset=cifar10 metrics=[fid,kid,is,pr]
+    python -m eval.fid calc RUN                              of sample.py, which knows its data set
     python -m eval.fid merge PARTS... dataset=cifar10
     python -m eval.fid nearest SAMPLES dataset=cifar10
 
@@ -23,11 +24,11 @@ from jaxtyping import UInt8
 from omegaconf import MISSING, DictConfig
 from tqdm import tqdm
 
-from data.config import DatasetConfig
+from data.config import DatasetConfig, as_trained
 from eval.features.config import ExtractorConfig, load_extractor, validate_extractor
 from eval.features.extractor import Extractor
 from eval.figures import image_grid, save_png
-from eval.job import joined
+from eval.job import dataset_of, joined
 from eval.metrics.frechet import Statistics, load_statistics, save_statistics
 from eval.metrics.measurement import VALUES, Measurement, MetricConfig, lines, validate_metrics
 from eval.metrics.precision_recall import nearest
@@ -35,10 +36,12 @@ from eval.metrics.reference import Reference, images_of, load_reference, statist
 from eval.metrics.samples import BATCH, Samples, open_samples
 from formats.files import read_json, write_atomically
 from models.sampling.build import parse_seeds
+from models.sampling.source import find
 from models.training.config import DistributedConfig
 from runs import cli, jax_setup
 from runs.errors import checking, writing
-from runs.hints import quoted
+from runs.folder import read_config
+from runs.hints import choices_of, quoted
 from runs.log import LoggerConfig, open_log, refuse_tensorboard
 
 SHARED_BATCH = 32  # divides the batches of all extractors
@@ -70,12 +73,16 @@ def main(cfg: DictConfig) -> None:
     """Check the configuration, then make the reference or measure the samples; one line for each metric."""
     with checking():
         job: FidJob = cli.to_object(cfg)
+        of_run = None if job.dataset.name else dataset_of_run(job)
+        job.dataset = of_run or job.dataset
         check(job)
         reading = (job.num_samples, job.dataset.background, job.dataset.skip_damaged)
         samples = None if job.samples is None else open_samples(Path(job.samples).expanduser(), *reading)
         metrics = MetricConfig(job.metrics, job.kid_subsets, job.kid_subset_size)
         validate_metrics(metrics, None if samples is None else samples.n)
         merged = statistics_of_parts(job.parts) if job.parts else None
+    if of_run:
+        print(f"Measuring against {of_run.name}, as sample.py does; another is dataset=NAME", file=sys.stderr)
     print(jax_setup.configure_jax(SHARED_BATCH), file=sys.stderr)
     with writing(), joined(job.distributed) as (index, count):
         measure(job, cfg, samples, merged, metrics, index, count)
@@ -165,7 +172,7 @@ def check(job: FidJob) -> None:
     if job.action == "merge" and list(job.metrics) != ["fid"]:
         raise ValueError(f"parts hold a mean and a covariance, of which only fid follows: metrics={job.metrics}")
     if not job.dataset.name:
-        raise ValueError("give dataset=NAME, the images to measure against; python -m eval.fid --help lists them")
+        raise ValueError(f"give dataset=NAME, the images to measure against: {', '.join(choices_of('dataset'))}")
     if job.split not in ("train", "test", "all"):
         raise ValueError(f"split must be train, test or all, got {job.split!r}")
     if job.extractor.name == "none":
@@ -177,6 +184,27 @@ def check(job: FidJob) -> None:
     dest = None if job.dest is None else Path(job.dest).expanduser()
     if dest is not None and (dest.is_dir() or not dest.absolute().parent.is_dir()):
         raise ValueError(f"dest={job.dest} must be the name of a file in a folder that is there")
+
+
+def dataset_of_run(job: FidJob) -> DatasetConfig | None:
+    """The data set that sample.py measures against in the run that drew the samples; None if they are of no run.
+
+    Raises ValueError as `dataset_of`, and if the network that was drawn from is not there.
+    """
+    path = Path(job.samples or next(iter(job.parts), "")).expanduser()
+    run = next((each for each in (path, path.parent) if (each / "result.json").is_file()), path)
+    config = read_config(run) or {}
+    if config.get("dataset", {}).get("name"):
+        return as_trained(config["dataset"], job.dataset)
+    result = read_json(run / "result.json") if config else {}
+    if "checkpoint" not in result:
+        return None
+    try:
+        source = find(result["checkpoint"], result["step"], "")
+    except FileNotFoundError:
+        network = result["checkpoint"]
+        raise ValueError(f"give dataset=NAME: the network of {run}, {network}, is not there to tell it") from None
+    return dataset_of(source, job.dataset)
 
 
 def statistics_of_parts(parts: list[str]) -> list[Statistics]:

@@ -50,12 +50,15 @@ def main(cfg: DictConfig) -> None:
         dataset = None if job.extractor is None else dataset_of(source, job.dataset)
         sde = build_sde(source.config["sde"])
         base = None if job.sampler is None else build_table({**job.sampler, "nfe": job.nfe}, sde)
+        nfe = base.nfe if base else job.nfe  # more than was asked for, if the solver rounds it up
+        if job.reference_nfe <= nfe:
+            raise ValueError(f"reference_nfe must be above nfe={nfe}, got {job.reference_nfe}")
         deis.learn.check(sde, base, job.learn, job.loss)
         config = cli.to_dict(cfg)
         run_dir = folder.of_job(job.run_dir, job.output_root, job.name, config)
     if folder.finished(run_dir, config, source.path):
         return
-    with folder.occupy(run_dir, config, nfe=job.nfe):
+    with folder.occupy(run_dir, config, nfe=nfe, nfe_asked=job.nfe):
         print(jax_setup.configure_jax(job.batch_size), file=sys.stderr)
         from eval.features.efficientnet_lite0 import features_of_samples
         from eval.few_calls import learning, trajectories  # import JAX, which is configured by now
@@ -82,6 +85,7 @@ def main(cfg: DictConfig) -> None:
         with checking():
             rows, images = learning.compare(net, solvers, job.num_samples, job.batch_size, job.rounding, job, open_one)
         samples_picture(run_dir / "samples.png", images)
+        rows = [row | {"nfe_asked": row["nfe"] if row["solver"] == "fine" else job.nfe} for row in rows]
         result = origin(source) | {"about": dict(learned.about), "solvers": rows}
         write_atomically(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
         write_atomically(run_dir / "learned.md", markdown(rows) + "\n")
@@ -98,8 +102,6 @@ def check(job: LearnJob) -> None:
     """Refuse with a ValueError what cannot work, before anything expensive starts."""
     check_measuring(job)
     require_positive(job, "nfe", "trajectories", "reference_nfe", "steps", "micro_batch")
-    if job.reference_nfe <= job.nfe:
-        raise ValueError(f"reference_nfe must be above nfe={job.nfe}, got {job.reference_nfe}")
     if job.features not in (None, "efficientnet_lite0"):
         raise ValueError(f"features must be null or efficientnet_lite0, got {job.features!r}")
     if job.features and job.extractor is not None and job.extractor.name == job.features:
@@ -113,9 +115,10 @@ def check(job: LearnJob) -> None:
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The comparison as a table."""
     header = ["", "solver", "calls", "RMS difference", "measured"]
+    asked = ["" if row["nfe"] == row["nfe_asked"] else f" ({row['nfe_asked']} asked)" for row in rows]
     cells = [
-        [row["solver"], row["table"], str(row["nfe"]), f"{row['rms']:.4g}", ", ".join(lines(row)) or "-"]
-        for row in rows
+        [row["solver"], row["table"], f"{row['nfe']}{also}", f"{row['rms']:.4g}", ", ".join(lines(row)) or "-"]
+        for row, also in zip(rows, asked, strict=True)
     ]
     return markdown_table(header, cells, "llrrl")
 

@@ -22,13 +22,13 @@ from eval.metrics.frechet import save_statistics
 from eval.paper.outline import TIMED, outline, seconds_per_call
 from eval.paper.plan import plan_cells
 from eval.paper.spec import Paper, validate
-from eval.paper.sweep import log_table, write_table
+from eval.paper.sweep import gather, log_table, write_table
 from models.sampling.build import build_sde
 from models.sampling.options import EpsOptions, check_eps
 from models.sampling.source import find
 from models.training.config import DistributedConfig
 from runs import cli, folder, jax_setup
-from runs.errors import ConfigError, NonFiniteError, checking, writing
+from runs.errors import NonFiniteError, checking, writing
 from runs.log import Log, open_log
 
 
@@ -44,7 +44,7 @@ def paper_table(cfg: DictConfig) -> None:
     """Check the configuration, measure the cells that are not there yet, and write the table into the run's folder."""
     if OmegaConf.is_missing(cfg, "paper"):
         say_what_there_is(cfg)
-        raise ConfigError("say which table is to be computed, as paper=cifar10_vp; num_samples=1000 takes fewer images")
+        return
     with checking():
         job: TableJob = cli.to_object(cfg)
         check(job)
@@ -95,11 +95,13 @@ def logged_table(cfg: DictConfig, gathered: Path) -> None:
     with open_dict(cfg):
         if OmegaConf.is_interpolation(cfg.logger, "group"):
             cfg.logger.group = gathered.name
-    with checking(), writing():
+    with checking():
         if ignored := [text for text in folder.overrides() if not text.startswith("logger")]:
             raise ValueError(f"{ignored[0]} changes nothing of runs that are there: FOLDER takes logger= and logger.*")
         logger = cli.to_object(cfg.logger)
-        print(write_table(gathered))
+        gather(gathered)  # refused, if it holds no results
+    with writing():
+        print(f"{write_table(gathered)}\n{gathered}")
         place = gathered / "table"
         place.mkdir(exist_ok=True)
         with open_log(logger, place, "sweep", {}, gathered.name) as log:
@@ -115,6 +117,7 @@ def say_what_there_is(cfg: DictConfig) -> None:
     images = None if OmegaConf.is_interpolation(cfg, "num_samples") else cfg.num_samples
     print(outline(images, seconds))
     print(f"With the network in {source.path}, timed here: {1 / seconds:.3g} network calls of an image a second.")
+    print("Next: python -m eval.table paper=cifar10_vp, or another of them; num_samples=1000 takes fewer images")
 
 
 def check(job: TableJob) -> None:
@@ -136,7 +139,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.argv[1:] = arguments[1:]
         cli.run(lambda cfg: logged_table(cfg, gathered), "table", TableJob)
     try:
-        print(write_table(gathered))
+        print(f"{write_table(gathered)}\n{gathered}")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -13,6 +13,7 @@ import numpy as np
 import data
 import deis
 from eval.figures import image_grid, save_png
+from examples import run
 from models.sampling.draw import load_trained
 from models.sampling.source import SHIPPED, find
 from models.score import eps_fn
@@ -38,4 +39,4 @@ def main(checkpoint: str = str(SHIPPED), picture: str = "continuous_vp.png") -> 
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(main, *sys.argv[1:])

@@ -17,6 +17,7 @@ from data.config import as_trained
 from eval.features.config import ExtractorConfig
 from eval.figures import denoising_gif
 from eval.metrics.measurement import MetricConfig, open_measurement
+from examples import run
 from models.sampling.draw import Trained, load_trained
 from models.sampling.source import SHIPPED, find
 from models.score import eps_fn
@@ -83,4 +84,4 @@ def by_diffusers(name: str, steps: int, net: Trained, eps, x_T: jax.Array) -> np
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -13,6 +13,7 @@ import numpy as np
 import data
 import deis
 from eval.figures import image_grid, save_png
+from examples import run
 from models.sampling.draw import load_trained
 from models.sampling.source import find
 from models.score import eps_fn
@@ -34,4 +35,4 @@ def main(checkpoint: str, picture: str = "discrete_vp.png") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(main, *sys.argv[1:])

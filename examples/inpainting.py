@@ -16,6 +16,7 @@ from data.config import DatasetConfig
 from deis.wrappers import inpaint
 from eval.figures import samples_picture
 from eval.job import dataset_of
+from examples import run
 from models.sampling.draw import Trained, load_trained
 from models.sampling.source import SHIPPED, find
 from models.score import Labels, eps_fn
@@ -49,4 +50,4 @@ def fill_in(net: Trained, images: np.ndarray, mask: np.ndarray, label: Labels, n
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(main, *sys.argv[1:])

@@ -17,6 +17,7 @@ from data.config import DatasetConfig
 from deis.likelihood import decode, encode
 from eval.figures import samples_picture
 from eval.job import dataset_of
+from examples import run
 from models.sampling.draw import Trained, load_trained
 from models.sampling.source import SHIPPED, find
 from models.score import Labels, eps_fn
@@ -60,4 +61,4 @@ def slerp(a: np.ndarray, b: np.ndarray, weight: float) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(main, *sys.argv[1:])

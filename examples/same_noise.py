@@ -10,6 +10,7 @@ from pathlib import Path
 import data
 import deis
 from eval.figures import samples_picture
+from examples import run
 from models.sampling.draw import draw, load_trained
 from models.sampling.source import SHIPPED, find
 
@@ -32,4 +33,4 @@ def main(checkpoint: str = str(SHIPPED), picture: str = "same_noise.png") -> Non
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(main, *sys.argv[1:])

@@ -4,6 +4,7 @@ Hydra takes plugins from packages of this name only; conf/hydra/sweeper/combinat
 """
 
 import json
+import shlex
 import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -33,9 +34,12 @@ class Combinations(BasicSweeper):
         super().setup(**context)
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run the jobs; meanwhile no other process takes the sweep's folder."""
+        """Run the jobs; meanwhile no other process takes the sweep's folder. Then say what shows them together."""
         with ExitStack() as self._held:
             super().sweep(arguments)
+        assert self.config is not None
+        if self.config.hydra.job.config_name in ("sample", "train"):
+            print(f"Next: python -m eval.table {shlex.quote(self.config.hydra.sweep.dir)}", file=sys.stderr)
 
     def split_arguments(self, overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:  # type: ignore[override]
         """The combinations that can be, in batches; the folder of the sweep is made as soon as there is one.

@@ -11,7 +11,7 @@ def configure_jax(batch_size: int | None = None) -> str:
 
     To be called before JAX is imported. batch_size: images that are computed together. Without a GPU or TPU, JAX then
     sees as many devices as there are cores, or the next smaller number that divides the batch: much of XLA's CPU code
-    uses one core, and a device each keeps all of them busy.
+    uses one core, and a device each keeps all of them busy. The jobs of a sweep have the devices of the first one.
     JAX_COMPILATION_CACHE_DIR and JAX_NUM_CPU_DEVICES in the environment come before these choices.
     """
     cache = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path("~/.cache/deis-jax").expanduser()))

@@ -197,8 +197,8 @@ def _wandb_run(cfg: LoggerConfig, folder: Path | None, job_type: str, config: di
             print(f"warning: wandb cannot be reached ({reason}); this run is logged offline", file=sys.stderr)
             wandb.teardown()  # it holds on to the run's id
     run = start(mode="offline")
-    parts = shlex.quote(str(Path(run.dir).parents[1]))
-    print(f"wandb: offline; upload later with: wandb sync {parts}/offline-run-*-{run.id}", file=sys.stderr)
+    files = f"{shlex.quote(str(Path(run.dir).parents[1]))}/offline-run-*-{run.id}"
+    print(f"wandb: offline (logger=none leaves it out); upload later with: wandb sync {files}", file=sys.stderr)
     return _with_axes(run)
 
 

@@ -53,6 +53,13 @@ def integer_network(x, t):
     return jnp.tanh(x)
 
 
+def test_a_page_says_what_its_placeholder_stands_for():
+    pages = {path: path.read_text() for path in (ROOT / "docs").rglob("*.md")}
+    with_it = {path: text for path, text in pages.items() if re.search(r"\bRUN\b", text)}
+    assert {path.stem for path in with_it} >= {"clusters", "few_calls", "sample", "solvers"}
+    assert [path for path, text in with_it.items() if "`RUN` is the folder of a training" not in text] == []
+
+
 def test_the_library_example_of_the_readme():
     assert run("README.md")["x_0"].shape == (64, 32, 32, 3)
 

@@ -3,6 +3,7 @@
 import itertools
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import published_network
@@ -10,7 +11,16 @@ import pytest
 from PIL import Image, ImageSequence
 
 from eval.figures import samples_picture
-from examples import continuous_vp, ddim_fashion_mnist, discrete_vp, inpainting, interpolation, pndm_mnist, same_noise
+from examples import (
+    continuous_vp,
+    ddim_fashion_mnist,
+    discrete_vp,
+    inpainting,
+    interpolation,
+    pndm_mnist,
+    run,
+    same_noise,
+)
 from models.sampling.source import SHIPPED
 
 pytestmark = pytest.mark.slow
@@ -29,9 +39,32 @@ def test_whole_times_of_a_discrete_network(tmp_path: Path, capsys: pytest.Captur
     assert (tmp_path / "grid.png").is_file()
 
 
-def test_discrete_times_need_a_discrete_network(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="needs a discrete-time SDE"):
-        discrete_vp.main(str(published_network.write(tmp_path / "network")), str(tmp_path / "grid.png"))
+@pytest.mark.parametrize(
+    ("script", "words", "said"),
+    [
+        *(
+            (script, ["gone"], "no checkpoint in gone/checkpoints")
+            for script in (continuous_vp, pndm_mnist, same_noise)
+        ),
+        *((script, ["gone"], "no checkpoint in gone/checkpoints") for script in (inpainting, interpolation)),
+        (discrete_vp, [], "missing a required argument: 'checkpoint'"),
+        (same_noise, ["a", "b", "c"], "too many positional arguments"),
+        (discrete_vp, [str(SHIPPED)], 'is ts_phase "t" with ts_order 2'),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_sentence(
+    script: ModuleType, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(script.main, *words)
+    error = capsys.readouterr().err.splitlines()[0]
+    assert error.startswith("error: ")
+    assert said in error
+
+
+def test_a_script_says_how_it_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+    run(same_noise.main, "--help")
+    assert "python -m examples.same_noise RUN_FOLDER" in capsys.readouterr().out
 
 
 def test_pndm_in_nine_by_nine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

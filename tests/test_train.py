@@ -186,6 +186,7 @@ def test_own_jpegs_with_ve_and_classes(tmp_path: Path, quick_to_compile: None) -
     ]
     drawn = run_here("sample.py", *arguments, "extractor=none", "gif=true", "run_dir=drawn", cwd=tmp_path)
     assert drawn.returncode == 0, drawn.stderr
+    assert "; pictures in drawn: grid.png, guidance.png, denoising.gif\n" in drawn.stdout
     samples = np.load(tmp_path / "drawn" / "samples.npz")
     assert samples["images"].shape == (5, 12, 12, 3)
     assert samples["images"].dtype == np.uint8

@@ -67,22 +67,36 @@ def build(
     method: str = "t_ab",
     ab_order: int = 3,
     rk_method: str = "3kutta",
+    **options: Any,
 ) -> Table:
     """The table that the published call `get_sampler` names: schedule and solver by their names.
 
-    method: one of METHODS; or a name of PAPER_NAMES, as "tab3", which says the order or the tableau as well.
+    method: one of METHODS; a name of PAPER_NAMES, as "tab3", which says the order or the tableau as well; or
+        "recommended", which has a schedule of its own.
     ab_order: `order` of the methods that have one, which for the Adams-Bashforth methods is the polynomial's degree;
         for "ipndm", whose order counts evaluations, degree 3 is its order 4. rk_method: that of "rho_rk".
+    options: those of the method's function by their names there, as order, corrector or eta, which come before the
+        arguments above; and denoise, as in `named_solver`.
     ts_phase: as in `deis.timesteps`, or "optimized", the nodes that `deis.grids.optimized` finds for the solver.
     For a `DiscreteVPSDE` the nodes are whole times: rounded down, equal ones moved apart.
     Raises ValueError for any name or number that is not allowed.
     """
-    function, options = _named(method)
-    if not options and function is rho_rk:
-        options = {"rk_method": rk_method}
-    elif not options and "order" in signature(function).parameters:
-        options = {"order": ab_order + (function is ipndm)}
-    solver = partial(function, **options)
+    arguments = list(signature(build).parameters)[1:-1]
+    if method == "recommended":
+        _refuse_unknown(method, options, ["num_step"])
+        return recommended(sde, num_step)
+    function, named = _named(method)
+    _refuse_unknown(method, options, list(dict.fromkeys([*arguments, *_options_of(function), "denoise"])))
+    if not named and function is rho_rk:
+        named = {"rk_method": rk_method}
+    elif not named and "order" in signature(function).parameters:
+        named = {"order": ab_order + (function is ipndm)}
+    denoise = options.pop("denoise", False)
+    table_of = named_solver(method, named | options)
+
+    def solver(sde: SDE, ts: Any) -> Table:
+        return table_of(sde, ts, denoise)
+
     if ts_phase == "optimized":
         return solver(sde, optimized(sde, num_step, solver))
     return solver(sde, known_times(sde, timesteps(sde, num_step, ts_phase, ts_order)))
@@ -97,8 +111,7 @@ def named_solver(method: str, options: Mapping[str, Any]) -> Callable[[SDE, Any,
     """
     function, named = _named(method)
     known = _options_of(function)
-    if unknown := sorted(options.keys() - known):
-        raise ValueError(f"options of method={method!r}: it has no {', '.join(unknown)}, but {', '.join(known)}")
+    _refuse_unknown(method, options, known)
     solver = partial(function, **named | dict(options))
 
     def table_of(sde: SDE, ts: Any, denoise: bool) -> Table:
@@ -115,8 +128,14 @@ def _named(method: str) -> tuple[Callable[..., Table], dict[str, Any]]:
     """The function of a name in METHODS or PAPER_NAMES, and the options that the name says."""
     name, options = PAPER_NAMES.get(method.lower(), (method, {}))
     if name not in METHODS:
-        raise ValueError(f"method must be one of {', '.join((*METHODS, *PAPER_NAMES))}, got {method!r}")
+        names = ", ".join((*METHODS, *PAPER_NAMES))
+        raise ValueError(f"method must be one of {names}, or in get_sampler recommended, got {method!r}")
     return METHODS[name], options
+
+
+def _refuse_unknown(method: str, options: Mapping[str, Any], known: list[str]) -> None:
+    if unknown := [name for name in options if name not in known]:
+        raise ValueError(f"method={method!r} has no option {', '.join(unknown)}, but {', '.join(known) or 'none'}")
 
 
 def _options_of(function: Callable[..., Table]) -> list[str]:

@@ -136,9 +136,15 @@ def leave() -> None:
             wait_for_all()
 
 
-def mesh() -> Mesh:
-    """All devices of all processes along one axis, "data", those of process 0 first. Starts JAX's devices."""
+def mesh(rows: int = 0) -> Mesh:
+    """All devices of all processes along one axis, "data", those of process 0 first. Starts JAX's devices.
+
+    rows: images that are computed together. Where the devices are cores of this machine, no more are taken than share
+        them equally: the jobs of a sweep have the devices that the first of them asked for.
+    """
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    if devices[0].platform == "cpu" and jax.process_count() == 1:
+        devices = devices[: max(count for count in range(1, len(devices) + 1) if rows % count == 0)]
     return Mesh(np.array(devices), ("data",))
 
 

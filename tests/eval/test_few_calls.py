@@ -116,6 +116,7 @@ def test_a_learned_table_is_nearer_and_a_second_call_changes_nothing(network: Pa
         ("eval.choose", ["finalists=8", "num_samples=9"], "num_samples must be at least 40 for the FID of finalists"),
         ("eval.choose", ["label=11"], "label must be 0 to 9"),
         ("eval.learn", ["trajectories=20"], "trajectories must be at least two micro_batch of 16, got 20"),
+        ("eval.learn", ["sampler=rho2heun", "nfe=11"], "reference_nfe must be above nfe=12, got 12"),
         ("eval.learn", ["loss=psnr"], "loss must be one of mse, log_mse, l1, huber, got 'psnr'"),
         ("eval.learn", ["learn=[nodes]"], "learn must be a tuple of some of grid, time, coefficients, got nodes"),
         ("eval.learn", ["sampler=ddpm"], "DDPM adds noise"),
@@ -144,16 +145,21 @@ def test_what_cannot_work_is_refused_before_anything_is_drawn(
 
 
 def test_features_can_be_learned_from(network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes out is a table, and the curve is in features, for which others stand here that compile in no time."""
+    """What comes out is a table, and the curve is in features, for which others stand here that compile in no time.
+
+    A solver of two calls a step makes two where one is asked for, which is said."""
     monkeypatch.setattr(efficientnet_lite0, "features_of_samples", squares)
-    few = ["nfe=2", "reference_nfe=12", "micro_batch=1", "trajectories=2", "batch_size=2", "num_samples=2", "steps=1"]
-    options = ["sampler=ddim", "features=efficientnet_lite0", "run_dir=f"]
+    few = ["nfe=1", "reference_nfe=12", "micro_batch=1", "trajectories=2", "batch_size=2", "num_samples=2", "steps=1"]
+    options = ["sampler=rho2heun", "features=efficientnet_lite0", "run_dir=f"]
     done = command("eval.learn", network, *few, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    status = json.loads((tmp_path / "f" / "status.json").read_text())
+    assert (status["nfe"], status["nfe_asked"]) == (2, 1)
+    assert "| learned rho2Heun | 2 (1 asked) |" in done.stdout
     first = (tmp_path / "f" / "curve.csv").read_text().splitlines()[1]
     kept = {name: found[1:] for name, found in np.load(tmp_path / "f" / "trajectories.npz").items()}
     net = load_trained(network, None)
-    table = deis.tables.ddim(net.sde, deis.timesteps(net.sde, 2))
+    table = deis.tables.rho_rk(net.sde, deis.timesteps(net.sde, 1), "2heun")
     eps_fn = conditional_eps(net, EpsOptions())
     drawn = deis.sample(table, lambda x, t: eps_fn(x, t, kept["label"]), kept["x_T"])
     apart = squares(drawn) - squares(jnp.asarray(kept["x_0"]))

@@ -155,6 +155,20 @@ def test_refusals_are_one_sentence(words: list[str], said: str, folder: Path) ->
     assert files() == before
 
 
+def test_the_data_set_of_a_run_is_that_of_sample_py(tmp_path: Path) -> None:
+    """The one that it was given, else that of the network; what nobody knows has to be said."""
+    np.savez(tmp_path / "samples.npz", images=pictures(60, 1, (8, 8, 1)))
+    (tmp_path / "result.json").write_text(json.dumps({"checkpoint": "gone", "step": None}))
+    (tmp_path / "config.yaml").write_text("dataset: {name: ''}")
+    refused = run_here("eval.fid", "calc", "samples.npz", "extractor=pixels", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr == "error: give dataset=NAME: the network of ., gone, is not there to tell it\n"
+    (tmp_path / "config.yaml").write_text("dataset: {name: digits, tfds_name: null, path: samples.npz}")
+    measured = run_here("eval.fid", "calc", ".", "extractor=pixels", "split=all", cwd=tmp_path)
+    assert measured.returncode == 0, measured.stderr
+    assert float(measured.stdout.split()[1]) == pytest.approx(0, abs=1e-6)
+
+
 def test_a_damaged_cache_is_noticed(folder: Path) -> None:
     assert fid(folder, "ref", "extractor.cache_dir=cache").returncode == 0
     [path] = (folder / "cache").iterdir()

@@ -131,7 +131,7 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path, key, value):
 
 def test_command_writes_markdown_csv_and_plot(paper, capsys):
     assert main([str(paper)]) == 0
-    assert capsys.readouterr().out.strip() == (paper / "table.md").read_text().strip()
+    assert capsys.readouterr().out == f"{(paper / 'table.md').read_text()}\n{paper}\n"
     with (paper / "table.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 6
@@ -159,6 +159,7 @@ def test_a_folder_without_results_gives_one_sentence(tmp_path):
     assert result.returncode == 2
     assert result.stderr == f"error: {tmp_path} holds no results; run sample.py or train.py first\n"
     assert main([str(tmp_path / "none")]) == 2
+    assert run_here("eval.table", str(tmp_path / "none"), "logger=none").returncode == 2
 
 
 def test_options_of_a_computed_table_are_none_of_a_gathered_one(tmp_path):

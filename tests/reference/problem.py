@@ -70,12 +70,18 @@ def error(sde_name: str, table: Table) -> float:
 
 
 def error_from_exact_history(sde_name: str, table: Table, first: int, corrected: bool) -> float:
+    """`error_after` under SHORT[sde_name]."""
+    sde = SHORT[sde_name]
+    return error_after(sde, table, first, corrected, flow(sde_name, (*table.t[1 : first + 1], sde.t_0)))
+
+
+def error_after(sde: SDE, table: Table, first: int, corrected: bool, states: np.ndarray) -> float:
     """RMS error of a multistep table from row `first` on, all before it exact: what its warm start does not disturb.
 
-    corrected: the accepted state of a row is that of the node before.
+    corrected: the accepted state of a row is that of the node before. states: the exact ones at the first `first` + 1
+        nodes, and at the end.
     """
-    sde, eps_fn = SHORT[sde_name], MIXTURE.eps_fn(SHORT[sde_name])
-    states = flow(sde_name, (*table.t[1 : first + 1], sde.t_0))
+    eps_fn = MIXTURE.eps_fn(sde)
     us = [state / s for state, s in zip(states[:-1], table.s, strict=False)]
     history = [table.a[i] * us[i] + table.b[i] * eps_fn(states[i], table.t[i]) for i in range(first)][::-1]
     got = _run(table, eps_fn, first, us[-1], table.q[first - 1] * us[-2] if corrected else us[-1], history, ())

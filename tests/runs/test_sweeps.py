@@ -18,6 +18,7 @@ from commands import TINY, run, run_here
 from filelock import FileLock
 
 import data
+import sample
 import train
 from models.sampling.source import SHIPPED
 from runs import cli, folder
@@ -54,7 +55,16 @@ def fit(job: Any, config: Any, run_dir: Path, *_: Any) -> None:
 
 
 @pytest.fixture
-def train_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands may run in this process, in `tmp_path`."""
+    monkeypatch.setattr(logging, "shutdown", lambda _: None)  # by which Hydra closes pytest's handlers
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def train_with(in_tmp_path: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """`python train.py` with a sweep's options and another `fit`, in `tmp_path`; returns the exit code."""
 
     def command(fit: Callable[..., None], *options: str, sweep: list[str] = SWEEP[1:]) -> int:
@@ -66,10 +76,6 @@ def train_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
     images = np.zeros((16, 8, 8, 1), np.uint8)
     monkeypatch.setattr(data, "load", lambda *_: data.Split(images, np.zeros(16, np.int32), 10))
-    monkeypatch.setattr(logging, "shutdown", lambda _: None)  # by which Hydra closes pytest's handlers
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.chdir(tmp_path)
     return command
 
 
@@ -107,6 +113,23 @@ def test_the_same_command_repeats_only_what_failed(tmp_path: Path, train_with: C
     assert len(set(trained)) == len(trained) - 1 == 6
 
 
+def test_a_network_without_a_finite_loss_is_no_success(
+    tmp_path: Path, train_with: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The search is told of no value; the sweep goes on."""
+
+    def diverge(job: Any, config: Any, run_dir: Path, *_: Any) -> None:
+        value = {1e-3: "NaN", 2e-3: "Infinity", 3e-3: "0.25"}[job.optimizer.learning_rate]
+        (run_dir / "metrics.jsonl").write_text(f'{{"step": 4, "eval_loss": {value}}}\n')
+
+    assert train_with(diverge, sweep=[*TINY, "optimizer.learning_rate=1e-3,2e-3,3e-3"]) == 3
+    found = [folder.read_status(path.parent) for path in sorted(tmp_path.glob("outputs/sweeps/*/*/status.json"))]
+    assert [(status["status"], status.get("metric")) for status in found] == [*[("failed", None)] * 2, ("done", 0.25)]
+    said = capsys.readouterr().err
+    assert [f"trained 4 steps, but the held-out loss is {value}," in said for value in ("nan", "inf")] == [True, True]
+    assert said.count("; samples: python sample.py checkpoint=") == 1
+
+
 @pytest.mark.parametrize("command", ["analysis", "choose", "learn", "likelihood"])
 def test_no_command_repeats_a_job_that_is_done(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder, "finished", lambda folder, config, source: {"status": "done", "from": source})
@@ -114,6 +137,35 @@ def test_no_command_repeats_a_job_that_is_done(command: str, tmp_path: Path, mon
     done = run_here(f"eval.{command}", f"checkpoint={SHIPPED}", "run_dir=done", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "jobs", "next_one"),
+    [
+        (["checkpoint=relative"], 1, ["Next:", "python", "sample.py"]),
+        (["-m", "sampler.nfe=5,6"], 2, ["Next:", "python", "-m", "eval.table"]),
+    ],
+)
+def test_what_is_next_is_said_once(
+    options: list[str],
+    jobs: int,
+    next_one: list[str],
+    in_tmp_path: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """After a sweep its table, and after a single run with the network that comes along other runs."""
+    Path("relative").symlink_to(SHIPPED)
+    result = {"sampler": "tAB3", "nfe": 5, "nfe_asked": 5, "images_per_s": 9.5}
+    monkeypatch.setattr(sample, "draw_images", lambda *_: {})
+    monkeypatch.setattr(sample, "write_images", lambda *_: dict(result))
+    monkeypatch.setattr(sys, "argv", ["sample.py", "extractor=none", "logger=none", "gif=true", *options])
+    with pytest.raises(SystemExit, match="0"):
+        cli.run(sample.main, "sample", sample.SampleJob)
+    said = capsys.readouterr()
+    assert said.out.count("tAB3, 5 NFE: 9.5 images/s; pictures in ") == jobs
+    assert said.out.count(": grid.png, denoising.gif\n") == jobs
+    assert [line.split()[: len(next_one)] for line in said.err.splitlines() if "Next: " in line] == [next_one]
 
 
 def test_a_signal_stops_the_whole_sweep(tmp_path: Path, train_with: Callable[..., int]) -> None:

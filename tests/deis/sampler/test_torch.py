@@ -116,6 +116,7 @@ def test_published_call():
         ("method", "t_ab"),
         ("ab_order", 3),
         ("rk_method", "3kutta"),
+        ("options", inspect.Parameter.empty),
     ]
     seen = []
 

@@ -201,9 +201,30 @@ def test_every_method_that_has_an_order_is_given_it():
 
 
 @pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"method": "t_ab", "order": 2}, lambda sde, ts: tables.t_ab(sde, ts, order=2)),
+        ({"method": "ipndm", "order": 3, "corrector": True}, lambda sde, ts: tables.ipndm(sde, ts, 3, corrector=True)),
+        ({"method": "tab3", "denoise": True}, lambda sde, ts: tables.t_ab(sde, ts, order=3, denoise=True)),
+        ({"method": "ddim_eta", "eta": 0.5}, lambda sde, ts: tables.ddim_eta(sde, ts, eta=0.5)),
+        ({"method": "rho_rk", "rk_method": "2heun"}, lambda sde, ts: tables.rho_rk(sde, ts, "2heun")),
+        ({"method": "recommended"}, lambda sde, ts: tables.recommended(sde, len(ts) - 1)),
+    ],
+)
+def test_the_published_call_takes_the_options_of_the_solver(arguments, expected):
+    sde = SDES["vp_linear"]
+    table, expected = tables.build(sde, num_step=7, **arguments), expected(sde, deis.timesteps(sde, 7))
+    assert table.name == expected.name
+    assert all(np.array_equal(getattr(table, name), getattr(expected, name)) for name in table.shapes())
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "magic"}, "method must be one of ddim, t_ab, .*, got 'magic'"),
+        ({"method": "magic"}, "method must be one of ddim, t_ab, .*, or in get_sampler recommended, got 'magic'"),
+        ({"num_steps": 5}, "method='t_ab' has no option num_steps, but ts_phase, ts_order, num_step, .*, order,"),
+        ({"method": "ddim", "order": 1}, "method='ddim' has no option order, but .*, denoise$"),
+        ({"method": "recommended", "order": 1}, "method='recommended' has no option order, but num_step$"),
         ({"method": "t_ab", "ab_order": 7}, r"order must be 0 \(DDIM\) to 6, got 7"),
         ({"method": "rho_ab", "ab_order": -1}, "order must be 0 .* got -1"),
         ({"method": "ipndm", "ab_order": 4}, "ipndm order must be 1 to 4, got 5"),

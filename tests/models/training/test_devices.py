@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,27 @@ def test_which_arrays_are_sharded_and_along_which_axis():
         "small": PartitionSpec(),
         "step": PartitionSpec(),
     }
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a mesh is made by."""
+
+    process_index: int
+    id: int
+    platform: str
+    client: None = None
+
+
+@pytest.mark.parametrize(
+    ("platform", "rows", "taken"),
+    [("cpu", 0, 6), ("cpu", 128, 4), ("cpu", 12, 6), ("cpu", 7, 1), ("gpu", 128, 6), ("gpu", 7, 6)],
+)
+def test_cores_that_cannot_share_a_batch_are_left_out(platform, rows, taken, monkeypatch):
+    """As in a sweep whose first job has another batch size; a GPU is never left idle without a word."""
+    here = [Device(0, i, platform) for i in (2, 0, 1, 5, 4, 3)]
+    monkeypatch.setattr(jax, "devices", lambda: here)
+    assert [device.id for device in devices.mesh(rows).devices] == list(range(taken))
 
 
 @pytest.mark.parametrize(
