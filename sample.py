@@ -38,10 +38,10 @@ from runs import cli, folder, jax_setup
 from runs.errors import Stopped, checking, stop_requests, writing
 from runs.log import open_log
 
-NEXT = """Next: python sample.py sampler=ddim sampler.nfe=5              another solver, fewer network calls
+NEXT = """Next, with checkpoint=checkpoints/fashion_mnist as well:
+      python sample.py sampler=ddim sampler.nfe=5              another solver, fewer network calls
       python sample.py gif=true extractor=none                 the images as they come out of the noise
-      python sample.py -m sampler=ddim,tab3 sampler.nfe=5,10   a comparison; then python -m eval.table FOLDER
-      python train.py                                          a network of your own, in minutes"""
+      python sample.py -m sampler=ddim,tab3 sampler.nfe=5,10   a comparison; then python -m eval.table FOLDER"""
 
 
 @dataclass

@@ -77,7 +77,8 @@ def main(cfg: DictConfig) -> float | None:
         micro_batch = job.train.batch_size // job.train.accumulate
         devices.check_batch_size(job.train.batch_size, devices.mesh(micro_batch), job.train.accumulate)
         train_set, test_set = data.load_splits(job.dataset, "train", "test")
-        model, _ = (network_for(job, split) for split in (train_set, test_set))
+        model = network_for(job, train_set)
+        network_for(job, test_set)  # which must fit the same network
         params = initial_params(source, model) if source else None
         extractor = None
         if job.train.fid_every and jax.process_index() == 0:  # now, as it may have to be trained, or be impossible
@@ -262,8 +263,8 @@ def fit(
             if progress.skipped_in_a_row >= train.max_skipped:
                 raise NonFiniteError(
                     f"step {step}: loss or gradient was not finite {progress.skipped_in_a_row} times in a row, "
-                    f"last finite loss {progress.last_loss:.4g}; these updates were skipped and the last checkpoint is "
-                    "kept. Look for NaN in the images, or lower optimizer.learning_rate or optimizer.clip_norm"
+                    f"last finite loss {progress.last_loss:.4g}; these updates were skipped, and earlier checkpoints stay. "
+                    "Look for NaN in the images, or lower optimizer.learning_rate or optimizer.clip_norm"
                 )
             if due(train.log_every):
                 values = progress.summary()

@@ -70,10 +70,11 @@ def main(cfg: DictConfig) -> None:
         if dataset is not None:
             setup = set_up(source, {job.guidance_network: worse}, dataset, job, run_dir / "cells", False)
         fine = trajectories.solve(net, job.trajectories, job.micro_batch, job.reference_nfe, job, None)
-        ranked = {
-            nfe: deis.choose(sde, *fine[:3], nfe, batch_size=job.micro_batch, condition=fine.label)
-            for nfe in tqdm(sorted(set(job.nfe)), unit="budget", leave=False)
-        }
+        with checking():
+            ranked = {
+                nfe: deis.choose(sde, *fine[:3], nfe, batch_size=job.micro_batch, condition=fine.label)
+                for nfe in tqdm(sorted(set(job.nfe)), unit="budget", leave=False)
+            }
         rows = {one: row_of(nfe, rank, one) for nfe, found in ranked.items() for rank, one in enumerate(found, 1)}
         if setup is not None:
             for one, record in finalists.measure(setup, ranked, job.finalists, job.num_samples, job).items():
@@ -87,7 +88,7 @@ def main(cfg: DictConfig) -> None:
             for nfe, one in winners.items():
                 log.metrics(nfe, {key: rows[one][key] for key in ("nfe", "rms", "fid") if rows[one][key] is not None})
             for picture in run_dir.glob("*.png"):
-                log.image(nfe, picture.stem, picture)
+                log.image(max(winners), picture.stem, picture)
     print(f"{(run_dir / 'choices.md').read_text()}\n{run_dir}")
     if setup is not None:
         print(setup.costs, file=sys.stderr)

@@ -87,6 +87,8 @@ def build(
         return recommended(sde, num_step)
     function, named = _named(method)
     _refuse_unknown(method, options, list(dict.fromkeys([*arguments, *_options_of(function), "denoise"])))
+    if said := [name for name in named if named[name] != options.get(name, named[name])]:
+        raise ValueError(f"method={method!r} says {said[0]}={named[said[0]]!r} itself, got {options[said[0]]!r}")
     if not named and function is rho_rk:
         named = {"rk_method": rk_method}
     elif not named and "order" in signature(function).parameters:

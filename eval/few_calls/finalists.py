@@ -11,7 +11,7 @@ from models.sampling.options import EpsOptions, given
 from runs.errors import NonFiniteError
 from runs.log import Log
 
-FOUR = 4  # times as many as the finalists are measured first, on one in so many of the images
+WIDER = 4  # times as many as the finalists are measured first, on one in so many of the images
 
 
 def spread(ranked: Sequence[Choice], count: int) -> list[Choice]:
@@ -37,15 +37,15 @@ def measure(
 ) -> dict[Choice, Record]:
     """What `measure_cells` records of `count` finalists for every number of calls, over the seeds from 0 on.
 
-    ranked: all choices of every number of calls. FOUR times as many as the finalists, a `spread`, are measured on a
+    ranked: all choices of every number of calls. WIDER times as many as the finalists, a `spread`, are measured on a
     quarter of the seeds, and those of the least FID are the finalists.
     A record also has its "fid_rank" among those of as many calls, and says whether it is "tied" with the first: behind
     it by less than two standard errors of their difference.
     Raises NonFiniteError if no finalist's samples are finite; Stopped on a signal, and then what is measured stays in
     the setup's folder.
     """
-    left = {nfe: spread(choices, FOUR * count) for nfe, choices in ranked.items()}
-    for number in (num_samples // FOUR, num_samples):
+    left = {nfe: spread(choices, WIDER * count) for nfe, choices in ranked.items()}
+    for number in (num_samples // WIDER, num_samples):
         cells = {one: _cell(one, nfe, number, eps) for nfe, choices in left.items() for one in choices}
         files = {cell.file_name(setup.identity_of(cell)): cell for cell in cells.values()}
         records = dict(zip(cells, measure_cells(setup, files, Log(None)), strict=True))

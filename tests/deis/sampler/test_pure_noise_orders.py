@@ -66,7 +66,7 @@ MULTISTEP: dict[str, tuple[Callable[..., Table], float, bool]] = {
 @sdes
 @pytest.mark.parametrize("name", MULTISTEP)
 def test_full_orders_after_the_first_steps(sde_name, name):
-    """Of the same tables: after a quarter of the nodes, up to which all is exact, a method has its full order."""
+    """A multistep table that begins at T has its full order from a quarter of its nodes on, if all before is exact."""
     sde, (build, order, corrected), num_steps = SDES[sde_name], MULTISTEP[name], [40, 80]
     errors = []
     for num_step in num_steps:

@@ -224,6 +224,7 @@ def test_the_published_call_takes_the_options_of_the_solver(arguments, expected)
         ({"method": "magic"}, "method must be one of ddim, t_ab, .*, or in get_sampler recommended, got 'magic'"),
         ({"num_steps": 5}, "method='t_ab' has no option num_steps, but ts_phase, ts_order, num_step, .*, order,"),
         ({"method": "ddim", "order": 1}, "method='ddim' has no option order, but .*, denoise$"),
+        ({"method": "tab3", "order": 2}, "method='tab3' says order=3 itself, got 2"),
         ({"method": "recommended", "order": 1}, "method='recommended' has no option order, but num_step$"),
         ({"method": "t_ab", "ab_order": 7}, r"order must be 0 \(DDIM\) to 6, got 7"),
         ({"method": "rho_ab", "ab_order": -1}, "order must be 0 .* got -1"),
