@@ -263,7 +263,7 @@ def fit(
             if progress.skipped_in_a_row >= train.max_skipped:
                 raise NonFiniteError(
                     f"step {step}: loss or gradient was not finite {progress.skipped_in_a_row} times in a row, "
-                    f"last finite loss {progress.last_loss:.4g}; these updates were skipped, and earlier checkpoints stay. "
+                    f"last finite loss {progress.last_loss:.4g}; these updates were skipped. "
                     "Look for NaN in the images, or lower optimizer.learning_rate or optimizer.clip_norm"
                 )
             if due(train.log_every):
