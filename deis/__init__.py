@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from deis import tables
-from deis.extras import needs
+from deis.errors import needs
 from deis.schedule import timesteps
 from deis.sde import (
     SDE,

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from deis.extras import needs
-from deis.sampler import EpsFn, State, as_partial, cast, scale
+from deis.errors import checked, choice, needs, require
+from deis.sampler import EpsFn, State, as_partial, cast, eps_of, float_state, scale
 from deis.sde import SDE
 from deis.sde.timefn import derivative, wide
 
@@ -25,6 +25,7 @@ _MAX_STEPS = 4096
 _LAMBDA_LEFT = 1e-5  # distance from the end in log rho at which a solution is complete
 
 
+@checked
 def sample(
     sde: SDE, eps_fn: EpsFn, x_T: State, variable: str = "rho", rtol: float = 1e-5, atol: float = 1e-5
 ) -> tuple[State, int]:
@@ -42,6 +43,7 @@ def sample(
     return _integrate(sde, eps_fn, x_T, variable, sde.T, sde.t_0, rtol, atol)
 
 
+@checked
 def encode(
     sde: SDE, eps_fn: EpsFn, x_0: State, variable: str = "rho", rtol: float = 1e-5, atol: float = 1e-5
 ) -> tuple[State, int]:
@@ -49,6 +51,7 @@ def encode(
     return _integrate(sde, eps_fn, x_0, variable, sde.t_0, sde.T, rtol, atol)
 
 
+@checked
 def dpm_solver(
     sde: SDE, eps_fn: EpsFn, x_T: State, order: int = 3, rtol: float = 0.05, atol: float = 0.0078
 ) -> tuple[State, int]:
@@ -60,12 +63,11 @@ def dpm_solver(
         orders divided by max(atol, rtol |x|), x before or after it, is at most 1; the higher order is kept.
     Raises ValueError for another order, if s(T) = 0 or sigma(t_0) = 0, or if 4096 steps do not reach the end.
     """
-    if order not in (2, 3):
-        raise ValueError(f"order must be 2 (DPM-Solver-12) or 3 (DPM-Solver-23), got {order}")
+    require(order in (2, 3), f"order must be 2 (DPM-Solver-12) or 3 (DPM-Solver-23), got {order}")
     sde.refuse_noise("the ODE in log rho")
-    if sde.sigma(sde.t_0) == 0:
-        raise ValueError(f"DPM-Solver needs sigma(t_0) > 0, but it is 0 at t_0={sde.t_0:g}; raise t_0")
-    x, steps, left = _solve_in_log_rho(as_partial(eps_fn), x_T, rtol, atol, sde=sde, order=order)
+    require(0 <= min(rtol, atol) < np.inf, f"rtol and atol must be 0 or more, got {rtol:g} and {atol:g}")
+    require(sde.sigma(sde.t_0) > 0, f"DPM-Solver needs sigma(t_0) > 0, but it is 0 at t_0={sde.t_0:g}; raise t_0")
+    x, steps, left = _solve_in_log_rho(as_partial(eps_fn), float_state(x_T), rtol, atol, sde=sde, order=order)
     if not left <= _LAMBDA_LEFT:
         raise ValueError(f"DPM-Solver did not reach t={sde.t_0:g} in {_MAX_STEPS} steps at {rtol=:g}, {atol=:g}")
     return x, order * int(steps)
@@ -78,7 +80,7 @@ def _solve_in_log_rho(eps_fn: EpsFn, x: State, rtol: Any, atol: Any, *, sde: SDE
 
     def eps(v: jax.Array, rho: jax.Array) -> jax.Array:
         t = sde.t_of_rho(rho)
-        return ravel_pytree(eps_fn(cast(unflat(sde.s(t) * v), x), t))[0].astype(flat.dtype)
+        return ravel_pytree(eps_of(eps_fn, cast(unflat(sde.s(t) * v), x), t))[0].astype(flat.dtype)
 
     def step(carry: tuple) -> tuple:
         v, lam, h, steps = carry
@@ -109,11 +111,11 @@ def _solve_in_log_rho(eps_fn: EpsFn, x: State, rtol: Any, atol: Any, *, sde: SDE
 def _integrate(
     sde: SDE, eps_fn: EpsFn, x: State, variable: str, start: float, stop: float, rtol: float, atol: float
 ) -> tuple[State, int]:
-    if variable not in VARIABLES:
-        raise ValueError(f"variable must be one of {', '.join(VARIABLES)}, got {variable!r}")
+    choice("variable", variable, VARIABLES)
     sde.refuse_noise("the ODE in x or v")
+    require(0 <= min(rtol, atol) < np.inf, f"rtol and atol must be 0 or more, got {rtol:g} and {atol:g}")
     solve = _solve_in_rho if variable == "rho" else _solve_in_t
-    x, steps, succeeded = solve(as_partial(eps_fn), x, rtol, atol, sde=sde, start=start, stop=stop)
+    x, steps, succeeded = solve(as_partial(eps_fn), float_state(x), rtol, atol, sde=sde, start=start, stop=stop)
     if not succeeded:
         raise ValueError(
             f"DOPRI5 did not reach t={stop:g} from t={start:g} in {_MAX_STEPS} steps at rtol={rtol:g}, atol={atol:g}: "
@@ -126,7 +128,7 @@ def _integrate(
 def _solve_in_rho(eps_fn: EpsFn, x: State, rtol: Any, atol: Any, *, sde: SDE, start: float, stop: float) -> tuple:
     def slope(rho: jax.Array, v: State) -> State:
         t = sde.t_of_rho(rho)
-        return eps_fn(cast(scale(sde.s(t), v), x), t)
+        return eps_of(eps_fn, cast(scale(sde.s(t), v), x), t)
 
     (s_start, s_stop), (rho_start, rho_stop) = ([float(fn(t)) for t in (start, stop)] for fn in (sde.s, sde.rho))
     v, *stats = _dopri5(slope, jax.tree.map(lambda x: wide(x) / s_start, x), rho_start, rho_stop, rtol, atol)
@@ -137,7 +139,7 @@ def _solve_in_rho(eps_fn: EpsFn, x: State, rtol: Any, atol: Any, *, sde: SDE, st
 def _solve_in_t(eps_fn: EpsFn, x: State, rtol: Any, atol: Any, *, sde: SDE, start: float, stop: float) -> tuple:
     def slope(t: jax.Array, y: State) -> State:
         linear, weight = derivative(sde.s)(t) / sde.s(t), sde.s(t) * derivative(sde.rho)(t)  # f, g^2 / (2 sigma)
-        return jax.tree.map(lambda y, e: linear * y + weight * e, y, eps_fn(cast(y, x), t))
+        return jax.tree.map(lambda y, e: linear * y + weight * e, y, eps_of(eps_fn, cast(y, x), t))
 
     y, *stats = _dopri5(slope, jax.tree.map(wide, x), start, stop, rtol, atol)
     return cast(y, x), *stats

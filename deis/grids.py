@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
+from deis.errors import checked
 from deis.schedule import Nodes, round_down, timesteps
 from deis.sde import SDE
 from deis.table import Table
@@ -29,6 +30,7 @@ MOST = 5.0  # by which the logarithm of a gap may move, so that nodes stay apart
 Array = Float64[np.ndarray, "..."]
 
 
+@checked
 def optimized(sde: SDE, num_step: int, solver: Callable[[SDE, Nodes], Table]) -> Nodes:
     """The nodes [num_step+1] from T to t_0 of the smallest geometric mean of the errors of `solver` on `mixtures`.
 

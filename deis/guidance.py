@@ -7,8 +7,9 @@ come from. Any rule goes with either, with an `interval`, and with clipping or t
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsFloat
 
+from deis.errors import checked, rises
 from deis.sde import SDE
 from deis.sde.timefn import TimeFn, array_library, wide
 
@@ -20,12 +21,14 @@ def linear(x: Any, t: Any, good: Any, bad: Any, weight: Any) -> Any:
     return good + (weight - 1) * (good - bad)
 
 
-def interval(sde: SDE, weight: Any, low: Any, high: Any) -> TimeFn:
+@checked
+def interval(sde: SDE, weight: SupportsFloat, low: SupportsFloat, high: SupportsFloat) -> TimeFn:
     """A weight that depends on the time: `weight` at noise levels low < rho(t) <= high, and 1, no guidance, elsewhere.
 
     This is guidance in a limited interval (Kynkäänniemi et al., arXiv 2404.07724), whose noise level is that of
     x / s(t), rho = sigma / s.
     """
+    rises(low, high)
 
     def at(t: Any) -> Any:
         s, sigma = sde.s(t), sde.sigma(t)  # not divided by s, which may be 0 at the start; high may be infinite
@@ -34,7 +37,8 @@ def interval(sde: SDE, weight: Any, low: Any, high: Any) -> TimeFn:
     return at
 
 
-def projected(sde: SDE, parallel: Any = 0.0, max_norm: Any = None) -> Rule:
+@checked
+def projected(sde: SDE, parallel: SupportsFloat = 0.0, max_norm: SupportsFloat | None = None) -> Rule:
     """Adaptive projected guidance, APG (Sadat et al., arXiv 2410.02416), without momentum.
 
     What guidance adds to the predicted x_0 is shortened to the norm `max_norm` where it is longer (None: never), and
@@ -49,12 +53,13 @@ def projected(sde: SDE, parallel: Any = 0.0, max_norm: Any = None) -> Rule:
         if max_norm is not None:
             added = added * (max_norm / (rho * _sum(added**2) ** 0.5).clip(max_norm))
         along = _sum(added * x_0) / _sum(x_0**2).clip(1e-30) * x_0
-        return good + (weight - 1) * (added - (1 - parallel) * along)
+        return good + (weight - 1) * (added - (1 - parallel) * along)  # type: ignore[operator]
 
     return rule
 
 
-def rescaled(sde: SDE, share: Any = 0.7, rule: Rule = linear) -> Rule:
+@checked
+def rescaled(sde: SDE, share: SupportsFloat = 0.7, rule: Rule = linear) -> Rule:
     """`rule`, its answer brought back to the standard deviation that the prediction has without guidance.
 
     Lin et al., arXiv 2305.08891, eq. 15 and 16, where the network predicts v = s eps - sigma x_0; any other network's

@@ -19,8 +19,8 @@ from functools import lru_cache
 import numpy as np
 
 from deis import tables
-from deis.extras import needs
-from deis.sampler import EpsFn, State, as_partial, keys_of_samples, sample
+from deis.errors import checked, choice, needs, require, rises, shown
+from deis.sampler import EpsFn, State, as_partial, float_state, keys_of_samples, sample
 from deis.sde import SDE
 from deis.sde.timefn import TimeFn, wide
 from deis.table import Table
@@ -43,12 +43,14 @@ def encode(sde: SDE, eps_fn: EpsFn, x_0: State, ts: np.ndarray, solver: Solver =
     return sample(table, eps_fn, x_0), table.nfe
 
 
+@checked
 def decode(sde: SDE, eps_fn: EpsFn, x_T: State, ts: np.ndarray, solver: Solver = tables.rho_rk) -> tuple[State, int]:
     """(x_0, network calls) by the probability-flow ODE from T down to t_0, the way back of `encode`."""
     table = solver(sde, ts)
     return sample(table, eps_fn, x_T), table.nfe
 
 
+@checked
 def encoding(sde: SDE, ts: np.ndarray, solver: Solver = tables.rho_rk) -> Table:
     """The table of a deterministic solver run from x_0 to x_T.
 
@@ -59,8 +61,7 @@ def encoding(sde: SDE, ts: np.ndarray, solver: Solver = tables.rho_rk) -> Table:
     Raises ValueError for nodes with other ends, for such a solver, and if s(T) = 0.
     """
     sde.refuse_noise("the way from x_0 to x_T")
-    ts = np.asarray(ts, np.float64)
-    if len(ts) < 2 or (ts[0], ts[-1]) != (sde.T, sde.t_0):
+    if np.ndim(ts) != 1 or len(ts) < 2 or (ts[0], ts[-1]) != (sde.T, sde.t_0):
         raise ValueError(f"the timesteps must run from T={sde.T:g} to t_0={sde.t_0:g}, got {ts}")
     mirrored = _Mirrored(
         lambda t: sde.s(-t), lambda t: sde.sigma(-t), lambda rho: -sde.t_of_rho(rho), t_0=-sde.T, T=-sde.t_0
@@ -75,6 +76,7 @@ def encoding(sde: SDE, ts: np.ndarray, solver: Solver = tables.rho_rk) -> Table:
     return replace(table, t=-table.t)
 
 
+@checked
 def log_prob(
     sde: SDE,
     eps_fn: EpsFn,
@@ -93,10 +95,9 @@ def log_prob(
     fresh: a new probe at every time instead of one a sample.
     Raises ValueError for another name of a trace, or a random one without a key.
     """
-    if trace not in TRACES:
-        raise ValueError(f"trace must be one of {', '.join(TRACES)}, got {trace!r}")
-    if trace != "exact" and key is None:
-        raise ValueError(f'trace "{trace}" draws random probes: pass key=jax.random.key(seed)')
+    choice("trace", trace, TRACES)
+    require(trace == "exact" or key is not None, f'trace "{trace}" draws random probes: pass key=jax.random.key(seed)')
+    x_0 = float_state(x_0)
     batch = x_0.shape[0]
     keys = None if key is None else keys_of_samples(key, batch)
     both = jax.tree_util.Partial(_eps_and_divergence(sde.s, trace, fresh), as_partial(eps_fn), keys)
@@ -106,6 +107,7 @@ def log_prob(
     return sde.prior_logp(x_T) + x_0[0].size * math.log(s_T / s_0) + change / s_T, nfe
 
 
+@checked
 def bits_per_dim(
     log_p: Float[np.ndarray | Array, " batch"], dim: int, low: float = -1.0, high: float = 1.0
 ) -> Float[np.ndarray | Array, " batch"]:
@@ -113,9 +115,12 @@ def bits_per_dim(
 
     dim: values in an image, as 32 * 32 * 3. An upper bound on the code length (Theis et al., arXiv 1511.01844).
     """
+    require(dim >= 1, f"dim must be at least 1, got {dim}")
+    rises(low, high)
     return -log_p / (dim * math.log(2)) + math.log2(256 / (high - low))
 
 
+@checked
 def dequantise(
     images: UInt8[np.ndarray | Array, "batch *dims"], key: Array, low: float = -1.0, high: float = 1.0
 ) -> Float[Array, "batch *dims"]:
@@ -123,8 +128,9 @@ def dequantise(
 
     key: one key, folded with each image's index, or keys [batch]. Raises ValueError for images that are not uint8.
     """
-    if images.dtype != np.uint8:
-        raise ValueError(f"images must be uint8 values 0 to 255, got {images.dtype}")
+    rises(low, high)
+    kind = getattr(images, "dtype", None) or shown(images)
+    require(kind == np.uint8, f"images must be uint8 values 0 to 255, got {kind}")
     u = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(keys_of_samples(key, len(images)))
     return low + (high - low) * (jnp.asarray(images, jnp.float32) + u) / 256
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from deis import tables
-from deis.extras import needs
+from deis.errors import checked, needs, require, shown
 from deis.sde import SDE
 from deis.table import Table
 
@@ -32,6 +32,7 @@ with ThreadPoolExecutor(1) as _thread:  # a new thread is within no transformati
     _UNTRACED = _thread.submit(get_opaque_trace_state, convention="deis").result()
 
 
+@checked
 def get_sampler(
     sde: SDE,
     eps_fn: EpsFn,
@@ -62,6 +63,7 @@ def get_sampler(
     return sampler_fn
 
 
+@checked
 def sample(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None = None, remat: bool = False) -> State:
     """Run `table` from x_T; returns the samples, shaped like x_T.
 
@@ -83,6 +85,7 @@ def sample(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None = None
     return _run(as_partial(eps_fn), _rows(_padded(table), x_T), table.nfe, x_T, keys)
 
 
+@checked
 def trajectory(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None = None) -> tuple[State, State]:
     """Run `table` from x_T and keep everything: (x_t [nfe+1, batch, ...], predicted x_0 [nfe, batch, ...]).
 
@@ -161,7 +164,7 @@ def _advance(
     like: arrays of the dtype in which the network is called.
     """
     u, v, history = carry
-    e = _eps(eps_fn, cast(scale(row["s"], u), like), row["t"])
+    e = eps_of(eps_fn, cast(scale(row["s"], u), like), row["t"])
     m = _combine((row["a"], row["b"]), (u, e))
     history = (m, *history[:-1])
     u_next = _combine((row["p"], *row["P"]), (v, *history))
@@ -173,7 +176,7 @@ def _advance(
     return (u_next, v_next, history), _combine((1, -row["rho"]), (u, e))
 
 
-def _eps(eps_fn: EpsFn, x: State, t: jax.Array) -> State:
+def eps_of(eps_fn: EpsFn, x: State, t: jax.Array) -> State:
     e = eps_fn(x, t)
     got, expected = (jax.tree.map(jnp.shape, tree) for tree in (e, x))
     if got != expected:
@@ -228,12 +231,20 @@ def _padded(table: Table) -> Table:
     return Table(table.name, **columns)
 
 
+def float_state(x_T: State) -> State:
+    """x_T in dtypes of JAX; ValueError unless it holds floating-point arrays with a batch axis."""
+    x_T = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.asarray(x), x_T)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(x_T)]
+    require(shapes and () not in shapes, f"x_T must be an array [batch, ...] or a pytree of such, got {shown(x_T)}")
+    for leaf in jax.tree.leaves(x_T):
+        is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
+        require(is_float, f"x_T must be floating point, got {leaf.dtype}; use jax.random.normal")
+    return jax.tree.map(lambda x: x.astype(jnp.result_type(x)), x_T)
+
+
 def _checked(table: Table, x_T: State, key: jax.Array | None) -> tuple[State, jax.Array | None]:
     """x_T in dtypes of JAX, and one key a sample, None for a deterministic table; ValueError if these do not go."""
-    x_T = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.asarray(x, jnp.result_type(x)), x_T)
-    for leaf in jax.tree.leaves(x_T):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(f"x_T must be floating point, got {leaf.dtype}; use jax.random.normal")
+    x_T = float_state(x_T)
     if not table.is_stochastic:
         return x_T, None
     if key is None:
@@ -243,8 +254,7 @@ def _checked(table: Table, x_T: State, key: jax.Array | None) -> tuple[State, ja
 
 def keys_of_samples(key: jax.Array, batch: int) -> jax.Array:
     """Keys [batch], one a sample: the given ones, or one key folded with each sample's index; ValueError for others."""
-    if not isinstance(key, jax.Array | np.ndarray):
-        raise ValueError(f"key must be jax.random.key(seed), or keys [batch], got {key!r}")
+    require(isinstance(key, jax.Array | np.ndarray), f"key must be jax.random.key(seed), or keys [batch], got {key!r}")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     if key.shape not in ((), (batch,)):

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.special import betaincinv
 
+from deis.errors import as_type, checked, choice, require
 from deis.sde import SDE
 
 PHASES = ("t", "rho", "log", "edm", "beta", "ays_sd", "ays_sdxl", "ays_svd")
@@ -21,6 +22,7 @@ AYS = {
 Nodes = Float64[np.ndarray, " num_step+1"]
 
 
+@checked
 def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> Nodes:
     """Decreasing nodes t[0] > ... > t[num_step] = t_0, in units of the SDE; t[0] = T but for "quadratic" and "leading".
 
@@ -35,10 +37,9 @@ def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> 
     Raises ValueError for num_step < 1, an unknown phase or one that does not exist, order <= 0, "log" to rho = 0, nodes
     of `AYS` beyond the SDE's noise levels, or fewer integers than nodes.
     """
-    if num_step < 1:
-        raise ValueError(f"num_step must be at least 1, got {num_step}")
-    if order <= 0:
-        raise ValueError(f"ts_order must be positive, got {order:g}")
+    choice("ts_phase", phase, (*PHASES, *INTEGER_PHASES))
+    require(num_step >= 1, f"num_step must be at least 1, got {num_step}")
+    require(0 < order < math.inf, f"ts_order must be positive and finite, got {order:g}")
     if phase in INTEGER_PHASES:
         return integer_timesteps(sde, num_step, phase)
     rho_T, rho_0 = sde.rho(np.array([sde.T, sde.t_0]))
@@ -59,7 +60,7 @@ def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> 
             ts = sde.t_of_rho(spaced(rho_T, rho_0, num_step, "log"))
         case "beta":
             ts = spaced(sde.T, sde.t_0, num_step, "beta")
-        case "ays_sd" | "ays_sdxl" | "ays_svd":
+        case _:
             even = np.linspace(0, 1, num_step + 1), np.linspace(0, 1, len(AYS[phase]))
             rho = np.exp(np.interp(*even, np.log(AYS[phase])))[1:-1]
             if np.any((rho <= rho_0) | (rho >= rho_T)):
@@ -68,9 +69,6 @@ def timesteps(sde: SDE, num_step: int, phase: str = "t", order: float = 2.0) -> 
                     f"SDE's, {rho_T:.3g} and {rho_0:.3g}: use another phase"
                 )
             ts = np.concatenate([[sde.T], sde.t_of_rho(rho), [sde.t_0]])
-        case _:
-            names = ", ".join((*PHASES, *INTEGER_PHASES))
-            raise ValueError(f"ts_phase must be one of {names}, or with a solver optimized, got {phase!r}")
     ts[0], ts[-1] = sde.T, sde.t_0
     return check_nodes(sde, ts)
 
@@ -90,6 +88,7 @@ def spaced(start: float, stop: float, num_step: int, kind: str, order: float = 1
             return stop + (start - stop) * betaincinv(0.6, 0.6, 1 - weight)
 
 
+@checked
 def dynamic_shift(num_tokens: int) -> float:
     """The `shift` of `deis.flow` that others derive from the image's size: e^mu, with mu linear in the tokens.
 
@@ -148,8 +147,7 @@ def round_down(ts: np.ndarray, last: int) -> Float64[np.ndarray, " nodes"]:
 
     Raises ValueError if there are more nodes than whole numbers.
     """
-    if len(ts) > last + 1:
-        raise ValueError(f"{len(ts)} nodes cannot be distinct whole numbers from 0 to {last}; take fewer steps")
+    require(len(ts) <= last + 1, f"{len(ts)} nodes cannot be distinct whole numbers from 0 to {last}; take fewer steps")
     i = np.arange(len(ts))
     rising = np.floor(np.asarray(ts, np.float64)[::-1])
     rising = np.maximum.accumulate(rising - i) + i
@@ -158,7 +156,7 @@ def round_down(ts: np.ndarray, last: int) -> Float64[np.ndarray, " nodes"]:
 
 def check_nodes(sde: SDE, ts: np.ndarray) -> Float64[np.ndarray, " nodes"]:
     """`ts` as float64 if it is a strictly decreasing vector of at least 2 nodes within [t_0, T], else ValueError."""
-    ts = np.asarray(ts, np.float64)
+    sde, ts = as_type("sde", sde, SDE), as_type("the timesteps", ts, np.ndarray)
     if ts.ndim != 1 or len(ts) < 2:
         raise ValueError(
             f"the timesteps must be a vector of at least 2 nodes, from T down to t_0, got shape {ts.shape}"

@@ -25,6 +25,7 @@ from jaxtyping import Float64
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from deis.errors import as_type, checked, require
 from deis.sde import SDE
 
 Column = Float64[np.ndarray, " nfe"]
@@ -62,9 +63,14 @@ class Table:
     about: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("t", "s", "rho", "a", "b", "p", "q", "P", "Q", "g"):
+            column = as_type(f"{self.name}: column {name}", getattr(self, name), np.ndarray)
+            object.__setattr__(self, name, column)
+        as_type(f"{self.name}: about", self.about, Mapping)
+        shapes = self.a.shape, self.P.shape
+        require((self.a.ndim, self.P.ndim) == (1, 2), f"{self.name}: a must be [nfe] and P [nfe, lags], got {shapes}")
         for name, shape in self.shapes().items():
-            value = np.asarray(getattr(self, name), np.float64)
-            object.__setattr__(self, name, value)
+            value = getattr(self, name)
             if value.shape != shape:
                 raise ValueError(f"{self.name}: column {name} must have shape {shape}, got {value.shape}")
             if not np.all(np.isfinite(value)):
@@ -126,6 +132,7 @@ class Table:
             table.require_sde(sde, str(path))
         return table
 
+    @checked
     def require_sde(self, sde: SDE, source: str = "table") -> None:
         """Raise ValueError, which begins with `source`, if the table was made for another SDE."""
         if not _is_of(self, sde):

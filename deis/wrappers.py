@@ -11,14 +11,16 @@ function that takes the parameters, so that these stay arguments of the compiled
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsFloat
 
+from deis.errors import checked, choice, require, rises, shown
 from deis.guidance import Rule, linear
 from deis.sde import SDE
 from deis.sde.timefn import TimeFn, array_library, wide
 
 Network = Callable[[Any, Any], Any]  # (x [batch, ...], scalar t) -> an array shaped like x
 EpsFn = Network
+Weight = SupportsFloat | TimeFn
 
 PREDICTIONS: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
     "eps": lambda s, sigma: (0.0, 1.0),
@@ -68,13 +70,14 @@ def from_prediction(sde: SDE, network: Network, prediction: str) -> EpsFn:
     return eps_fn
 
 
+@checked
 def _check_prediction(sde: SDE, prediction: str) -> None:
-    if prediction not in PREDICTIONS:
-        raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
+    choice("prediction", prediction, PREDICTIONS)
     if prediction not in AT_NOISE:
         sde.refuse_noise(f"a prediction of {prediction}, unlike {', '.join(AT_NOISE)},")
 
 
+@checked
 def from_edm(sde: SDE, denoise: Network) -> EpsFn:
     """eps from an EDM-preconditioned network D(x_0 + rho eps, rho), which answers x_0 (arXiv 2206.00364, eq. 7).
 
@@ -89,12 +92,14 @@ def from_edm(sde: SDE, denoise: Network) -> EpsFn:
     return eps_fn
 
 
+@checked
 def discrete_time(network: Network, num_times: int, index: TimeFn = lambda t: t) -> EpsFn:
     """A network of integer times 0 .. num_times - 1, called at the one nearest to index(t) (int32 scalar).
 
     index: the time of the network at the SDE's time t; the identity for a `DiscreteVPSDE`,
         `lambda t: 1000 * t - 1` for a model of times 1/1000, ..., 1 as 0, ..., 999.
     """
+    require(num_times >= 1, f"num_times must be at least 1, got {num_times}")
 
     def eps_fn(x: Any, t: Any) -> Any:
         xp = array_library(t)
@@ -104,8 +109,9 @@ def discrete_time(network: Network, num_times: int, index: TimeFn = lambda t: t)
     return eps_fn
 
 
+@checked
 def classifier_free_guidance(
-    network: Callable[[Any, Any, Any], Any], condition: Any, null: Any, weight: Any, rule: Rule = linear
+    network: Callable[[Any, Any, Any], Any], condition: Any, null: Any, weight: Weight, rule: Rule = linear
 ) -> EpsFn:
     """eps(null) + weight (eps(condition) - eps(null)), both from one call with twice the batch.
 
@@ -125,7 +131,8 @@ def classifier_free_guidance(
     return eps_fn
 
 
-def autoguidance(eps_fn: EpsFn, worse: EpsFn, weight: Any, rule: Rule = linear) -> EpsFn:
+@checked
+def autoguidance(eps_fn: EpsFn, worse: EpsFn, weight: Weight, rule: Rule = linear) -> EpsFn:
     """worse + weight (eps - worse): away from a worse network for the same images (Karras et al., arXiv 2406.02507).
 
     worse: eps of a smaller or less trained network of the same images, diffusion and condition.
@@ -134,7 +141,8 @@ def autoguidance(eps_fn: EpsFn, worse: EpsFn, weight: Any, rule: Rule = linear) 
     return lambda x, t: rule(x, t, eps_fn(x, t), worse(x, t), weight(t) if callable(weight) else weight)
 
 
-def classifier_guidance(sde: SDE, eps_fn: EpsFn, gradient: Network, weight: float = 1.0) -> EpsFn:
+@checked
+def classifier_guidance(sde: SDE, eps_fn: EpsFn, gradient: Network, weight: SupportsFloat = 1.0) -> EpsFn:
     """eps - weight sigma(t) grad_x log p(y | x, t) (Dhariwal & Nichol, arXiv 2105.05233, eq. 14).
 
     gradient(x, t): grad_x of the classifier's log p(y | x, t), shaped like x; in JAX
@@ -144,6 +152,7 @@ def classifier_guidance(sde: SDE, eps_fn: EpsFn, gradient: Network, weight: floa
     return lambda x, t: eps_fn(x, t) - weight * sde.sigma(t) * gradient(x, t)
 
 
+@checked
 def with_x_0(sde: SDE, eps_fn: EpsFn, change: Callable[[Any], Any]) -> EpsFn:
     """The eps whose predicted x_0 is change(x_0), for x_0 = (x - sigma eps) / s. Evaluations need sigma(t) > 0."""
 
@@ -155,27 +164,34 @@ def with_x_0(sde: SDE, eps_fn: EpsFn, change: Callable[[Any], Any]) -> EpsFn:
     return changed
 
 
-def clip_x_0(sde: SDE, eps_fn: EpsFn, low: float = -1.0, high: float = 1.0) -> EpsFn:
+@checked
+def clip_x_0(sde: SDE, eps_fn: EpsFn, low: SupportsFloat = -1.0, high: SupportsFloat = 1.0) -> EpsFn:
     """Static clipping of the predicted x_0 to [low, high]."""
+    rises(low, high)
     return with_x_0(sde, eps_fn, lambda x_0: x_0.clip(low, high))
 
 
-def threshold_x_0(sde: SDE, eps_fn: EpsFn, percentile: float = 99.5, bound: float = 1.0) -> EpsFn:
+def threshold_x_0(sde: SDE, eps_fn: EpsFn, percentile: SupportsFloat = 99.5, bound: SupportsFloat = 1.0) -> EpsFn:
     """Dynamic thresholding of the predicted x_0 (Imagen, arXiv 2205.11487, section 2.3).
 
     Each sample is clipped to the given percentile of its own |x_0|, and scaled to [-bound, bound],
     where that percentile exceeds `bound`; elsewhere it is clipped to [-bound, bound].
     """
-
     return with_x_0(sde, eps_fn, thresholded(percentile, bound))
 
 
-def thresholded(percentile: float, bound: float = 1.0, most: float | None = None) -> Callable[[Any], Any]:
+@checked
+def thresholded(
+    percentile: SupportsFloat, bound: SupportsFloat = 1.0, most: SupportsFloat | None = None
+) -> Callable[[Any], Any]:
     """The change of x_0 that is made by `threshold_x_0`, with percentiles of |x_0| above `most` taken as it."""
+    if isinstance(percentile, float | int):
+        require(1 < percentile <= 100, f"percentile must be above 1 and at most 100, as 99.5, got {percentile:g}")
 
     def change(x_0: Any) -> Any:
         xp, size = array_library(x_0), wide(abs(x_0)).reshape(x_0.shape[0], -1)  # torch has no quantile in half
-        limit = xp.quantile(size, percentile / 100, axis=1).clip(bound, most).reshape(-1, *[1] * (x_0.ndim - 1))
+        share: Any = percentile
+        limit = xp.quantile(size, share / 100, axis=1).clip(bound, most).reshape(-1, *[1] * (x_0.ndim - 1))
         return xp.asarray(x_0.clip(-limit, limit) * (bound / limit), dtype=x_0.dtype)
 
     return change
@@ -190,6 +206,8 @@ def inpaint(sde: SDE, eps_fn: EpsFn, known: Any, mask: Any) -> EpsFn:
 
     known: [batch, ...] like x, any value where it is not known; mask: boolean, broadcast against x, True where known.
     """
+    is_boolean = str(getattr(mask, "dtype", "")).endswith("bool")  # of any library
+    require(is_boolean, f"mask must be a boolean array, True where x_0 is known, got {shown(mask)}")
     return with_x_0(sde, eps_fn, lambda x_0: array_library(x_0).where(mask, known, x_0))
 
 

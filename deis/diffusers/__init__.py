@@ -3,7 +3,7 @@
 pipe.scheduler = deis.diffusers.TableScheduler.from_config(pipe.scheduler.config, method="t_ab")
 """
 
-from deis.extras import needs
+from deis.errors import needs
 
 with needs("diffusers", "deis.diffusers"):
     import diffusers  # noqa: F401

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import deis
+from deis.errors import as_type, choice, require
 from deis.schedule import Nodes, round_down, spaced, timesteps
 from deis.sde import SDE
 
@@ -34,10 +35,7 @@ def is_flow(config: Config) -> bool:
 
 def sde_of(config: Config) -> SDE:
     """The diffusion that the model was trained under. Raises ValueError for an unknown name."""
-    if config["prediction_type"] not in PREDICTION_TYPES:
-        raise ValueError(
-            f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, got {config['prediction_type']!r}"
-        )
+    choice("prediction_type", config["prediction_type"], PREDICTION_TYPES)
     if is_flow(config):
         return deis.flow()
     to_zero = config["rescale_betas_zero_snr"]
@@ -70,8 +68,9 @@ def nodes_of(
     """
     if given_times is not None and given_sigmas is not None:
         raise ValueError("give timesteps or sigmas, not both")
-    if given_times is None and given_sigmas is None and (num_step is None or num_step < 1):
-        raise ValueError(f"num_inference_steps must be at least 1, got {num_step}")
+    if given_times is None and given_sigmas is None:
+        num_step = as_type("num_inference_steps", num_step, int)
+        require(num_step >= 1, f"num_inference_steps must be at least 1, got {num_step}")
     sigmas = None if given_sigmas is None else np.trim_zeros(np.asarray(given_sigmas, np.float64), "b")
     if is_flow(config):
         if given_times is not None:

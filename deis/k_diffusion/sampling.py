@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from deis.extras import needs
+from deis.errors import checked, needs
 from deis.k_diffusion.sigmas import latent_diffusion, sigmas_of
 from deis.sde import SDE
 from deis.table import Table
@@ -39,6 +39,7 @@ def sample_tab(
     )
 
 
+@checked
 def sample_table(
     model: Model,
     x: Tensor,

@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 
 import deis
-from deis.extras import needs
+from deis.errors import checked, needs, require
 from deis.schedule import timesteps
 from deis.sde import SDE
 from deis.table import Table
@@ -20,10 +20,10 @@ def latent_diffusion() -> SDE:
     return deis.discrete_vp("scaled_linear", 0.00085, 0.012)
 
 
+@checked
 def get_sigmas(n: int, phase: str = "t", order: float = 2.0, sde: SDE | None = None) -> Tensor:
     """[n+1] noise levels: those of a grid of `deis.timesteps`, n in number, and then 0. Raises ValueError for n < 1."""
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    require(n >= 1, f"n must be at least 1, got {n}")
     sde = latent_diffusion() if sde is None else sde
     ends_at_0 = sde.sigma(np.array(sde.t_0)) == 0
     ts = timesteps(sde, n if ends_at_0 else max(n - 1, 1), phase, order)[:n]

@@ -5,7 +5,7 @@ table = deis.choose(sde, eps_fn, x_T, x_0, nfe=5)[0].table           the best th
 table = deis.learn.fit(sde, eps_fn, table, x_T, x_0)                 better
 """
 
-from deis.extras import needs
+from deis.errors import needs
 
 with needs("jax", "deis.learn"):
     import jax  # noqa: F401

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from deis.errors import checked, require
 from deis.sde.kernel import SDE
 from deis.sde.timefn import TimeFn, array_library
 
@@ -63,12 +64,15 @@ def sub_vp(beta_0: float = 0.1, beta_1: float = 20.0, t_0: float = 1e-3, T: floa
     return SDE(s, sigma, t_of_rho, t_0, T)
 
 
+@checked
 def vp_cosine(offset: float = 0.008, t_0: float = 1e-3, T: float = 0.9946) -> SDE:
     """Variance preserving, alpha_bar = cos^2(b(t)) / cos^2(b(0)), b(t) = (t + offset) / (1 + offset) pi/2.
 
     Nichol & Dhariwal, arXiv 2102.09672, eq. 17. alpha_bar reaches 0 at t = 1. A network of eps starts below;
-    0.9946 is the value of DPM-Solver, arXiv 2206.00927. With T = 1 it has zero terminal SNR.
+    0.9946 is the value of DPM-Solver, arXiv 2206.00927. With T = 1 it has zero terminal SNR. Raises ValueError for a
+    negative offset.
     """
+    require(0 <= offset < math.inf, f"offset must be 0 or more and finite, got {offset:g}")
     rate = 0.5 * math.pi / (1 + offset)
     a = offset * rate
 
@@ -88,6 +92,7 @@ def vp_cosine(offset: float = 0.008, t_0: float = 1e-3, T: float = 0.9946) -> SD
     return SDE(s, sigma, t_of_rho, t_0, T)
 
 
+@checked
 def ve(sigma_min: float = 0.01, sigma_max: float = 50.0, t_0: float = 0.0, T: float = 1.0) -> SDE:
     """Variance exploding, sigma(t) = sigma_min (sigma_max / sigma_min)^t (score_sde, arXiv 2011.13456, eq. 30).
 
@@ -111,6 +116,7 @@ def edm(t_0: float = 0.002, T: float = 80.0) -> SDE:
     return SDE(_one, sigma=lambda t: 1.0 * t, t_of_rho=lambda rho: 1.0 * rho, t_0=t_0, T=T, prior_is_sigma=True)
 
 
+@checked
 def flow(shift: float = 1.0, t_0: float = 0.0, T: float = 1.0) -> SDE:
     """Flow matching, rectified flow: x_t = (1 - sigma) x_0 + sigma eps with sigma = shift t / (1 + (shift - 1) t).
 
@@ -119,8 +125,7 @@ def flow(shift: float = 1.0, t_0: float = 0.0, T: float = 1.0) -> SDE:
     shifted grid of others, and `deis.schedule.dynamic_shift` gives the shift of their dynamic one. Networks of others
     are told sigma(t), which is not t where shift is not 1. Raises ValueError unless shift is positive and finite.
     """
-    if not 0 < shift < math.inf:
-        raise ValueError(f"shift must be positive and finite, got {shift:g}")
+    require(0 < shift < math.inf, f"shift must be positive and finite, got {shift:g}")
 
     def s(t: Any) -> Any:  # exactly 0 at t = 1
         return (1 - t) / (1 + (shift - 1) * t)
@@ -135,8 +140,11 @@ def _one(t: Any) -> Any:
     return 1.0 + 0.0 * t
 
 
+@checked
 def _linear_beta(beta_0: float, beta_1: float) -> tuple[TimeFn, TimeFn, TimeFn]:
     """sqrt(alpha_bar(t)), log alpha_bar(t) = -(integral of beta over [0, t]) and the inverse of the latter."""
+    said = f"beta_0 and beta_1 must be 0 or more and finite, got {beta_0:g} and {beta_1:g}"
+    require(min(beta_0, beta_1) >= 0 and max(beta_0, beta_1) < math.inf, said)
     slope = beta_1 - beta_0
 
     def s(t: Any) -> Any:

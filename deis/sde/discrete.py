@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from deis.errors import as_type, checked, choice, require
 from deis.sde.kernel import SDE
 from deis.sde.timefn import array_library
 
@@ -17,7 +18,7 @@ def DiscreteVPSDE(discrete_alpha: Any) -> SDE:
         above).
     Raises ValueError for any other array.
     """
-    alpha_bar = np.asarray(discrete_alpha, np.float64)
+    alpha_bar = as_type("discrete_alpha", discrete_alpha, np.ndarray)
     if (
         alpha_bar.ndim != 1
         or np.sum(alpha_bar > 0) < 2
@@ -52,6 +53,7 @@ def DiscreteVPSDE(discrete_alpha: Any) -> SDE:
     return SDE(s, sigma, t_of_rho, t_0=0.0, T=float(last), is_discrete=True)
 
 
+@checked
 def discrete_vp(
     schedule: str = "linear",
     beta_start: float = 1e-4,
@@ -72,27 +74,24 @@ def discrete_vp(
     Raises ValueError for another schedule, fewer than 2 or more than 100,000 times, or a beta that is not between 0
     and 1; the last of `betas` may be 1.
     """
-    num_times = num_times if betas is None else len(betas)
-    if num_times < 2:
-        raise ValueError(f"num_times must be at least 2, got {num_times}")
-    if num_times > 100_000:
-        raise ValueError(f"num_times must be at most 100,000, got {num_times:,}")
+    choice("schedule", schedule, ("linear", "scaled_linear", "cosine"))
+    num_times = num_times if betas is None else np.size(betas)
+    require(num_times >= 2, f"num_times must be at least 2, got {num_times}")
+    require(num_times <= 100_000, f"num_times must be at most 100,000, got {num_times:,}")
     if betas is not None:
-        beta = np.array(betas, np.float64)
+        beta = as_type("betas", betas, np.ndarray)
         if not (np.all(beta > 0) and np.all(beta[:-1] < 1) and beta[-1] <= 1):
-            raise ValueError(f"betas must lie between 0 and 1, got {min(betas):g} to {max(betas):g}")
+            raise ValueError(f"betas must lie between 0 and 1, got {min(beta):g} to {max(beta):g}")
     elif not (0 < beta_start < 1 and 0 < beta_end < 1):
         raise ValueError(f"beta_start and beta_end must lie between 0 and 1, got {beta_start:g} and {beta_end:g}")
     elif schedule == "linear":
         beta = np.linspace(beta_start, beta_end, num_times)
     elif schedule == "scaled_linear":
         beta = np.linspace(beta_start**0.5, beta_end**0.5, num_times) ** 2
-    elif schedule == "cosine":
+    else:
         target = np.cos((np.linspace(0, 1, num_times + 1) + 0.008) / 1.008 * np.pi / 2) ** 2
         beta = np.minimum(1 - target[1:] / target[:-1], 0.999)
-    else:
-        raise ValueError(f"schedule must be one of linear, scaled_linear, cosine, got {schedule!r}")
-    alpha_bar = np.cumprod(1 - beta)
+    alpha_bar = np.cumprod(1 - beta, axis=0)
     return DiscreteVPSDE(_to_zero(alpha_bar) if zero_terminal_snr else alpha_bar)
 
 

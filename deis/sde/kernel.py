@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from deis.errors import annotations, as_type, require, shown
 from deis.sde.timefn import TimeFn, array_library, as_float64, derivative, wide
 
 
@@ -37,8 +38,8 @@ class SDE:
     prior_std: standard deviation of x_T, per element.
     is_discrete: whether the network knows whole times only, from 0 to T.
     prior_is_sigma: whether prior_std is sigma(T), whatever is given for it, so that it follows another T.
-    Raises ValueError if rho does not grow from t_0 to T, is infinite at T though s(T) is not 0, or is not what t_of_rho
-        inverts.
+    Raises ValueError if prior_std is not positive, if rho does not grow from t_0 to T, is infinite at T though s(T) is
+        not 0, or is not what t_of_rho inverts.
     """
 
     s: TimeFn
@@ -51,10 +52,14 @@ class SDE:
     prior_is_sigma: bool = False
 
     def __post_init__(self) -> None:
+        for name, kind in annotations(SDE).items():
+            object.__setattr__(self, name, as_type(name, getattr(self, name), kind))
         for name in ("s", "sigma", "t_of_rho"):
             object.__setattr__(self, name, as_float64(getattr(self, name)))
-        if not self.t_0 < self.T:
-            raise ValueError(f"t_0 must lie below T, got t_0={self.t_0:g} and T={self.T:g}")
+        require(
+            -math.inf < self.t_0 < self.T < math.inf,
+            f"t_0 must lie below T, both finite, got t_0={self.t_0:g} and T={self.T:g}",
+        )
         if self.starts_at_noise:
             object.__setattr__(self, "t_of_rho", _up_to_infinity(self.t_of_rho, self.T))
         rho_0, rho_T = self.rho(np.array([self.t_0, self.T]))
@@ -68,6 +73,7 @@ class SDE:
             raise ValueError(
                 f"t_of_rho must be the inverse of sigma(t)/s(t), but takes that of t={middle:g} to {middle + found:g}"
             )
+        require(0 < self.prior_std < math.inf, f"prior_std must be positive and finite, got {self.prior_std:g}")
         if self.prior_is_sigma:
             object.__setattr__(self, "prior_std", float(self.sigma(self.T)))
 
@@ -122,6 +128,8 @@ class SDE:
             import torch
 
             return self.prior_std * torch.randn(shape, generator=key, device=key.device)
+        said = f"key must be jax.random.key(seed), a np.random.Generator or a torch.Generator, got {shown(key)}"
+        require(hasattr(key, "dtype"), said)
         import jax
 
         return self.prior_std * jax.random.normal(key, shape)

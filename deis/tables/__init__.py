@@ -4,10 +4,11 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from functools import partial
 from inspect import signature
-from typing import Any, get_args
+from typing import Any
 
+from deis.errors import annotations, as_type, checked, choice
 from deis.grids import optimized
-from deis.schedule import known_times, timesteps
+from deis.schedule import INTEGER_PHASES, PHASES, known_times, timesteps
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.ablation import ei_score, euler
@@ -43,6 +44,7 @@ METHODS: dict[str, Callable[..., Table]] = {
 """The solvers by name: functions of (sde, nodes) and their own options."""
 
 
+@checked
 def fewest_steps(table: Callable[[int], Table], nfe: int) -> int:
     """The fewest steps whose table makes at least `nfe` network calls, or `nfe` steps if none does.
 
@@ -59,6 +61,7 @@ PAPER_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
 """The solvers of the paper's tables by their names there, in small letters: method and options."""
 
 
+@checked
 def build(
     sde: SDE,
     ts_phase: str = "t",
@@ -82,14 +85,18 @@ def build(
     Raises ValueError for any name or number that is not allowed.
     """
     arguments = list(signature(build).parameters)[1:-1]
+    choice("ts_phase", ts_phase, (*PHASES, *INTEGER_PHASES, "optimized"))
+    given = {"ts_phase": ts_phase, "ts_order": ts_order, "ab_order": ab_order, "rk_method": rk_method}
+    given = {name: value for name, value in given.items() if value != signature(build).parameters[name].default}
     if method == "recommended":
-        _refuse_unknown(method, options, ["num_step"])
+        _refuse_unknown(method, given | options, ["num_step"])
         return recommended(sde, num_step)
-    function, named = _named(method)
+    function, named = _named(method, "recommended")
     _refuse_unknown(method, options, list(dict.fromkeys([*arguments, *_options_of(function), "denoise"])))
-    if said := [name for name in named if named[name] != options.get(name, named[name])]:
-        raise ValueError(f"method={method!r} says {said[0]}={named[said[0]]!r} itself, got {options[said[0]]!r}")
-    if not named and function is rho_rk:
+    asked = {"order": given.get("ab_order"), "rk_method": given.get("rk_method")} | options
+    if said := [name for name in named if asked[name] not in (None, named[name])]:
+        raise ValueError(f"method={method!r} says {said[0]}={named[said[0]]!r} itself, got {asked[said[0]]!r}")
+    if (not named and function is rho_rk) or ("rk_method" in given and function is exponential_rk):
         named = {"rk_method": rk_method}
     elif not named and "order" in signature(function).parameters:
         named = {"order": ab_order + (function is ipndm)}
@@ -104,6 +111,7 @@ def build(
     return solver(sde, known_times(sde, timesteps(sde, num_step, ts_phase, ts_order)))
 
 
+@checked
 def named_solver(method: str, options: Mapping[str, Any]) -> Callable[[SDE, Any, bool], Table]:
     """The method, a name as in `build`, with its own options: (sde, nodes, denoise) -> table.
 
@@ -117,6 +125,7 @@ def named_solver(method: str, options: Mapping[str, Any]) -> Callable[[SDE, Any,
     solver = partial(function, **named | dict(options))
 
     def table_of(sde: SDE, ts: Any, denoise: bool) -> Table:
+        denoise = as_type("denoise", denoise, bool)
         if denoise and len(ts) == 1:
             return to_zero(method, ts[0], *map(float, sde.evaluation(ts[0])))
         if "denoise" in known:
@@ -126,22 +135,18 @@ def named_solver(method: str, options: Mapping[str, Any]) -> Callable[[SDE, Any,
     return table_of
 
 
-def _named(method: str) -> tuple[Callable[..., Table], dict[str, Any]]:
+def _named(method: str, *others: str) -> tuple[Callable[..., Table], dict[str, Any]]:
     """The function of a name in METHODS or PAPER_NAMES, and the options that the name says."""
-    name, options = PAPER_NAMES.get(method.lower(), (method, {}))
-    if name not in METHODS:
-        names = ", ".join((*METHODS, *PAPER_NAMES))
-        raise ValueError(f"method must be one of {names}, or in get_sampler recommended, got {method!r}")
+    name, options = PAPER_NAMES.get(str(method).lower(), (method, {}))
+    choice("method", name, (*METHODS, *PAPER_NAMES, *others))
     return METHODS[name], options
 
 
 def _refuse_unknown(method: str, options: Mapping[str, Any], known: list[str]) -> None:
-    if unknown := [name for name in options if name not in known]:
-        raise ValueError(f"method={method!r} has no option {', '.join(unknown)}, but {', '.join(known) or 'none'}")
+    for name in options:
+        choice(f"option of {method}", name, known)
 
 
 def _options_of(function: Callable[..., Table]) -> list[str]:
-    """The names of a method's own options, those of a TypedDict behind `**` among them."""
-    parameters = list(signature(function).parameters.values())[2:]
-    gathered = [get_args(p.annotation)[0].__annotations__ for p in parameters if p.kind is p.VAR_KEYWORD]
-    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD] + [name for one in gathered for name in one]
+    """The names of a method's own options."""
+    return list(annotations(function))[2:]

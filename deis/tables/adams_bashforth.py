@@ -9,6 +9,7 @@ from typing import Unpack
 
 import numpy as np
 
+from deis.errors import checked
 from deis.sde import SDE
 from deis.table import Table, eps_table
 from deis.tables.multistep import Options, Weights, check_order, extended_nodes, lagrange, multistep, with_options
@@ -33,6 +34,7 @@ _AM_WEIGHTS = (
 )
 
 
+@checked
 def t_ab(sde: SDE, ts: np.ndarray, order: int = 3, **options: Unpack[Options]) -> Table:
     """tAB-DEIS: the polynomial lives in time t. `order` is its degree; 1 NFE a step, orders 0, 1, 2, ... at the start.
 
@@ -63,6 +65,7 @@ def ddim(sde: SDE, ts: np.ndarray, **options: Unpack[Options]) -> Table:
     return _adams_bashforth("DDIM", sde, ts, 0, lagrange(lambda rho: rho), **options)
 
 
+@checked
 def ipndm(
     sde: SDE, ts: np.ndarray, order: int = 4, *, variable_step: bool = False, **options: Unpack[Options]
 ) -> Table:
@@ -82,6 +85,7 @@ def ipndm(
     return multistep(with_options(name, options), sde, ts, order - 1, predict, correct, finite_at_zero=True, **options)
 
 
+@checked
 def gradient_estimation(sde: SDE, ts: np.ndarray, gamma: float = 2.0, **options: Unpack[Options]) -> Table:
     """Gradient estimation (arXiv 2306.04848, algorithm 2): the DDIM step with gamma eps_n + (1 - gamma) eps_n-1.
 
@@ -106,6 +110,7 @@ def pfdiff(sde: SDE, ts: np.ndarray) -> Table:
     return eps_table("PFDiff-1", np.append(t_asked, t[-1]), np.append(sde.s(t_asked), s[-1]), rho_asked, P, Q)
 
 
+@checked
 def _adams_bashforth(
     name: str,
     sde: SDE,

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from deis.errors import checked, choice, require
 from deis.schedule import check_nodes
 from deis.sde import SDE
 from deis.sde.timefn import array_library, wide
@@ -47,10 +48,9 @@ def ddpm(sde: SDE, ts: np.ndarray, *, variance: str = "small", denoise: bool = F
     """
     t, s, rho = extended_nodes(sde, ts, denoise)
     gamma = _gamma(rho, 1.0)
+    choice("variance", variance, ("small", "large"))
     if variance == "small":
         return _ancestral("DDPM", t, s, rho, gamma, gamma)
-    if variance != "large":
-        raise ValueError(f"variance must be small or large, got {variance!r}")
     g = s[:-1] / s[1:] * np.sqrt(rho[:-1] ** 2 - rho[1:] ** 2)
     return _ancestral("DDPM-large", t, s, rho, gamma, np.append(g[:-1], 0.0))
 
@@ -65,6 +65,7 @@ def lcm(sde: SDE, ts: np.ndarray, *, denoise: bool = True) -> Table:
     return _ancestral("LCM", t, s, rho, rho[1:], rho[1:])
 
 
+@checked
 def analytic_ddim(
     sde: SDE,
     ts: np.ndarray,
@@ -103,6 +104,7 @@ def analytic_ddim(
     return _ancestral(f"Analytic-DDIM(eta={eta:g})", t, s, rho, gamma, g)
 
 
+@checked
 def estimate_eps_norm(
     sde: SDE, ts: np.ndarray, eps_fn: Callable[[Any, Any], Any], x_0: Any, z: Any
 ) -> Float64[np.ndarray, " nodes"]:
@@ -122,8 +124,7 @@ def estimate_eps_norm(
 
 
 def _gamma(rho: np.ndarray, eta: float) -> np.ndarray:
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta must be between 0 (deterministic) and 1 (DDPM), got {eta:g}")
+    require(0 <= eta <= 1, f"eta must be between 0 (deterministic) and 1 (DDPM), got {eta:g}")
     return eta * rho[1:] * np.sqrt(1 - (rho[1:] / rho[:-1]) ** 2)
 
 

@@ -9,6 +9,7 @@ from typing import Unpack
 
 import numpy as np
 
+from deis.errors import checked
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.exponential import EXPONENTIAL, Rows, exponential, log_weights, midpoint
@@ -83,6 +84,7 @@ _NODES: dict[int, Rows] = {
 }
 
 
+@checked
 def dpm_solver_pp(
     sde: SDE,
     ts: np.ndarray,

@@ -7,6 +7,7 @@ from typing import TypedDict, Unpack
 
 import numpy as np
 
+from deis.errors import require
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.exponential import EXPONENTIAL, exponential
@@ -75,8 +76,7 @@ def restart(
     """
     t, s, rho = extended_nodes(sde, ts, denoise)
     i = int(np.argmin(np.abs(rho[rho > 0] - s_tmin)))
-    if min(num_step, repeats) < 1:
-        raise ValueError(f"num_step and repeats must be at least 1, got {num_step} and {repeats}")
+    require(min(num_step, repeats) >= 1, f"num_step and repeats must be at least 1, got {num_step} and {repeats}")
     if not rho[i] < s_tmax <= rho[0]:
         raise ValueError(f"s_tmax must lie between the rho of two nodes, {rho[i]:g} and {rho[0]:g}, got {s_tmax:g}")
     down = np.linspace(s_tmax ** (1 / 7), float(rho[i]) ** (1 / 7), num_step + 1)[1:-1] ** 7
@@ -107,8 +107,8 @@ def _two_stages(
     s_tmax: float = np.inf,
     s_noise: float = 1.0,
 ) -> Table:
-    if not min(s_churn, s_noise) >= 0:  # nor NaN
-        raise ValueError(f"s_churn and s_noise must not be negative, got {s_churn:g} and {s_noise:g}")
+    require(s_churn >= 0, f"s_churn must be 0 or more, got {s_churn:g}")
+    require(s_tmin <= s_tmax, f"s_tmin must be at most s_tmax, got {s_tmin:g} and {s_tmax:g}")
     nodes = extended_nodes(sde, ts, denoise)
     rho = nodes[2]
     level = rho[:-1]

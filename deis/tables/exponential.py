@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from deis.errors import choice
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.multistep import Noise, Weights, extended_nodes
@@ -170,8 +171,7 @@ def exponential_rk(
     s_noise: how much the noise is inflated. denoise: one more step, of 1 NFE, to sigma = 0.
     Raises ValueError for an unknown name or prediction, an eta that does not go with it, or bad nodes.
     """
-    if rk_method not in EXPONENTIAL:
-        raise ValueError(f"rk_method must be one of {', '.join(EXPONENTIAL)}, got {rk_method!r}")
+    choice("rk_method", rk_method, EXPONENTIAL)
     if not 0 <= eta < np.inf or (ancestral and eta > 1) or (eta and prediction == "eps" and not ancestral):
         raise ValueError(f"eta must be 0 (deterministic) or more, 1 at most if ancestral, else 0 for eps, got {eta:g}")
     nodes, end, name = extended_nodes(sde, ts, denoise), None, f"expRK-{rk_method}"

@@ -14,6 +14,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from deis.errors import choice, require
 from deis.schedule import check_nodes
 from deis.sde import SDE
 from deis.table import Table
@@ -78,8 +79,7 @@ def multistep(
     lower_order_final, corrector, denoise: the `Options`.
     Raises ValueError for bad nodes, an unknown prediction, or `denoise` after nodes that end at sigma = 0.
     """
-    if prediction not in ("eps", "x_0"):
-        raise ValueError(f"prediction must be one of eps, x_0, got {prediction!r}")
+    choice("prediction", prediction, ("eps", "x_0"))
     t, s, rho = extended_nodes(sde, ts, denoise)
     step = np.arange(len(t) - 1)
     degrees = rising(degree, len(step), lower_order_final, denoise or (rho[-1] == 0 and not finite_at_zero))
@@ -122,15 +122,13 @@ def extended_nodes(sde: SDE, ts: np.ndarray, denoise: bool = False) -> tuple[np.
     s, rho = sde.s(t), np.asarray(sde.rho(t.astype(np.longdouble)), np.longdouble)
     if not denoise:
         return t, s, rho
-    if rho[-1] == 0:
-        raise ValueError(f"the timesteps already end at sigma = 0, at t={t[-1]:g}; give denoise=False")
+    require(rho[-1] > 0, f"the timesteps already end at sigma = 0, at t={t[-1]:g}; give denoise=False")
     return np.append(t, t[-1]), np.append(s, 1.0), np.append(rho, 0)
 
 
 def check_order(order: int, low: int, high: int, what: str = "order") -> None:
-    """Raise ValueError, which begins with `what`, unless `order` is a whole number from low to high."""
-    if not isinstance(order, int | np.integer) or not low <= order <= high:
-        raise ValueError(f"{what} must be {low}{' (DDIM)' * (low == 0)} to {high}, got {order}")
+    """Raise ValueError, which begins with `what`, unless `order` lies between low and high."""
+    require(low <= order <= high, f"{what} must be {low}{' (DDIM)' * (low == 0)} to {high}, got {order}")
 
 
 def rising(degree: int, num_row: int, lower_order_final: bool, last_is_0: bool) -> np.ndarray:

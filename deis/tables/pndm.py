@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from deis.errors import checked
 from deis.schedule import check_nodes
 from deis.sde import SDE
 from deis.table import Table, eps_table
@@ -50,6 +51,7 @@ def plms(sde: SDE, ts: np.ndarray) -> Table:
     return _pndm("PLMS", sde, ts, [_HEUN], order=4)
 
 
+@checked
 def _pndm(name: str, sde: SDE, ts: np.ndarray, first_steps: list[PseudoStep], order: int) -> Table:
     ts = check_nodes(sde, ts)
     rho = sde.rho(ts)

@@ -19,6 +19,7 @@ from typing import Any, ParamSpec
 
 import numpy as np
 
+from deis.errors import checked
 from deis.schedule import check_nodes
 from deis.sde import SDE
 from deis.table import Table
@@ -38,6 +39,7 @@ def from_noise(first: First = lambda **options: {}) -> Callable[[Callable[Args, 
     """
 
     def decorate(method: Callable[Args, Table]) -> Callable[Args, Table]:
+        @checked
         @wraps(method)
         def build(*args: Args.args, **kwargs: Args.kwargs) -> Table:
             bound = signature(method).bind(*args, **kwargs)

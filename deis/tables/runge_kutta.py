@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from deis.errors import choice
 from deis.schedule import check_nodes
 from deis.sde import SDE
 from deis.table import Table, eps_table
@@ -10,9 +11,9 @@ from deis.tables.tableaus import TABLEAUS, Tableau
 
 
 def _tableau(rk_method: str | Tableau) -> Tableau:
-    if isinstance(rk_method, str) and rk_method not in TABLEAUS:
-        raise ValueError(f"rk_method must be one of {', '.join(TABLEAUS)}, got {rk_method!r}")
-    rk = TABLEAUS[rk_method] if isinstance(rk_method, str) else rk_method
+    if not isinstance(rk_method, Tableau):
+        choice("rk_method", rk_method, TABLEAUS)
+    rk = rk_method if isinstance(rk_method, Tableau) else TABLEAUS[rk_method]
     if np.any(rk.c < 0) or np.any(rk.c > 1):
         raise ValueError(f"tableau {rk.name}: stages must stand within the step, got c = {rk.c}")
     return rk

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from deis.errors import choice, require
 from deis.sde import SDE
 from deis.table import Table, eps_table
 
@@ -42,8 +43,8 @@ def single_step(
     s_noise: the standard deviation of all noise is this many times what the level asks for.
     Raises ValueError for an unknown prediction.
     """
-    if prediction not in ("eps", "x_0"):
-        raise ValueError(f"prediction must be one of eps, x_0, got {prediction!r}")
+    choice("prediction", prediction, ("eps", "x_0"))
+    require(0 <= s_noise < np.inf, f"s_noise must be 0 or more and finite, got {s_noise:g}")
     t, s, rho = nodes
     start, end = rho[:-1] if start is None else start, rho[1:] if end is None else end
     t_start = np.where(start == rho[:-1], t[:-1], sde.t_of_rho(start))

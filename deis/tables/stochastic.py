@@ -17,6 +17,7 @@ from typing import Unpack
 
 import numpy as np
 
+from deis.errors import choice, require
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.adams_bashforth import t_ab
@@ -65,8 +66,7 @@ def t_ab_sde(
     Raises ValueError for any other order, lam < 0, or bad nodes.
     """
     check_order(order, 0, 3)
-    if not 0 <= lam < np.inf:
-        raise ValueError(f"lam must be 0 (deterministic) or more, got {lam:g}")
+    require(0 <= lam < np.inf, f"lam must be 0 (deterministic) or more, got {lam:g}")
     if lam == 0:
         return t_ab(sde, ts, order, lower_order_final=lower_order_final, denoise=denoise)
     t, s, rho = extended_nodes(sde, ts, denoise)
@@ -103,10 +103,8 @@ def dpm_solver_pp_sde(
     Raises ValueError for another order, a negative eta, an unknown variant or bad nodes.
     """
     check_order(order, 1, 3, "dpm_solver_pp_sde order")
-    if not 0 <= eta < np.inf:
-        raise ValueError(f"eta must be 0 (deterministic) or more, got {eta:g}")
-    if variant not in ("midpoint", "heun"):
-        raise ValueError(f"variant must be midpoint or heun, got {variant!r}")
+    require(0 <= eta < np.inf, f"eta must be 0 (deterministic) or more, got {eta:g}")
+    choice("variant", variant, ("midpoint", "heun"))
     slope = "exact" if variant == "heun" else variant
     predict, correct = log_weights("x_0", slope, eta, curvature=0.5), log_weights("x_0", "exact", eta)
     name = with_options(f"DPM++{order}M-SDE{'-heun' * (variant == 'heun')}", options) + f"(eta={eta:g})"
@@ -139,8 +137,8 @@ def sa_solver(
     if corrector_order is None:
         corrector_order = order + 1
     check_order(corrector_order, 2, order + 1, "sa_solver corrector_order")
-    if not 0 <= tau < np.inf:
-        raise ValueError(f"tau must be 0 (deterministic) or more, got {tau:g}")
+    require(tau_min <= tau_max, f"tau_min must be at most tau_max, got {tau_min:g} and {tau_max:g}")
+    require(0 <= tau < np.inf, f"tau must be 0 (deterministic) or more, got {tau:g}")
 
     def eta(rho: np.ndarray) -> np.ndarray:
         return np.where((rho >= tau_min) & (rho <= tau_max), tau**2, 0.0)

@@ -9,6 +9,7 @@ from typing import Unpack
 
 import numpy as np
 
+from deis.errors import checked, choice
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.exponential import log_weights
@@ -18,6 +19,7 @@ VARIANTS = ("B1", "B2", "vary")
 MAX_ORDER = 6
 
 
+@checked
 def unipc(
     sde: SDE,
     ts: np.ndarray,
@@ -39,8 +41,7 @@ def unipc(
     Raises ValueError for any other order, variant or prediction, or bad nodes.
     """
     check_order(order, 1, MAX_ORDER, "unipc order")
-    if variant not in VARIANTS:
-        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
+    choice("variant", variant, VARIANTS)
     options = Options(lower_order_final=True, corrector=True) | options
     name = ("UniPC" if options["corrector"] else "UniP") + str(order)
     weights = log_weights(prediction, "exact" if variant == "vary" else variant)
