@@ -1,22 +1,21 @@
 """What a user gave that cannot be, or did not install: the sentences that say so."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from functools import cache, wraps
 from inspect import signature
-from types import NoneType, UnionType
-from typing import Any, ParamSpec, SupportsFloat, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-Args = ParamSpec("Args")
-Answer = TypeVar("Answer")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _KINDS = {bool: "biu", int: "iu", float: "iuf"}  # of NumPy's dtypes
-_WORDS: dict[Any, str] = {bool: "True or False", int: "a whole number", float: "a number", np.ndarray: "numbers"}
-_WORDS |= {SupportsFloat: "a number or an array", Callable: "a function", Mapping: "a dict", NoneType: "None"}
-_MADE = {"SDE": "a deis.SDE, such as deis.vp_linear()", "Table": "a deis.Table, such as deis.tables.build(sde)"}
+_WORDS = {"bool": "True or False", "int": "a whole number", "float": "a number", "ndarray": "numbers"}
+_WORDS |= {"SupportsFloat": "a number or an array", "Callable": "a function", "Mapping": "a dict", "NoneType": "None"}
+_WORDS |= {"SDE": "a deis.SDE, such as deis.vp_linear()", "Table": "a deis.Table, such as deis.tables.build(sde)"}
 
 
 @contextmanager
@@ -40,7 +39,7 @@ def choice(what: str, value: Any, allowed: Collection[str]) -> None:
     """Raise ValueError, with the nearest name or else all that are allowed, if `value` is none of them."""
     if not isinstance(value, str) or value not in allowed:
         names = {name.lower(): name for name in allowed}
-        for near in get_close_matches(value.lower(), names, 1) if isinstance(value, str) else ():
+        for near in get_close_matches(value.lower(), names, 1, 0.8) if isinstance(value, str) else ():
             raise ValueError(f"unknown {what} {value!r}; did you mean {names[near]!r}?")
         raise ValueError(f"{what} must be one of {', '.join(allowed)}, got {shown(value)}")
 
@@ -56,18 +55,18 @@ def shown(value: Any) -> str:
     return " ".join(repr(value).split())[:80]
 
 
-def checked(function: Callable[Args, Answer]) -> Callable[Args, Answer]:
+def checked(function: Function) -> Function:
     """A decorator: `function` is called with its arguments as the types that `as_type` makes of its annotations."""
     names = list(signature(function).parameters)
 
     @wraps(function)
-    def call(*args: Args.args, **kwargs: Args.kwargs) -> Answer:
+    def call(*args: Any, **kwargs: Any) -> Any:
         kinds = annotations(function)
-        positional: Any = [as_type(name, value, kinds.get(name)) for name, value in zip(names, args, strict=False)]
-        by_name: Any = {name: as_type(name, value, kinds.get(name)) for name, value in kwargs.items()}
-        return function(*positional, *args[len(names) :], **by_name)  # type: ignore[arg-type]
+        positional = [as_type(name, value, kinds.get(name)) for name, value in zip(names, args, strict=False)]
+        by_name = {name: as_type(name, value, kinds.get(name)) for name, value in kwargs.items()}
+        return function(*positional, *args[len(names) :], **by_name)
 
-    return call
+    return cast(Function, call)
 
 
 @cache
@@ -90,8 +89,7 @@ def as_type(name: str, value: Any, kind: Any) -> Any:
     for one in kinds:
         with suppress(TypeError, ValueError, RuntimeError):  # as of what is no array, or a traced one
             return _as_type(value, one)
-    words = [_WORDS.get(one) or _MADE.get(one.__name__, one.__name__) for one in kinds]
-    raise ValueError(f"{name} must be {' or '.join(words)}, got {shown(value)}")
+    raise ValueError(f"{name} must be {' or '.join(_WORDS[one.__name__] for one in kinds)}, got {shown(value)}")
 
 
 def _as_type(value: Any, kind: Any) -> Any:
@@ -102,6 +100,5 @@ def _as_type(value: Any, kind: Any) -> Any:
         return kind(found)
     if kind is np.ndarray:
         return np.asarray(value, np.float64)
-    if kind in _WORDS or getattr(kind, "__module__", "").startswith("deis."):
-        require(isinstance(value, kind), "")
+    require(getattr(kind, "__name__", "") not in _WORDS or isinstance(value, kind), "")
     return value

@@ -20,7 +20,6 @@ from deis.sde.timefn import TimeFn, array_library, wide
 
 Network = Callable[[Any, Any], Any]  # (x [batch, ...], scalar t) -> an array shaped like x
 EpsFn = Network
-Weight = SupportsFloat | TimeFn
 
 PREDICTIONS: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
     "eps": lambda s, sigma: (0.0, 1.0),
@@ -43,6 +42,7 @@ AT_NOISE: dict[str, Callable[[Any], tuple[Any, Any]]] = {
 """The same weights where s = 0, for e = x / sigma - x_0 (`deis.sde.kernel`); eps and score do not know x_0 there."""
 
 
+@checked
 def prediction_weights(sde: SDE, prediction: str, s: Any, sigma: Any) -> tuple[Any, Any]:
     """(a, b) in eps = a x + b network(x, t) for s and sigma at t: those of PREDICTIONS, and of AT_NOISE where s = 0.
 
@@ -56,6 +56,7 @@ def prediction_weights(sde: SDE, prediction: str, s: Any, sigma: Any) -> tuple[A
     return a, b
 
 
+@checked
 def from_prediction(sde: SDE, network: Network, prediction: str) -> EpsFn:
     """eps from a network that predicts `prediction`, a name in PREDICTIONS, or of AT_NOISE if s(T) = 0.
 
@@ -70,7 +71,6 @@ def from_prediction(sde: SDE, network: Network, prediction: str) -> EpsFn:
     return eps_fn
 
 
-@checked
 def _check_prediction(sde: SDE, prediction: str) -> None:
     choice("prediction", prediction, PREDICTIONS)
     if prediction not in AT_NOISE:
@@ -111,7 +111,11 @@ def discrete_time(network: Network, num_times: int, index: TimeFn = lambda t: t)
 
 @checked
 def classifier_free_guidance(
-    network: Callable[[Any, Any, Any], Any], condition: Any, null: Any, weight: Weight, rule: Rule = linear
+    network: Callable[[Any, Any, Any], Any],
+    condition: Any,
+    null: Any,
+    weight: SupportsFloat | TimeFn,
+    rule: Rule = linear,
 ) -> EpsFn:
     """eps(null) + weight (eps(condition) - eps(null)), both from one call with twice the batch.
 
@@ -132,7 +136,7 @@ def classifier_free_guidance(
 
 
 @checked
-def autoguidance(eps_fn: EpsFn, worse: EpsFn, weight: Weight, rule: Rule = linear) -> EpsFn:
+def autoguidance(eps_fn: EpsFn, worse: EpsFn, weight: SupportsFloat | TimeFn, rule: Rule = linear) -> EpsFn:
     """worse + weight (eps - worse): away from a worse network for the same images (Karras et al., arXiv 2406.02507).
 
     worse: eps of a smaller or less trained network of the same images, diffusion and condition.
@@ -181,9 +185,7 @@ def threshold_x_0(sde: SDE, eps_fn: EpsFn, percentile: SupportsFloat = 99.5, bou
 
 
 @checked
-def thresholded(
-    percentile: SupportsFloat, bound: SupportsFloat = 1.0, most: SupportsFloat | None = None
-) -> Callable[[Any], Any]:
+def thresholded(percentile: SupportsFloat, bound: SupportsFloat = 1.0, most: Any = None) -> Callable[[Any], Any]:
     """The change of x_0 that is made by `threshold_x_0`, with percentiles of |x_0| above `most` taken as it."""
     if isinstance(percentile, float | int):
         require(1 < percentile <= 100, f"percentile must be above 1 and at most 100, as 99.5, got {percentile:g}")

@@ -69,8 +69,7 @@ def vp_cosine(offset: float = 0.008, t_0: float = 1e-3, T: float = 0.9946) -> SD
     """Variance preserving, alpha_bar = cos^2(b(t)) / cos^2(b(0)), b(t) = (t + offset) / (1 + offset) pi/2.
 
     Nichol & Dhariwal, arXiv 2102.09672, eq. 17. alpha_bar reaches 0 at t = 1. A network of eps starts below;
-    0.9946 is the value of DPM-Solver, arXiv 2206.00927. With T = 1 it has zero terminal SNR. Raises ValueError for a
-    negative offset.
+    0.9946 is the value of DPM-Solver, arXiv 2206.00927. With T = 1 it has zero terminal SNR.
     """
     require(0 <= offset < math.inf, f"offset must be 0 or more and finite, got {offset:g}")
     rate = 0.5 * math.pi / (1 + offset)

@@ -56,10 +56,8 @@ class SDE:
             object.__setattr__(self, name, as_type(name, getattr(self, name), kind))
         for name in ("s", "sigma", "t_of_rho"):
             object.__setattr__(self, name, as_float64(getattr(self, name)))
-        require(
-            -math.inf < self.t_0 < self.T < math.inf,
-            f"t_0 must lie below T, both finite, got t_0={self.t_0:g} and T={self.T:g}",
-        )
+        is_finite = -math.inf < self.t_0 < self.T < math.inf
+        require(is_finite, f"t_0 must lie below T, both finite, got t_0={self.t_0:g} and T={self.T:g}")
         if self.starts_at_noise:
             object.__setattr__(self, "t_of_rho", _up_to_infinity(self.t_of_rho, self.T))
         rho_0, rho_T = self.rho(np.array([self.t_0, self.T]))

@@ -6,7 +6,7 @@ from functools import partial
 from inspect import signature
 from typing import Any
 
-from deis.errors import annotations, as_type, checked, choice
+from deis.errors import annotations, as_type, checked, choice, require
 from deis.grids import optimized
 from deis.schedule import INTEGER_PHASES, PHASES, known_times, timesteps
 from deis.sde import SDE
@@ -84,15 +84,17 @@ def build(
     For a `DiscreteVPSDE` the nodes are whole times: rounded down, equal ones moved apart.
     Raises ValueError for any name or number that is not allowed.
     """
-    arguments = list(signature(build).parameters)[1:-1]
+    parameters = signature(build).parameters
+    arguments = list(parameters)[1:-1]
     choice("ts_phase", ts_phase, (*PHASES, *INTEGER_PHASES, "optimized"))
     given = {"ts_phase": ts_phase, "ts_order": ts_order, "ab_order": ab_order, "rk_method": rk_method}
-    given = {name: value for name, value in given.items() if value != signature(build).parameters[name].default}
+    given = {name: value for name, value in given.items() if value != parameters[name].default}
     if method == "recommended":
-        _refuse_unknown(method, given | options, ["num_step"])
+        require(not given, f"method='recommended' has a schedule and an order of its own: leave out {', '.join(given)}")
+        _refuse_unknown(method, options, ["num_step"])
         return recommended(sde, num_step)
     function, named = _named(method, "recommended")
-    _refuse_unknown(method, options, list(dict.fromkeys([*arguments, *_options_of(function), "denoise"])))
+    _refuse_unknown(method, options, list(dict.fromkeys([*arguments, *[*annotations(function)][2:], "denoise"])))
     asked = {"order": given.get("ab_order"), "rk_method": given.get("rk_method")} | options
     if said := [name for name in named if asked[name] not in (None, named[name])]:
         raise ValueError(f"method={method!r} says {said[0]}={named[said[0]]!r} itself, got {asked[said[0]]!r}")
@@ -120,7 +122,7 @@ def named_solver(method: str, options: Mapping[str, Any]) -> Callable[[SDE, Any,
     Raises ValueError for an unknown name, or options that the method does not have.
     """
     function, named = _named(method)
-    known = _options_of(function)
+    known = [*annotations(function)][2:]
     _refuse_unknown(method, options, known)
     solver = partial(function, **named | dict(options))
 
@@ -145,8 +147,3 @@ def _named(method: str, *others: str) -> tuple[Callable[..., Table], dict[str, A
 def _refuse_unknown(method: str, options: Mapping[str, Any], known: list[str]) -> None:
     for name in options:
         choice(f"option of {method}", name, known)
-
-
-def _options_of(function: Callable[..., Table]) -> list[str]:
-    """The names of a method's own options."""
-    return list(annotations(function))[2:]

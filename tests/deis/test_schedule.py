@@ -148,8 +148,8 @@ def test_integer_spacings_need_a_discrete_model(spacing):
         ((0,), "num_step must be at least 1, got 0"),
         ((-3,), "num_step must be at least 1, got -3"),
         ((5, "time"), "ts_phase must be one of t, rho, log.*, got 'time'"),
-        ((5, "t", 0.0), "ts_order must be positive, got 0"),
-        ((5, "rho", -2.0), "ts_order must be positive, got -2"),
+        ((5, "t", 0.0), "ts_order must be positive and finite, got 0"),
+        ((5, "rho", -2.0), "ts_order must be positive and finite, got -2"),
         ((5, "log"), r'phase "log" needs sigma\(t_0\) > 0, but it is 0 at t_0=0; raise t_0'),
     ],
 )

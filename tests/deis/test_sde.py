@@ -258,8 +258,8 @@ def test_discrete_vp_is_ddpm_s_by_default():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: deis.vp_linear(t_0=1.0, T=1.0), "t_0 must lie below T, got t_0=1 and T=1"),
-        (lambda: deis.vp_linear(t_0=0.5, T=0.1), "t_0 must lie below T, got t_0=0.5 and T=0.1"),
+        (lambda: deis.vp_linear(t_0=1.0, T=1.0), "t_0 must lie below T, both finite, got t_0=1 and T=1"),
+        (lambda: deis.vp_linear(t_0=0.5, T=0.1), "t_0 must lie below T, both finite, got t_0=0.5 and T=0.1"),
         (lambda: deis.ve(sigma_min=50.0, sigma_max=0.01), "sigma_min must be positive and below sigma_max, got 50 and"),
         (lambda: deis.ve(sigma_min=0.0), "sigma_min must be positive and below sigma_max, got 0 and 50"),
         (lambda: deis.flow(np.inf), "shift must be positive and finite, got inf"),

@@ -244,5 +244,5 @@ def test_mistakes_are_answered_in_one_sentence():
             call(ddim_by_x_0(3, eta=1.0), EPS_FN, x, 0)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=r"one key or one for each of the 2 samples, got shape \(3,\)"):
             call(ddim_by_x_0(3, eta=1.0), EPS_FN, x, jax.random.split(jax.random.key(0), 3))
-    with pytest.raises(ValueError, match="method must be one of"):
+    with pytest.raises(ValueError, match="unknown method 'dpm'; did you mean 'ddpm'"):
         deis.get_sampler(SDE, EPS_FN, method="dpm")

@@ -102,7 +102,7 @@ def test_nodes_may_end_at_sigma_0(prediction, order, lower_order_final):
     [
         ({"order": 0}, "unipc order must be 1 to 6, got 0"),
         ({"order": 7}, "unipc order must be 1 to 6, got 7"),
-        ({"variant": "bh1"}, "variant must be one of B1, B2, vary, got 'bh1'"),
+        ({"variant": "bh1"}, "unknown variant 'bh1'; did you mean 'B1'[?]"),
         ({"prediction": "v"}, "prediction must be one of eps, x_0, got 'v'"),
     ],
 )
