@@ -121,9 +121,10 @@ def advance(
 
 def _evaluations(table: Table, eps_fn: EpsFn, x_T: Tensor, noise: Noise | None) -> Iterator[tuple[Tensor, Any]]:
     """(x_i, eps_i) of every evaluation, and last (samples, None)."""
-    for name, value, kind in (("table", table, Table), ("x_T", x_T, Tensor)):
+    given: Any = {"table": (table, Table), "eps_fn": (eps_fn, Callable), "x_T": (x_T, Tensor)}
+    for name, (value, kind) in given.items():
         if not isinstance(value, kind):
-            raise ValueError(f"{name} must be a {kind.__name__}, got one of {type(value).__name__}")
+            raise ValueError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
     steps = rows(table)
     if not x_T.is_floating_point():
         raise ValueError(f"x_T must be floating point, got {x_T.dtype}; use torch.randn")
@@ -189,5 +190,5 @@ def _check_noise(table: Table, x_T: Tensor, noise: Noise | None) -> None:
         expected = (table.nfe, *x_T.shape)
         if noise.shape != expected:
             raise ValueError(f"noise must have shape [nfe, batch, ...] = {expected}, got {tuple(noise.shape)}")
-    elif not isinstance(noise, list | tuple) or len(noise) != len(x_T):
+    elif not isinstance(noise, list | tuple) or [type(g) for g in noise] != [Generator] * len(x_T):
         raise ValueError(f"noise must be one torch.Generator for each of the {len(x_T)} samples, or a tensor")

@@ -212,6 +212,9 @@ def not_a_number_below(t_bad):
     ("call", "message"),
     [
         (lambda run: run(torch_network, torch.ones(2, 2).long()), "must be floating point, got torch.int64"),
+        (lambda run: run(torch_network, [[1.0]]), "x_T must be a Tensor, got list"),
+        (lambda run: run(None, torch.ones(2, 2)), "eps_fn must be a Callable, got NoneType"),
+        (lambda run: deis.torch.sample(SDE, run, torch.ones(2, 2)), "table must be a Table, got SDE"),  # type: ignore[arg-type]
         (lambda run: run(lambda x, t: x[:1], torch.ones(2, 2)), r"in the shape of x, \(2, 2\), got \(1, 2\)"),
         (lambda run: run(lambda x, t: None, torch.ones(2, 2)), r"in the shape of x, \(2, 2\), got NoneType"),
         (lambda run: run(torch_network, torch.tensor([[0.0, float("nan")]])), "x_T holds NaN or infinite values"),
@@ -230,6 +233,7 @@ def test_bad_input_is_one_sentence(call, message):
     ("noise", "message"),
     [
         (None, r"DDIM adds noise: pass noise=\[torch\.Generator"),
+        ([0, 1], "noise must be one torch.Generator for each of the 2 samples"),
         (torch.Generator(), "noise must be one torch.Generator for each of the 2 samples"),
         (generators(range(3)), "noise must be one torch.Generator for each of the 2 samples"),
         (torch.zeros(4, 2, 2), r"shape \[nfe, batch, ...\] = \(5, 2, 2\), got \(4, 2, 2\)"),

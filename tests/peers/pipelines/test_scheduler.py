@@ -207,7 +207,10 @@ class TestSentences:
         ("make", "message"),
         [
             (lambda: TableScheduler(method="tab9"), "method must be one of ddim, t_ab"),
-            (lambda: TableScheduler(method="ddim", options={"order": 2}), "option of ddim must be one of .*, got 'order'"),
+            (
+                lambda: TableScheduler(method="ddim", options={"order": 2}),
+                "option of ddim must be one of .*, got 'order'",
+            ),
             (lambda: TableScheduler(prediction_type="noise"), "prediction_type must be one of epsilon, .*got 'noise'"),
             (lambda: TableScheduler(beta_schedule="sigmoid"), "beta_schedule must be one of linear, .*trained_betas"),
             (lambda: TableScheduler(timestep_spacing="odd").set_timesteps(3), "ts_phase must be one of t, .*got 'odd'"),
