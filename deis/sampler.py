@@ -108,8 +108,7 @@ def _refuse_eps(table: Table, eps_fn: EpsFn, x_T: State, key: jax.Array | None) 
         return not _is_finite(_run(as_partial(eps_fn), rows, calls, x_T, keys))
 
     calls = bisect_left(range(table.nfe), True, key=fails)  # 0 if x_T itself is not finite
-    if calls == 0:
-        raise ValueError("x_T holds NaN or infinite values")
+    require(calls > 0, "x_T holds NaN or infinite values")
     raise ValueError(
         f"{table.name}: eps_fn gave NaN or infinite values in evaluation {calls} of {table.nfe}, "
         f"at t={table.t[calls - 1]:g}"
@@ -179,8 +178,7 @@ def _advance(
 def eps_of(eps_fn: EpsFn, x: State, t: jax.Array) -> State:
     e = eps_fn(x, t)
     got, expected = (jax.tree.map(jnp.shape, tree) for tree in (e, x))
-    if got != expected:
-        raise ValueError(f"eps_fn must answer in the shape of x, {expected}, got {got}")
+    require(got == expected, f"eps_fn must answer in the shape of x, {expected}, got {got}")
     return jax.tree.map(lambda e: e.astype(t.dtype), e)  # not rounded to what x was rounded to
 
 

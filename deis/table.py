@@ -64,15 +64,13 @@ class Table:
 
     def __post_init__(self) -> None:
         for name in ("t", "s", "rho", "a", "b", "p", "q", "P", "Q", "g"):
-            column = as_type(f"{self.name}: column {name}", getattr(self, name), np.ndarray)
-            object.__setattr__(self, name, column)
+            object.__setattr__(self, name, as_type(f"{self.name}: column {name}", getattr(self, name), np.ndarray))
         as_type(f"{self.name}: about", self.about, Mapping)
         shapes = self.a.shape, self.P.shape
         require((self.a.ndim, self.P.ndim) == (1, 2), f"{self.name}: a must be [nfe] and P [nfe, lags], got {shapes}")
         for name, shape in self.shapes().items():
             value = getattr(self, name)
-            if value.shape != shape:
-                raise ValueError(f"{self.name}: column {name} must have shape {shape}, got {value.shape}")
+            require(value.shape == shape, f"{self.name}: column {name} must have shape {shape}, got {value.shape}")
             if not np.all(np.isfinite(value)):
                 row = int(np.argwhere(~np.isfinite(value))[0][0])
                 raise ValueError(f"{self.name}: column {name} is not finite in row {row}, at t={self.t[row]:g}")

@@ -106,7 +106,7 @@ def test_images_need_not_be_kept_to_be_measured(trained: Path) -> None:
         (["sampler.ts_phase=sigma"], "ts_phase must be one of"),
         (["sampler.ts=[1,0.5]", "sampler.t_0=0.6"], "sampler.ts must lie between the diffusion's t_0=0.6 and T=1"),
         (["save=jpg"], "save must be npz, png or both, got 'jpg'"),
-        (["threshold=0"], "threshold must be a percentile in (0, 100]"),
+        (["threshold=0"], "threshold must be a percentile in (1, 100]"),
         (["threshold=99", "clip=true"], "without clip=true"),
         (["distance_to_nfe=3"], "for solvers of the ODE with fewer calls, and tAB3 makes 3 network calls"),
         (["distance_to_nfe=9", "sampler=ddim_eta"], "DDIM(eta=1) adds noise"),

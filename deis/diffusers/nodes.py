@@ -66,8 +66,7 @@ def nodes_of(
     mu: the logarithm of the shift, where the configuration has use_dynamic_shifting.
     Raises ValueError for numbers or names that are not allowed.
     """
-    if given_times is not None and given_sigmas is not None:
-        raise ValueError("give timesteps or sigmas, not both")
+    require(given_times is None or given_sigmas is None, "give timesteps or sigmas, not both")
     if given_times is None and given_sigmas is None:
         num_step = as_type("num_inference_steps", num_step, int)
         require(num_step >= 1, f"num_inference_steps must be at least 1, got {num_step}")
@@ -83,8 +82,7 @@ def nodes_of(
     else:
         assert num_step is not None
         ts = _discrete_times(config, sde, num_step)
-    if len(ts) == 0:
-        raise ValueError("timesteps must hold a time, and sigmas a noise level above 0, got none")
+    require(len(ts) > 0, "timesteps must hold a time, and sigmas a noise level above 0, got none")
     if config["final_sigmas_type"] == "zero" or ts[-1] == 0:
         return ts, True
     return np.append(ts, 0.0), False

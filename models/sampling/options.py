@@ -44,9 +44,9 @@ def check_eps(options: EpsOptions, network: Mapping[str, Any]) -> Source | None:
     if label is not None and not 0 <= label < classes:
         allowed = f"0 to {classes - 1}" if classes else "null: this network was trained without classes"
         raise ValueError(f"label must be {allowed} (model.num_classes={classes}), got {label}")
-    if options.threshold is not None and (options.clip or not 0 < options.threshold <= 100):
+    if options.threshold is not None and (options.clip or not 1 < options.threshold <= 100):
         raise ValueError(
-            f"threshold must be a percentile in (0, 100], without clip=true, as it clips too; got {options.threshold:g}"
+            f"threshold must be a percentile in (1, 100], without clip=true, as it clips too; got {options.threshold:g}"
         )
     asked = given(options)
     if weight is None:
