@@ -22,6 +22,7 @@ NO_OPTION = r"(?:Could not override|Could not delete from config\.|Key(?= '\S+' 
 # what Hydra and OmegaConf say, and what is said instead
 REWORDED = {
     r"Error merging override ~([^\n=]+)": "~{} takes away what is needed: write {}=VALUE",
+    r"Error merging override ([^\n=]+)=([^\n]*)\n[^\n]* is not a ListConfig": "{0} takes a list: write {0}=[{1}]",
     r"Error merging override ([^\n]+)\n([^\n]+)": "{} is refused: {}",
     r"Multiple values for \S+\. .*'override (\S+): ([^']*)'": "a choice needs no +: write {}={}",
     r"Error parsing override '([^\n]+)'\s+missing EQUAL": "{} has no value: write {}=VALUE",

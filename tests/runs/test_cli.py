@@ -76,6 +76,7 @@ def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         ("optimizer.clip_norm=0", "optimizer.clip_norm must be positive, got 0"),
         ("seed=-1", "seed must be from 0 to 4294967295, got -1"),
         ("train.steps=many", "train.steps=many is refused"),
+        ("model.multipliers=2", "model.multipliers takes a list: write model.multipliers=[2]"),
         ("~model", "model has no value"),
     ],
 )
