@@ -121,11 +121,17 @@ def _wrong_choice(config_name: str) -> str | None:
 
 
 def unknown_option(key: str, config_name: str, job: type) -> str:
-    """An option that is not there: which choices of its group have it, or else the likeliest that was meant."""
+    """An option that is not there: which choices of its group have it, or else the likeliest that was meant.
+
+    Where most have it, what is said is the first line of the file of the one that has not.
+    """
     group, _, word = key.rpartition(".")
     if having := [choice for choice in choices_of(group) if word in _options(group, choice)]:
         chosen = (_chosen(config_name).get(group) or "").split(",")
         lacking = next((choice for choice in chosen if choice not in having), "this one")
+        if 2 * len(having) > len(choices_of(group)) and (file := CONF / group / f"{lacking}.yaml").is_file():
+            first_line = file.read_text().partition("\n")[0].strip("# .")
+            return f"{lacking} has no {word}: {first_line[0].lower()}{first_line[1:]}"
         return f"{lacking} has no {word}; {', '.join(having)} {'have' if len(having) > 1 else 'has'}"
     known = _known_options(config_name, job)
     if key in known:
