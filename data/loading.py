@@ -8,7 +8,7 @@ from jaxtyping import Int32, UInt8
 from PIL import ImageColor
 
 from data.config import DatasetConfig
-from data.files import load_files
+from data.files import load_files, names_of_folders
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +46,18 @@ def load_splits(cfg: DatasetConfig, *splits: str) -> list[Split]:
                 f"cut and resize them with dataset.image_size={min(height, width)}"
             )
     return [Split(*one) for one in found]
+
+
+def class_names(cfg: DatasetConfig) -> list[str]:
+    """The names of a data set's classes in the order of their numbers, without reading images; numbers have no name.
+
+    Raises ValueError for an unknown data set of tensorflow-datasets.
+    """
+    if cfg.tfds_name is None:
+        return names_of_folders(cfg)
+    from data.prepared import names_of_labels
+
+    return names_of_labels(cfg)
 
 
 def _check(cfg: DatasetConfig, splits: Sequence[str]) -> None:
