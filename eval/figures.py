@@ -54,19 +54,19 @@ def save_png(path: Path, array: UInt8[np.ndarray, "height width c"]) -> None:
     picture_of(array).save(path)
 
 
-def class_grid(
-    images: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarray, " n"] | None, count: int
-) -> UInt8[np.ndarray, "height width c"]:
-    """The picture of `count` images at most: the first ones, or of several classes a row each."""
-    present = np.unique(labels) if labels is not None else np.empty(0)
-    columns = count // max(len(present), 1)
-    if labels is None or len(present) < 2 or columns == 0:
-        return image_grid(images[:count])
-    rows = [np.flatnonzero(labels[: len(images)] == label)[:columns] for label in present]
-    columns = min(map(len, rows))
-    if columns == 0:
-        return image_grid(images[:count])
-    return image_grid(images[np.concatenate([row[:columns] for row in rows])], columns)
+def save_class_grid(
+    path: Path, images: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarray, " n"] | None, count: int
+) -> int:
+    """Write a picture of `count` images at most: the first ones, or of several classes a row each; returns how many."""
+    labels = np.empty(0, int) if labels is None else labels
+    present = np.unique(labels)
+    rows = [np.flatnonzero(labels[: len(images)] == label)[: count // len(present)] for label in present]
+    columns = min(map(len, rows), default=0)
+    if len(rows) < 2 or columns == 0:
+        rows, columns = [np.arange(len(images))], count
+    shown = images[np.concatenate([row[:columns] for row in rows])]
+    save_png(path, image_grid(shown, columns if len(rows) > 1 else None))
+    return len(shown)
 
 
 def denoising_gif(
@@ -124,7 +124,8 @@ def samples_picture(path: Path, cells: Mapping[tuple[str, str], UInt8[np.ndarray
     rows, columns = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
     blocks = {key: picture_of(image_grid(images)) for key, images in cells.items()}
     block = next(iter(blocks.values()))
-    width, height = block.width + margin, block.height + margin
+    width = max(block.width, *(round(_font(size).getlength(name)) for name in columns)) + margin
+    height = block.height + margin
     left, top = round(max(map(_font(size).getlength, rows))) + 2 * margin, size + 2 * margin
     xs = {column: left + j * width for j, column in enumerate(columns)}
     ys = {row: top + i * height for i, row in enumerate(rows)}

@@ -15,6 +15,7 @@ from commands import TINY, run, run_here
 from PIL import Image
 from runs_of_training import OFTEN, arrays, logged, start, train, wait_until_step
 
+from eval import figures
 from models.checkpoints import checkpoint
 
 
@@ -140,9 +141,11 @@ def test_a_loss_that_is_not_finite_ends_with_3(tmp_path: Path, quick_to_compile:
     assert records[-1]["skipped"] == 1
 
 
-def test_own_jpegs_with_ve_and_classes(tmp_path: Path, quick_to_compile: None) -> None:
+def test_own_jpegs_with_ve_and_classes(tmp_path: Path, quick_to_compile: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Folder of JPEGs in class folders -> train a conditional network, with guided grids -> sample one class with
-    autoguidance by a checkpoint of its own, and a sheet of both classes."""
+    autoguidance by a checkpoint of its own, and a sheet of both classes, by name."""
+    cells, picture = dict[tuple[str, str], np.ndarray](), figures.samples_picture
+    monkeypatch.setattr(figures, "samples_picture", lambda path, new: picture(path, cells.update(new) or new))
     rng = np.random.default_rng(0)
     for label in ("cats", "dogs"):
         (tmp_path / "photos" / label).mkdir(parents=True)
@@ -170,12 +173,13 @@ def test_own_jpegs_with_ve_and_classes(tmp_path: Path, quick_to_compile: None) -
     ]
     drawn = run_here("sample.py", *arguments, "extractor=none", "gif=true", "run_dir=drawn", cwd=tmp_path)
     assert drawn.returncode == 0, drawn.stderr
-    assert "; pictures in drawn: grid.png, guidance.png, denoising.gif\n" in drawn.stdout
+    assert "; pictures in drawn: grid.png (5 of 5 images), guidance.png, denoising.gif\n" in drawn.stdout
     samples = np.load(tmp_path / "drawn" / "samples.npz")
     assert samples["images"].shape == (5, 12, 12, 3)
     assert samples["images"].dtype == np.uint8
     result = json.loads((tmp_path / "drawn" / "result.json").read_text())
     assert (result["nfe"], result["nfe_asked"]) == (4, 3)
     assert {"grid.png", "guidance.png", "denoising.gif"} <= set(os.listdir(tmp_path / "drawn"))
+    assert [*cells] == [("guidance 1", "cats"), ("guidance 1", "dogs")]
     width, height = Image.open(tmp_path / "drawn" / "guidance.png").size
     assert width > height  # one weight, two classes side by side

@@ -12,6 +12,7 @@ from eval.figures import (
     image_grid,
     loss_curve_plot,
     precision_recall_plot,
+    save_class_grid,
     save_png,
 )
 
@@ -50,6 +51,25 @@ def test_grid_holds_every_image_in_reading_order(n, columns, scale, c):
                 np.testing.assert_array_equal(tile, images[i])
         else:
             assert (tile == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "count", "shown"),
+    [
+        (None, 5, [0, 1, 2, 3, 4]),
+        ([7] * 8, 9, range(8)),
+        ([2, 0, 2, 0, 0, 2, 0, 0], 5, [1, 3, 0, 2]),
+        (range(8), 3, [0, 1, 2]),
+    ],
+)
+def test_grid_has_a_row_for_each_class_and_says_how_many_it_shows(tmp_path, labels, count, shown):
+    images = np.random.default_rng(3).integers(0, 256, (8, 64, 64, 1), np.uint8)
+    assert save_class_grid(tmp_path / "a.png", images, None if labels is None else np.array(labels), count) == len(
+        shown
+    )
+    columns = 2 if labels and labels[0] == 2 else None
+    save_png(tmp_path / "b.png", image_grid(images[list(shown)], columns))
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_default_grid_is_large_enough_to_see():

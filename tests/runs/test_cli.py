@@ -89,7 +89,10 @@ def test_train_refuses(arguments: str, said: str, answer: Callable[..., str]) ->
     [
         ("sampler=ddim sampler.order=2", "ddim has no order; dpm_solver, *, t_ab, *, tab3, unipc have"),
         ("sampler.lam=1", "t_ab has no lam; t_ab_sde has"),
-        ("sampler=learned sampler.nfe=9", "learned has no nfe: calls and times are those of a table in a file, *.table"),
+        (
+            "sampler=learned sampler.nfe=9",
+            "learned has no nfe: calls and times are those of a table in a file, *.table",
+        ),
         ("sampler=recommended sampler.ts=[1]", "recommended has no ts: solver and grid are those of least error *"),
         ("experiment=demo_picture sampler.lam=1", "tab3 has no lam; t_ab_sde has"),
         (

@@ -156,7 +156,7 @@ def test_what_is_next_is_said_once(
 ) -> None:
     """After a sweep its table, and after a single run with the network that comes along other runs."""
     Path("relative").symlink_to(SHIPPED)
-    result = {"sampler": "tAB3", "nfe": 5, "nfe_asked": 5, "images_per_s": 9.5}
+    result = {"sampler": "tAB3", "nfe": 5, "nfe_asked": 5, "images_per_s": 9.5, "grid_samples": 60}
     monkeypatch.setattr(sample, "draw_images", lambda *_: {})
     monkeypatch.setattr(sample, "write_images", lambda *_: dict(result))
     monkeypatch.setattr(sys, "argv", ["sample.py", "extractor=none", "logger=none", "gif=true", *options])
@@ -164,7 +164,7 @@ def test_what_is_next_is_said_once(
         cli.run(sample.main, "sample", sample.SampleJob)
     said = capsys.readouterr()
     assert said.out.count("tAB3, 5 NFE: 9.5 images/s; pictures in ") == jobs
-    assert said.out.count(": grid.png, denoising.gif\n") == jobs
+    assert said.out.count(": grid.png (60 of 256 images), denoising.gif\n") == jobs
     assert [line.split()[: len(next_one)] for line in said.err.splitlines() if "Next" in line] == [next_one]
 
 
