@@ -177,14 +177,23 @@ def against_nfe(rows: Sequence[Mapping[str, Any]], value: str, label: str, top: 
     """A figure of `value` against network evaluations, both logarithmic, with one line per sampler.
 
     Each row has "sampler", "method", "nfe" and `value`, and may have "nfe_asked". Samplers of one method share a
-    colour, and their order of appearance sets shade and marker. top: values above this are cut off.
+    colour, and their order of appearance sets shade and marker. Of a single number of evaluations it is a figure of
+    bars. top: values above this are cut off.
     """
     from matplotlib.colors import to_rgb
     from matplotlib.ticker import FixedLocator, NullLocator
 
+    colours = {row["sampler"]: FAMILY_COLOUR.get(row["method"], BASELINE_COLOUR) for row in rows}
+    nodes = sorted({row.get("nfe_asked", row["nfe"]) for row in rows})
+    if len(nodes) == 1:
+        figure, (axes,) = panels(1, (7.0, 1.0 + 0.25 * len(rows)))
+        values = [row[value] for row in rows]
+        axes.barh([row["sampler"] for row in rows], values, color=[colours[row["sampler"]] for row in rows])
+        axes.set(xlabel=f"{label}, {nodes[0]} network evaluations", xlim=(0, min(top or np.inf, 1.05 * max(values))))
+        axes.invert_yaxis()
+        return figure
     figure, (axes,) = panels(1, (7.0, 4.2))
     axes.set(xscale="log", yscale="log", xlabel="network evaluations (NFE)", ylabel=label)
-    colours = {row["sampler"]: FAMILY_COLOUR.get(row["method"], BASELINE_COLOUR) for row in rows}
     for sampler, colour in colours.items():
         points = sorted((row["nfe"], row[value]) for row in rows if row["sampler"] == sampler)
         family = [name for name in colours if colours[name] == colour]
@@ -201,7 +210,6 @@ def against_nfe(rows: Sequence[Mapping[str, Any]], value: str, label: str, top: 
     if top is not None and axes.get_ylim()[1] > top:
         axes.set_ylim(top=top)
     _plain_numbers(axes)
-    nodes = sorted({row.get("nfe_asked", row["nfe"]) for row in rows})
     axes.xaxis.set(major_locator=FixedLocator(nodes), minor_locator=NullLocator(), major_formatter="{x:.0f}")
     figure.legend(loc="outside right center", frameon=False, handlelength=3.2, labelspacing=0.7)
     return figure

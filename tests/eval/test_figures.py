@@ -150,6 +150,14 @@ def test_fid_plot_draws_every_measured_run_at_the_nfe_it_used(tmp_path, drawn):
     assert min(Image.open(tmp_path / "a.png").size) > 500
 
 
+def test_one_number_of_calls_is_drawn_as_bars(tmp_path, drawn):
+    fid_vs_nfe_plot(tmp_path / "a.png", ROWS[1:])
+    (axes,) = drawn[0].axes
+    assert [bar.get_width() for bar in axes.patches] == [26.91, 19.72, 15.37, 108.0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["DDIM", "tAB1", "tAB3", "rho2Heun"]
+    assert axes.get_xlabel() == "FID, 5 network evaluations"
+
+
 def test_without_data_there_is_no_plot(tmp_path):
     fid_vs_nfe_plot(tmp_path / "a.png", ROWS[-1:])
     assert not list(tmp_path.iterdir())
