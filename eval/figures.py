@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from jaxtyping import Int, Num, UInt8
+from jaxtyping import Float, Int, Num, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 import data
@@ -216,16 +216,14 @@ def against_nfe(rows: Sequence[Mapping[str, Any]], value: str, label: str, top: 
 
 
 def held_out_plot(path: Path, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Plot the "eval_loss" of each named run's records against "step"; without any write nothing."""
-    curves = {
-        name: [(row["step"], row["eval_loss"]) for row in rows if "eval_loss" in row] for name, rows in runs.items()
-    }
-    if not any(curves.values()):
+    """Plot the "eval_loss" of each named run's records against "step", where it is finite; without any write nothing."""
+    curves = {name: _curve(rows, "eval_loss") for name, rows in runs.items()}
+    if not any(map(len, curves.values())):
         return
     figure, (axes,) = panels(1, (7.0, 4.2))
     axes.set(xlabel="step", ylabel="held-out loss", yscale="log")
     for name, points in curves.items():
-        axes.plot(*np.array(points).reshape(-1, 2).T, label=name, marker="o", markersize=3, linewidth=1.2)
+        axes.plot(*points.T, label=name, marker="o", markersize=3, linewidth=1.2)
     _plain_numbers(axes)
     figure.legend(loc="outside right center", frameon=False, fontsize="small")
     figure.savefig(path)
@@ -252,18 +250,21 @@ def _plain_numbers(axes: Any) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
+def _curve(records: Sequence[Mapping[str, Any]], key: str) -> Float[np.ndarray, "n 2"]:
+    """The points (step, value) of the records that have a finite value."""
+    points = [(record["step"], record[key]) for record in records if np.isfinite(record.get(key, np.nan))]
+    return np.array(points).reshape(-1, 2)
+
+
 def loss_curve_plot(path: Path | IO[bytes], records: Sequence[Mapping[str, Any]]) -> None:
     """Plot the loss of a run from its metrics.jsonl: "step" with "loss" (training), "eval_loss" (held out) or both.
 
-    The training loss is drawn faintly, and again as a centred running mean over a twentieth of the run. Raises
-    ValueError if no record has one.
+    The training loss is drawn faintly, and again as a centred running mean over a twentieth of the run. Only what is
+    finite is drawn; without any training loss write nothing.
     """
-    train, held_out = (
-        np.array([(record["step"], record[key]) for record in records if record.get(key) is not None])
-        for key in ("loss", "eval_loss")
-    )
+    train, held_out = _curve(records, "loss"), _curve(records, "eval_loss")
     if len(train) == 0:
-        raise ValueError("there is no loss to plot")
+        return
     figure, (axes,) = panels(1, (7.0, 3.6))
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     width = max(1, len(train) // 20)

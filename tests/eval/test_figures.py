@@ -9,6 +9,7 @@ from eval.figures import (
     GAP,
     denoising_gif,
     fid_vs_nfe_plot,
+    held_out_plot,
     image_grid,
     loss_curve_plot,
     precision_recall_plot,
@@ -161,13 +162,15 @@ def test_one_number_of_calls_is_drawn_as_bars(tmp_path, drawn):
 def test_without_data_there_is_no_plot(tmp_path):
     fid_vs_nfe_plot(tmp_path / "a.png", ROWS[-1:])
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="no loss"):
-        loss_curve_plot(tmp_path / "a.png", [{"step": 1, "eval_loss": 0.5}])
+    loss_curve_plot(tmp_path / "a.png", [{"step": 1, "eval_loss": 0.5}, {"step": 2, "loss": np.nan}])
+    held_out_plot(tmp_path / "a.png", {"1": [{"step": 1, "eval_loss": np.inf}]})
+    assert not list(tmp_path.iterdir())
 
 
 def test_loss_plot_smooths_the_training_loss_without_shifting_it(tmp_path, drawn):
     records = [{"step": step, "loss": 2.0 + 0.01 * step} for step in range(1, 101)]
     records += [{"step": 50, "eval_loss": 2.7, "images_per_s": 9.0}, {"step": 100, "eval_loss": 3.2}]
+    records += [{"step": 101, "loss": np.nan}, {"step": 102, "loss": np.inf, "eval_loss": np.inf}]
     loss_curve_plot(tmp_path / "a.png", records)
     raw, smooth, held_out = drawn[0].axes[0].get_lines()
     assert len(raw.get_xdata()) == 100
