@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -14,6 +15,7 @@ import pytest
 from commands import TINY, run, run_here
 from PIL import Image
 from runs_of_training import OFTEN, arrays, logged, start, train, wait_until_step
+from wandb_files import records
 
 from eval import figures
 from models.checkpoints import checkpoint
@@ -139,6 +141,21 @@ def test_a_loss_that_is_not_finite_ends_with_3(tmp_path: Path, quick_to_compile:
     assert (status["status"], status["exit_code"]) == ("failed", 3)
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert records[-1]["skipped"] == 1
+
+
+def test_a_held_out_loss_that_is_not_finite_fails_the_run_and_its_log(uninterrupted: Path, tmp_path: Path) -> None:
+    """A run whose steps are all done, and whose last loss is said to be infinite."""
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 100, "eval_loss": Infinity}\n')
+    options = [*OFTEN, "logger=wandb", "logger.mode=offline", "optimized_metric=eval_loss", "run_dir=run"]
+    result = run_here("train.py", *options, cwd=tmp_path)
+    assert result.returncode == 3, result.stderr
+    assert "error: trained 100 steps, but the held-out loss is inf, so that" in result.stderr
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["status"], status["exit_code"], status.get("metric")) == ("failed", 3, None)
+    assert [record.exit_code for kind, record in records(folder) if kind == "exit"] == [1]
 
 
 def test_own_jpegs_with_ve_and_classes(tmp_path: Path, quick_to_compile: None, monkeypatch: pytest.MonkeyPatch) -> None:

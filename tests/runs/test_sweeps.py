@@ -113,23 +113,6 @@ def test_the_same_command_repeats_only_what_failed(tmp_path: Path, train_with: C
     assert len(set(trained)) == len(trained) - 1 == 6
 
 
-def test_a_network_without_a_finite_loss_is_no_success(
-    tmp_path: Path, train_with: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The search is told of no value; the sweep goes on."""
-
-    def diverge(job: Any, config: Any, run_dir: Path, *_: Any) -> None:
-        value = {1e-3: "NaN", 2e-3: "Infinity", 3e-3: "0.25"}[job.optimizer.learning_rate]
-        (run_dir / "metrics.jsonl").write_text(f'{{"step": 4, "eval_loss": {value}}}\n')
-
-    assert train_with(diverge, sweep=[*TINY, "optimizer.learning_rate=1e-3,2e-3,3e-3"]) == 3
-    found = [folder.read_status(path.parent) for path in sorted(tmp_path.glob("outputs/sweeps/*/*/status.json"))]
-    assert [(status["status"], status.get("metric")) for status in found] == [*[("failed", None)] * 2, ("done", 0.25)]
-    said = capsys.readouterr().err
-    assert [f"trained 4 steps, but the held-out loss is {value}," in said for value in ("nan", "inf")] == [True, True]
-    assert said.count("; samples: python sample.py checkpoint=") == 1
-
-
 @pytest.mark.parametrize("command", ["analysis", "choose", "learn", "likelihood"])
 def test_no_command_repeats_a_job_that_is_done(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder, "finished", lambda folder, config, source: {"status": "done", "from": source})
