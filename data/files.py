@@ -73,7 +73,7 @@ def _read_pictures(path: Path, cfg: DatasetConfig) -> tuple[list[np.ndarray], np
 def _labels(pictures: Pictures, names: list[str]) -> np.ndarray | None:
     """The class of each file, int32 [n]; None if there are no classes."""
     if pictures.labels is None:
-        number = {folder: i for i, folder in enumerate(_sub_folders(names))}
+        number = {folder: i for i, folder in enumerate(sub_folders(names))}
         return np.array([number[name.split("/")[0]] for name in names], np.int32) if number else None
     if not pictures.labels:
         return None
@@ -84,19 +84,10 @@ def _labels(pictures: Pictures, names: list[str]) -> np.ndarray | None:
     return np.array([pictures.labels[name] for name in names], np.int32)
 
 
-def _sub_folders(names: list[str]) -> list[str]:
+def sub_folders(names: list[str]) -> list[str]:
     """The classes of files by their folders, in alphabetical order; none unless all lie in two folders or more."""
     classes = sorted({name.split("/")[0] for name in names})
     return classes if len(classes) > 1 and all("/" in name for name in names) else []
-
-
-def names_of_folders(cfg: DatasetConfig) -> list[str]:
-    """The names of the classes of own images, those of their folders; empty where labels are mere numbers."""
-    path = Path(str(cfg.path)).expanduser()
-    if not path.exists() or path.suffix.lower() == ".npz":
-        return []
-    pictures = find_pictures(path)
-    return _sub_folders(pictures.names) if pictures.labels is None else []
 
 
 def _read_npz(file: Path, cfg: DatasetConfig) -> tuple[list[np.ndarray], np.ndarray | None]:

@@ -121,10 +121,7 @@ def _wrong_choice(config_name: str) -> str | None:
 
 
 def unknown_option(key: str, config_name: str, job: type) -> str:
-    """An option that is not there: which choices of its group have it, or else the likeliest that was meant.
-
-    Where most have it, what is said is the first line of the file of the one that has not.
-    """
+    """An option that is not there: which choices have it, or why one alone has not, or else the likeliest meant."""
     group, _, word = key.rpartition(".")
     if having := [choice for choice in choices_of(group) if word in _options(group, choice)]:
         chosen = (_chosen(config_name).get(group) or "").split(",")

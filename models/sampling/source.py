@@ -41,7 +41,8 @@ def find(folder: str | None, step: int | None, output_root: str) -> Source:
     elif runs := [
         run
         for run in (*root.glob("*/*/checkpoints"), *root.glob("sweeps/*/*/checkpoints"))
-        if checkpoint.latest_step(run) is not None and not _failed(run.with_name("status.json"))
+        if checkpoint.latest_step(run) is not None
+        and (not (status := run.with_name("status.json")).is_file() or read_json(status).get("status") != "failed")
     ]:
         path = max(runs, key=lambda run: run.stat().st_mtime)
         log.info("Taking the newest run, %s; another is checkpoint=FOLDER", path.parent)
@@ -60,11 +61,6 @@ def find(folder: str | None, step: int | None, output_root: str) -> Source:
             "python -m models.convert wrote"
         )
     return Source(checkpoints, step, checkpoint.read_config(checkpoints, step))
-
-
-def _failed(status: Path) -> bool:
-    """Whether status.json, if it is there, says that the run ended with an error, as by a loss that is not finite."""
-    return status.is_file() and read_json(status).get("status") == "failed"
 
 
 def identity(source: Source) -> dict[str, Any]:

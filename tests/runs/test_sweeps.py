@@ -168,6 +168,17 @@ def test_a_signal_stops_the_whole_sweep(tmp_path: Path, train_with: Callable[...
     assert len(list((tmp_path / "outputs" / "sweeps").glob("*/"))) == 1
 
 
+def test_a_damaged_file_of_a_sweep_is_named_and_hinders_no_other(
+    tmp_path: Path, train_with: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "outputs" / "sweeps" / "damaged").mkdir(parents=True)
+    (tmp_path / "outputs" / "sweeps" / "damaged" / "sweep.json").write_text('{"command": "tr')
+    assert train_with(fit) == 0
+    said = "warning: outputs/sweeps/damaged/sweep.json is not JSON; no sweep goes on in its folder\n"
+    assert capsys.readouterr().err.count(said) == 1
+    assert len(list((tmp_path / "outputs" / "sweeps").glob("*/0/checkpoints"))) == 1
+
+
 def test_a_sweep_that_another_process_is_at_is_left_alone(tmp_path: Path, train_with: Callable[..., int]) -> None:
     assert train_with(fit) == 0
     (sweep,) = (tmp_path / "outputs" / "sweeps").glob("*/")
