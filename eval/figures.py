@@ -216,7 +216,7 @@ def against_nfe(rows: Sequence[Mapping[str, Any]], value: str, label: str, top: 
 
 
 def held_out_plot(path: Path, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Plot the "eval_loss" of each named run's records against "step", where it is finite; without any write nothing."""
+    """Plot the finite "eval_loss" of each named run's records against "step"; without any write nothing."""
     curves = {name: _curve(rows, "eval_loss") for name, rows in runs.items()}
     if not any(map(len, curves.values())):
         return

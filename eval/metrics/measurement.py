@@ -141,7 +141,7 @@ class Measurement:
             return
         features, logits = self.extractor.outputs(self._waiting[:count])
         self._waiting = self._waiting[count:]
-        self.blocks = extend_blocks(self.blocks, features, sum(block.n for block in self.blocks))
+        self.blocks = extend_blocks(self.blocks, features)
         if self.config.need("features"):
             self._features.append(features)
         if logits is not None and self.config.need("logits"):
