@@ -21,10 +21,8 @@ from deis import adaptive, tables
 from eval.features.config import ExtractorConfig
 from eval.features.pixels import pixels_extractor
 from eval.metrics.frechet import feature_statistics, frechet_distance
-from eval.metrics.measurement import Measurement, MetricConfig
 from eval.metrics.precision_recall import precision_recall
 from eval.metrics.reference import load_reference
-from eval.paper import compute
 from eval.paper.compute import Costs, Setup, eps_norm, measure_cell, samples, warm_up
 from eval.paper.plan import Adaptive, Analytic, Cell
 from formats.files import read_npz
@@ -101,18 +99,6 @@ def test_a_record_says_what_drawing_and_measuring_by_hand_give(setup: Setup) -> 
     assert json.loads((setup.folder / "one.json").read_text()) == json.loads(json.dumps(record))
     assert np.abs(read_npz(setup.folder / "one.npz")["images"].astype(int) - images[:4]).max() <= 1
     assert record["network_s"] > 0 < record["features_s"]
-
-
-def test_the_standard_error_is_that_of_sample_py(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the same images, in other batches."""
-    images = np.random.default_rng(0).normal(0, 0.5, (23, 8, 8, 1)).astype(np.float32)
-    monkeypatch.setattr(compute, "samples", lambda *_: ((images[i : i + 4], 5) for i in range(0, 23, 4)))
-    record = measure_cell(setup, cell(table(setup.net.sde, 5), seeds=range(23)), "one", nothing)
-    measurement = Measurement(setup.extractor, load_reference(setup.extractor, setup.dataset), MetricConfig())
-    measurement.add(data.to_uint8(images, "round"))
-    found = measurement.result()
-    for name in ("fid", "fid_standard_error"):
-        assert record[name] == pytest.approx(found[name], rel=1e-6)
 
 
 def test_a_cell_that_is_stopped_leaves_no_record(setup: Setup) -> None:
