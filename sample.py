@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 import data
 import deis
-from eval.figures import class_grid, denoising_gif, samples_picture, save_png
+from eval.figures import denoising_gif, samples_picture, save_class_grid
 from eval.job import (
     MeasuringJob,
     check_measuring,
@@ -93,6 +93,7 @@ def main(cfg: DictConfig) -> float | None:
             raise ValueError("guidance_sheet has a column for each class, and this network was trained without classes")
         for weight in job.guidance_sheet or ():
             check_eps(replace(job, label=0, guidance=weight), source.config)
+        names = data.class_names(dataset) if job.guidance_sheet and dataset else []
         table = build_table(job.sampler, build_sde(source.config["sde"]))
         check_distance(table, job.distance_to_nfe)
         job.batch_size = min(job.batch_size, len(seeds))  # no more is computed than what is asked for
@@ -110,20 +111,19 @@ def main(cfg: DictConfig) -> float | None:
         from models.training import devices  # imports JAX, which is configured by now
 
         if index == 0:  # it writes all but the other processes' PNG files
-            status = owned.enter_context(
-                folder.occupy(run_dir, config, sampler=table.name, nfe_asked=nfe_asked(job, table))
-            )
+            facts = {"sampler": table.name, "nfe_asked": nfe_asked(job, table)}
+            status = owned.enter_context(folder.occupy(run_dir, config, **facts))
             print(using, file=sys.stderr)
         with devices.one_at_first():
-            asked = (job.fid_is_asked, job.label)
-            measurement = measurement_of(job.extractor, dataset, metrics, len(seeds), *asked) if metrics else None
+            asked = (len(seeds), job.fid_is_asked, job.label)
+            measurement = measurement_of(job.extractor, dataset, metrics, *asked) if metrics else None
         mine = share(seeds, index, count, job.batch_size)
         parts = devices.gather(draw_images(job, source, worse, table, mine, done, run_dir, measurement))
         if measurement is not None:
             measurement.gather()
         if index > 0:
             return None
-        result = write_images(job, source, worse, table, seeds, parts, run_dir)
+        result = write_images(job, source, worse, table, seeds, parts, run_dir, names)
         result |= {"dataset": dataset.name if dataset else None, "overrides": folder.overrides()}
         if job.shard is not None:
             single_files.write_origin(run_dir, origin_of_images(job, source, worse))
@@ -142,9 +142,9 @@ def main(cfg: DictConfig) -> float | None:
                 save_statistics(run_dir / "reference.npz", measurement.reference.statistics)
                 log.artifact(f"{measurement.reference.data_name}-statistics", "statistics", run_dir / "reference.npz")
         status["metric"] = result.get("fid")
-    also = {"guidance.png": job.guidance_sheet, "denoising.gif": job.gif}
-    pictures = ["grid.png", *(name for name, asked in also.items() if asked)]
-    print(f"{summary(result)}; pictures in {run_dir}: {', '.join(pictures)}")
+    grid = f"grid.png ({result['grid_samples']} of {len(seeds)} images)"
+    pictures = {grid: True, "guidance.png": job.guidance_sheet, "denoising.gif": job.gif}
+    print(f"{summary(result)}; pictures in {run_dir}: {', '.join(name for name, asked in pictures.items() if asked)}")
     if source.path.resolve() == SHIPPED.resolve() and folder.of_sweep() is None:
         print(NEXT, file=sys.stderr)
     return result.get("fid")
@@ -221,8 +221,7 @@ def draw_images(
     if missing:  # compiles before the clock runs
         next(draw(net, deis.tables.ddim(net.sde, table.t[[0, -1]]), seeds[:1], job.batch_size, job))
 
-    drawn, seconds = 0, 0.0
-    hidden = jax.process_index() > 0
+    drawn, seconds, hidden = 0, 0.0, jax.process_index() > 0
     with stop_requests() as stop_signal, tqdm(total=len(missing), unit="image", leave=False, disable=hidden) as bar:
         clock = time.perf_counter()
         for x_0 in draw(net, table, missing, job.batch_size, job):
@@ -252,8 +251,9 @@ def write_images(
     seeds: list[int],
     parts: list[dict[str, np.ndarray]],
     run_dir: Path,
+    names: list[str],
 ) -> dict[str, Any]:
-    """Write samples.npz, grid.png and the animation, and say what was done. parts: what each process has drawn."""
+    """Write samples.npz and pictures, and say what was done. parts: what each process has drawn. names: of classes."""
     from models.sampling.draw import draw_by_guidance, draw_trajectory, guided, labels_of, load_trained
 
     net = guided(load_trained(source.path, source.step), worse)
@@ -263,9 +263,9 @@ def write_images(
         arrays: dict[str, Any] = {} if labels is None else {"labels": labels}
         arrays |= {"seeds": np.array(seeds, np.uint32), "rounding": np.array(job.rounding)}
         np.savez_compressed(run_dir / "samples.npz", images=kept, **arrays)
-    save_png(run_dir / "grid.png", class_grid(kept, labels, job.grid_samples))
+    shown = save_class_grid(run_dir / "grid.png", kept, labels, job.grid_samples)
     if job.guidance_sheet:
-        sheet = draw_by_guidance(net, table, seeds[: 4 if len(seeds) >= 4 else 1], job, job.guidance_sheet)
+        sheet = draw_by_guidance(net, table, seeds[: 4 if len(seeds) >= 4 else 1], job, job.guidance_sheet, names)
         samples_picture(run_dir / "guidance.png", {key: data.to_uint8(x, job.rounding) for key, x in sheet.items()})
     if job.gif:
         denoising_gif(run_dir / "denoising.gif", *draw_trajectory(net, table, seeds[: job.gif_samples], job))
@@ -276,6 +276,7 @@ def write_images(
         "nfe": table.nfe,
         "nfe_asked": nfe_asked(job, table),
         "num_samples": len(seeds),
+        "grid_samples": shown,
         "seconds": seconds,
         "images_per_s": drawn / seconds if drawn else None,
         "seeds": name_seeds(seeds) if job.shard else job.seeds or f"0-{job.num_samples - 1}",
@@ -291,8 +292,8 @@ def summary(result: dict[str, Any]) -> str:
     asked = f" ({result['nfe_asked']} asked)" if result["nfe"] != result["nfe_asked"] else ""
     rate = result["images_per_s"]
     speed = "all drawn before" if rate is None else f"{rate:.{0 if rate >= 10 else 1}f} images/s"
-    parts = [*lines(result), *distance_lines(result), speed]
-    return f"{result['sampler']}, {result['nfe']} NFE{asked}: {', '.join(parts)}"
+    measured = ", ".join([*lines(result), *distance_lines(result), speed])
+    return f"{result['sampler']}, {result['nfe']} NFE{asked}: {measured}"
 
 
 if __name__ == "__main__":

@@ -93,13 +93,7 @@ def main(cfg: DictConfig) -> float | None:
             print(f"{using}\noutput: {run_dir}", file=sys.stderr)
         fit(job, config | {"model": dataclasses.asdict(model)}, run_dir, model, params, train_set, test_set, extractor)
         if jax.process_index() == 0:
-            last = last_values(run_dir / "metrics.jsonl")
-            if not math.isfinite(last.get("eval_loss", 0.0)):
-                raise NonFiniteError(
-                    f"trained {job.train.steps} steps, but the held-out loss is {last['eval_loss']}, so that no images "
-                    "can be drawn. Lower optimizer.learning_rate, or look for NaN in the images"
-                )
-            results["metric"] = last.get(job.optimized_metric)
+            results["metric"] = last_values(run_dir / "metrics.jsonl").get(job.optimized_metric)
             sampling = f"python sample.py {option_of('checkpoint', str(run_dir))}"
             print(f"trained {job.train.steps} steps; samples: {sampling}", file=sys.stderr)
     return results.get("metric")
@@ -294,6 +288,12 @@ def fit(
             loss_curve_plot(run_dir / "loss.png", read_metrics(run_dir / "metrics.jsonl"))
             log.image(train.steps, "loss_curve", run_dir / "loss.png")
             log.artifact(f"{job.name}-checkpoints", "model", run_dir / "checkpoints")
+            # while the log is open, which is closed with the run's exit code
+            if not math.isfinite(loss := last_values(run_dir / "metrics.jsonl").get("eval_loss", 0.0)):
+                raise NonFiniteError(
+                    f"trained {train.steps} steps, but the held-out loss is {loss}, so that no images can be drawn. "
+                    "Lower optimizer.learning_rate, or look for NaN in the images"
+                )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Errors of what is recommended, and on nodes made for a solver, as docs/solvers.md has them: geometric means over the
 twelve problems.
 
-PYTHONPATH=tests python -m benchmarks.optimized      a minute on two cores
+PYTHONPATH=tests python -m benchmarks.optimized      four minutes on two cores
 """
 
 from collections.abc import Callable

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from data.batches import batch_indices, stream, to_float, to_uint8
-    from data.loading import Split, load, load_splits
+    from data.loading import Split, class_names, load, load_splits
 
-__all__ = ["Split", "batch_indices", "load", "load_splits", "stream", "to_float", "to_uint8"]
+__all__ = ["Split", "batch_indices", "class_names", "load", "load_splits", "stream", "to_float", "to_uint8"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "data.loading" if name in ("Split", "load", "load_splits") else "data.batches"
+    home = "data.loading" if name in ("Split", "class_names", "load", "load_splits") else "data.batches"
     return getattr(importlib.import_module(home), name)

@@ -73,11 +73,8 @@ def _read_pictures(path: Path, cfg: DatasetConfig) -> tuple[list[np.ndarray], np
 def _labels(pictures: Pictures, names: list[str]) -> np.ndarray | None:
     """The class of each file, int32 [n]; None if there are no classes."""
     if pictures.labels is None:
-        classes = sorted({name.split("/")[0] for name in names})
-        if len(classes) < 2 or any("/" not in name for name in names):
-            return None
-        number = {folder: i for i, folder in enumerate(classes)}
-        return np.array([number[name.split("/")[0]] for name in names], np.int32)
+        number = {folder: i for i, folder in enumerate(sub_folders(names))}
+        return np.array([number[name.split("/")[0]] for name in names], np.int32) if number else None
     if not pictures.labels:
         return None
     if absent := [name for name in names if name not in pictures.labels]:
@@ -85,6 +82,12 @@ def _labels(pictures: Pictures, names: list[str]) -> np.ndarray | None:
             f"{pictures.path / LABELS_FILE} has no label for {absent[0]}, nor for {len(absent) - 1} others"
         )
     return np.array([pictures.labels[name] for name in names], np.int32)
+
+
+def sub_folders(names: list[str]) -> list[str]:
+    """The classes of files by their folders, in alphabetical order; none unless all lie in two folders or more."""
+    classes = sorted({name.split("/")[0] for name in names})
+    return classes if len(classes) > 1 and all("/" in name for name in names) else []
 
 
 def _read_npz(file: Path, cfg: DatasetConfig) -> tuple[list[np.ndarray], np.ndarray | None]:

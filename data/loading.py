@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 from PIL import ImageColor
 
 from data.config import DatasetConfig
-from data.files import load_files
+from data.files import load_files, sub_folders
+from data.folders import find_pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,17 @@ def load_splits(cfg: DatasetConfig, *splits: str) -> list[Split]:
                 f"cut and resize them with dataset.image_size={min(height, width)}"
             )
     return [Split(*one) for one in found]
+
+
+def class_names(cfg: DatasetConfig) -> list[str]:
+    """The names of a data set's classes by their numbers, without reading its images; empty where numbers are all."""
+    if cfg.tfds_name is not None:
+        from data.prepared import names_of_labels
+
+        return names_of_labels(cfg)
+    path = Path(str(cfg.path)).expanduser()
+    pictures = find_pictures(path) if path.exists() and path.suffix.lower() != ".npz" else None
+    return sub_folders(pictures.names) if pictures and pictures.labels is None else []
 
 
 def _check(cfg: DatasetConfig, splits: Sequence[str]) -> None:

@@ -96,6 +96,13 @@ def _label(builder: Any) -> tfds.features.ClassLabel | None:
     return label if isinstance(label, tfds.features.ClassLabel) else None
 
 
+def names_of_labels(cfg: DatasetConfig) -> list[str]:
+    """The names of the classes of the data set, which need not be prepared; empty where they are numbers."""
+    with _quiet():
+        label = _label(_builder(cfg, data_dir_of(cfg)))
+    return [] if label is None or label.names[0].isdigit() else label.names
+
+
 def _locked(data_dir: Path, name: str) -> AcquireReturnProxy:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)

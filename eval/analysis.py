@@ -55,7 +55,8 @@ def main(cfg: DictConfig) -> None:
             log.metrics(0, {"seconds": time.perf_counter() - began, "num_samples": job.num_samples})
             for picture in sorted(run_dir.glob("*.png")):
                 log.image(0, picture.stem, picture)
-    print(f"{table}\n{run_dir}")
+    unit = "coordinates" if source is None else "pixels from -1 to 1"
+    print(f"Mean |x - exact solution| of {unit}, by solver and network calls at most:\n\n{table}\n{run_dir}")
 
 
 def check(job: AnalysisJob) -> None:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 import deis
 from eval.features.config import ExtractorConfig
 from eval.figures import against_nfe, fid_vs_nfe_plot
-from eval.job import MeasuringJob, check_measuring, dataset_of, require_positive
+from eval.job import MeasuringJob, check_measuring, dataset_of, require_positive, say_next
 from formats.files import write_atomically
 from formats.tables import markdown_table, write_csv
 from models.sampling.build import build_sde
@@ -80,18 +80,20 @@ def main(cfg: DictConfig) -> None:
             for one, record in finalists.measure(setup, ranked, job.finalists, job.num_samples, job).items():
                 rows[one] |= {name: record.get(name) for name in MEASURED}
         winners = {row["nfe"]: one for one, row in rows.items() if row["rank" if setup is None else "fid_rank"] == 1}
+        files = {nfe: run_dir / f"nfe_{nfe:03}.safetensors" for nfe in winners}
         for nfe, one in winners.items():
             about = dict(one.table.about) | {"chosen_by": reason(rows[one], job.reference_nfe)}
-            replace(one.table, about=about).save(run_dir / f"nfe_{nfe:03}.safetensors")
+            replace(one.table, about=about).save(files[nfe])
         write(run_dir, list(rows.values()))
         with open_log(job.logger, run_dir, "choose", config) as log:
             for nfe, one in winners.items():
                 log.metrics(nfe, {key: rows[one][key] for key in ("nfe", "rms", "fid") if rows[one][key] is not None})
             for picture in run_dir.glob("*.png"):
                 log.image(max(winners), picture.stem, picture)
-    print(f"{(run_dir / 'choices.md').read_text()}\n{run_dir}")
+    print(f"{(run_dir / 'choices.md').read_text()}\n{run_dir}: {', '.join(file.name for file in files.values())}")
     if setup is not None:
         print(setup.costs, file=sys.stderr)
+    say_next(files[min(files)], source)
 
 
 def check(job: ChooseJob) -> None:

@@ -155,9 +155,10 @@ def show_nearest(
     rows = np.concatenate([samples[:, None], images[numbers]], axis=1)
     dest = Path(job.dest or "nearest.png").expanduser()
     save_png(dest, image_grid(rows.reshape(-1, *images.shape[1:]), 1 + job.neighbours))
+    space = "pixel values" if job.extractor.name == "pixels" else f"features of {extractor.name}"
     print(
         f"{dest}: {len(samples)} samples, each beside its {job.neighbours} nearest of {len(images)} images of "
-        f"{reference.data_name} by {extractor.name}; to the nearest it is {distances[:, 0].mean():.4g} on average"
+        f"{reference.data_name} in {space}; the nearest is {distances[:, 0].mean():.4g} away on average"
     )
 
 

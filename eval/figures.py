@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from jaxtyping import Int, Num, UInt8
+from jaxtyping import Float, Int, Num, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 import data
@@ -54,19 +54,19 @@ def save_png(path: Path, array: UInt8[np.ndarray, "height width c"]) -> None:
     picture_of(array).save(path)
 
 
-def class_grid(
-    images: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarray, " n"] | None, count: int
-) -> UInt8[np.ndarray, "height width c"]:
-    """The picture of `count` images at most: the first ones, or of several classes a row each."""
-    present = np.unique(labels) if labels is not None else np.empty(0)
-    columns = count // max(len(present), 1)
-    if labels is None or len(present) < 2 or columns == 0:
-        return image_grid(images[:count])
-    rows = [np.flatnonzero(labels[: len(images)] == label)[:columns] for label in present]
-    columns = min(map(len, rows))
-    if columns == 0:
-        return image_grid(images[:count])
-    return image_grid(images[np.concatenate([row[:columns] for row in rows])], columns)
+def save_class_grid(
+    path: Path, images: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarray, " n"] | None, count: int
+) -> int:
+    """Write a picture of `count` images at most: the first ones, or of several classes a row each; returns how many."""
+    labels = np.empty(0, int) if labels is None else labels
+    present = np.unique(labels)
+    rows = [np.flatnonzero(labels[: len(images)] == label)[: count // len(present)] for label in present]
+    columns = min(map(len, rows), default=0)
+    if len(rows) < 2 or columns == 0:
+        rows, columns = [np.arange(len(images))], count
+    shown = images[np.concatenate([row[:columns] for row in rows])]
+    save_png(path, image_grid(shown, columns if len(rows) > 1 else None))
+    return len(shown)
 
 
 def denoising_gif(
@@ -124,7 +124,8 @@ def samples_picture(path: Path, cells: Mapping[tuple[str, str], UInt8[np.ndarray
     rows, columns = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
     blocks = {key: picture_of(image_grid(images)) for key, images in cells.items()}
     block = next(iter(blocks.values()))
-    width, height = block.width + margin, block.height + margin
+    width = max(block.width, *(round(_font(size).getlength(name)) for name in columns)) + margin
+    height = block.height + margin
     left, top = round(max(map(_font(size).getlength, rows))) + 2 * margin, size + 2 * margin
     xs = {column: left + j * width for j, column in enumerate(columns)}
     ys = {row: top + i * height for i, row in enumerate(rows)}
@@ -176,14 +177,23 @@ def against_nfe(rows: Sequence[Mapping[str, Any]], value: str, label: str, top: 
     """A figure of `value` against network evaluations, both logarithmic, with one line per sampler.
 
     Each row has "sampler", "method", "nfe" and `value`, and may have "nfe_asked". Samplers of one method share a
-    colour, and their order of appearance sets shade and marker. top: values above this are cut off.
+    colour, and their order of appearance sets shade and marker. Of a single number of evaluations it is a figure of
+    bars. top: values above this are cut off.
     """
     from matplotlib.colors import to_rgb
     from matplotlib.ticker import FixedLocator, NullLocator
 
+    colours = {row["sampler"]: FAMILY_COLOUR.get(row["method"], BASELINE_COLOUR) for row in rows}
+    nodes = sorted({row.get("nfe_asked", row["nfe"]) for row in rows})
+    if len(nodes) == 1:
+        figure, (axes,) = panels(1, (7.0, 1.0 + 0.25 * len(rows)))
+        values = [row[value] for row in rows]
+        axes.barh([row["sampler"] for row in rows], values, color=[colours[row["sampler"]] for row in rows])
+        axes.set(xlabel=f"{label}, {nodes[0]} network evaluations", xlim=(0, min(top or np.inf, 1.05 * max(values))))
+        axes.invert_yaxis()
+        return figure
     figure, (axes,) = panels(1, (7.0, 4.2))
     axes.set(xscale="log", yscale="log", xlabel="network evaluations (NFE)", ylabel=label)
-    colours = {row["sampler"]: FAMILY_COLOUR.get(row["method"], BASELINE_COLOUR) for row in rows}
     for sampler, colour in colours.items():
         points = sorted((row["nfe"], row[value]) for row in rows if row["sampler"] == sampler)
         family = [name for name in colours if colours[name] == colour]
@@ -200,23 +210,20 @@ def against_nfe(rows: Sequence[Mapping[str, Any]], value: str, label: str, top: 
     if top is not None and axes.get_ylim()[1] > top:
         axes.set_ylim(top=top)
     _plain_numbers(axes)
-    nodes = sorted({row.get("nfe_asked", row["nfe"]) for row in rows})
     axes.xaxis.set(major_locator=FixedLocator(nodes), minor_locator=NullLocator(), major_formatter="{x:.0f}")
     figure.legend(loc="outside right center", frameon=False, handlelength=3.2, labelspacing=0.7)
     return figure
 
 
 def held_out_plot(path: Path, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Plot the "eval_loss" of each named run's records against "step"; without any write nothing."""
-    curves = {
-        name: [(row["step"], row["eval_loss"]) for row in rows if "eval_loss" in row] for name, rows in runs.items()
-    }
-    if not any(curves.values()):
+    """Plot the finite "eval_loss" of each named run's records against "step"; without any write nothing."""
+    curves = {name: _curve(rows, "eval_loss") for name, rows in runs.items()}
+    if not any(map(len, curves.values())):
         return
     figure, (axes,) = panels(1, (7.0, 4.2))
     axes.set(xlabel="step", ylabel="held-out loss", yscale="log")
     for name, points in curves.items():
-        axes.plot(*np.array(points).reshape(-1, 2).T, label=name, marker="o", markersize=3, linewidth=1.2)
+        axes.plot(*points.T, label=name, marker="o", markersize=3, linewidth=1.2)
     _plain_numbers(axes)
     figure.legend(loc="outside right center", frameon=False, fontsize="small")
     figure.savefig(path)
@@ -243,18 +250,21 @@ def _plain_numbers(axes: Any) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
+def _curve(records: Sequence[Mapping[str, Any]], key: str) -> Float[np.ndarray, "n 2"]:
+    """The points (step, value) of the records that have a finite value."""
+    points = [(record["step"], record[key]) for record in records if np.isfinite(record.get(key, np.nan))]
+    return np.array(points).reshape(-1, 2)
+
+
 def loss_curve_plot(path: Path | IO[bytes], records: Sequence[Mapping[str, Any]]) -> None:
     """Plot the loss of a run from its metrics.jsonl: "step" with "loss" (training), "eval_loss" (held out) or both.
 
-    The training loss is drawn faintly, and again as a centred running mean over a twentieth of the run. Raises
-    ValueError if no record has one.
+    The training loss is drawn faintly, and again as a centred running mean over a twentieth of the run. Only what is
+    finite is drawn; without any training loss write nothing.
     """
-    train, held_out = (
-        np.array([(record["step"], record[key]) for record in records if record.get(key) is not None])
-        for key in ("loss", "eval_loss")
-    )
+    train, held_out = _curve(records, "loss"), _curve(records, "eval_loss")
     if len(train) == 0:
-        raise ValueError("there is no loss to plot")
+        return
     figure, (axes,) = panels(1, (7.0, 3.6))
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     width = max(1, len(train) // 20)

@@ -1,8 +1,10 @@
 """The options and checks that the commands with a trained network share."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from models.sampling.source import Source
 from models.training.config import DistributedConfig
 from runs.errors import ConfigError, NonFiniteError, checking
 from runs.folder import of_sweep
+from runs.hints import option_of
 from runs.log import LoggerConfig
 
 
@@ -117,3 +120,9 @@ def require_finite(x_0: np.ndarray, seeds: list[int], table: deis.Table) -> None
 def origin(source: Source) -> dict[str, Any]:
     """The network of a result, as its file names it."""
     return {"checkpoint": str(source.path if source.step is None else source.path.parent), "step": source.step}
+
+
+def say_next(table: Path, source: Source) -> None:
+    """Print the command that samples with the solver in a file."""
+    options = f"{option_of('sampler.table', str(table))} {option_of('checkpoint', origin(source)['checkpoint'])}"
+    print(f"Next: python sample.py sampler=learned {options}", file=sys.stderr)

@@ -13,7 +13,7 @@ from omegaconf import MISSING, DictConfig
 
 import deis
 from eval.figures import samples_picture
-from eval.job import MeasuringJob, check_measuring, dataset_of, origin, require_positive
+from eval.job import MeasuringJob, check_measuring, dataset_of, origin, require_positive, say_next
 from eval.metrics.measurement import MetricConfig, lines, open_measurement
 from formats.files import write_atomically
 from formats.tables import markdown_table
@@ -95,7 +95,7 @@ def main(cfg: DictConfig) -> None:
                 log.metrics(0, {f"{row['solver']}/{key}": value for key, value in values.items()})
             log.image(0, "samples", run_dir / "samples.png")
     print(f"{markdown(rows)}\n{run_dir}")
-    print(f"Next: python sample.py sampler=learned sampler.table={run_dir}/learned.safetensors", file=sys.stderr)
+    say_next(run_dir / "learned.safetensors", source)
 
 
 def check(job: LearnJob) -> None:

@@ -83,8 +83,7 @@ def paper_table(cfg: DictConfig) -> None:
                 save_statistics(run_dir / "reference.npz", setup.reference)
                 log.artifact(f"{dataset.name}-train-statistics", "statistics", run_dir / "reference.npz")
             for picture in ("fid_vs_nfe", "precision_recall", "grid"):
-                if (run_dir / f"{picture}.png").is_file():
-                    log.image(len(cells), picture, run_dir / f"{picture}.png")
+                log.image(len(cells), picture, run_dir / f"{picture}.png")
         print(f"{text}\n{setup.costs}\n{run_dir}")
         if failed := [record["row"] for record in records if "error" in record]:
             raise NonFiniteError(f"{len(failed)} of {len(records)} cells gave NaN or infinite samples; see the table")

@@ -103,7 +103,12 @@ class Combinations(BasicSweeper):
     def _goes_on(self, path: Path, about: dict[str, Any]) -> bool:
         """Whether the file is of a sweep of these jobs that are not all done, and this process could take it."""
         folders = [path.with_name(str(job)) for job in range(len(about["jobs"]))]
-        if read_json(path) != about or all(read_status(each).get("status") == "done" for each in folders):
+        try:
+            known = read_json(path)
+        except ValueError as error:
+            print(f"warning: {error}; no sweep goes on in its folder", file=sys.stderr)
+            return False
+        if known != about or all(read_status(each).get("status") == "done" for each in folders):
             return False
         with suppress(Timeout):
             self._held.enter_context(FileLock(path.with_name(".lock"), timeout=0))

@@ -18,8 +18,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from formats.files import write_atomically
-from runs.errors import ConfigError, RunError
+from formats.files import read_json, write_atomically
+from runs.errors import ConfigError, RunError, checking
 
 SWEEPS = "sweeps"  # below output_root: the sweeps of train.py, each with a folder for every job
 
@@ -92,9 +92,12 @@ def read_config(folder: Path) -> dict[str, Any] | None:
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """status.json of a run; empty if there is none."""
+    """status.json of a run; empty if there is none. Raises ValueError for a damaged one."""
     path = folder / "status.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        return read_json(path) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{error}; delete it, and the run counts as one that is not done") from None
 
 
 def differences(saved: dict[str, Any], config: dict[str, Any], groups: tuple[str, ...]) -> list[str]:
@@ -132,7 +135,8 @@ def occupy(folder: Path, config: dict[str, Any], **facts: Any) -> Iterator[dict[
     """
     if HydraConfig.initialized():
         facts = {"command": HydraConfig.get().job.config_name, "overrides": overrides(), **facts}
-    refuse_foreign(folder, facts.get("command"))
+    with checking():
+        refuse_foreign(folder, facts.get("command"))
     try:
         with _writing_to(folder):
             folder.mkdir(parents=True, exist_ok=True)

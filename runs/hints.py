@@ -22,6 +22,7 @@ NO_OPTION = r"(?:Could not override|Could not delete from config\.|Key(?= '\S+' 
 # what Hydra and OmegaConf say, and what is said instead
 REWORDED = {
     r"Error merging override ~([^\n=]+)": "~{} takes away what is needed: write {}=VALUE",
+    r"Error merging override ([^\n=]+)=([^\n]*)\n[^\n]* is not a ListConfig": "{0} takes a list: write {0}=[{1}]",
     r"Error merging override ([^\n]+)\n([^\n]+)": "{} is refused: {}",
     r"Multiple values for \S+\. .*'override (\S+): ([^']*)'": "a choice needs no +: write {}={}",
     r"Error parsing override '([^\n]+)'\s+missing EQUAL": "{} has no value: write {}=VALUE",
@@ -120,11 +121,14 @@ def _wrong_choice(config_name: str) -> str | None:
 
 
 def unknown_option(key: str, config_name: str, job: type) -> str:
-    """An option that is not there: which choices of its group have it, or else the likeliest that was meant."""
+    """An option that is not there: which choices have it, or why one alone has not, or else the likeliest meant."""
     group, _, word = key.rpartition(".")
     if having := [choice for choice in choices_of(group) if word in _options(group, choice)]:
         chosen = (_chosen(config_name).get(group) or "").split(",")
         lacking = next((choice for choice in chosen if choice not in having), "this one")
+        if 2 * len(having) > len(choices_of(group)) and (file := CONF / group / f"{lacking}.yaml").is_file():
+            first_line = file.read_text().partition("\n")[0].strip("# .")
+            return f"{lacking} has no {word}: {first_line[0].lower()}{first_line[1:]}"
         return f"{lacking} has no {word}; {', '.join(having)} {'have' if len(having) > 1 else 'has'}"
     known = _known_options(config_name, job)
     if key in known:

@@ -69,7 +69,9 @@ class Log:
                 self._board.add_scalar(name, value, step)
 
     def image(self, step: int, name: str, path: Path) -> None:
-        """Log a picture that is already in the run's folder."""
+        """Log a picture of the run's folder, if it was drawn."""
+        if not path.is_file():
+            return
         if self._run is not None:
             self._run.log({name: _wandb_image(path)}, step=step)
         if self._board is not None:

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -14,7 +15,9 @@ import pytest
 from commands import TINY, run, run_here
 from PIL import Image
 from runs_of_training import OFTEN, arrays, logged, start, train, wait_until_step
+from wandb_files import records
 
+from eval import figures
 from models.checkpoints import checkpoint
 
 
@@ -140,9 +143,26 @@ def test_a_loss_that_is_not_finite_ends_with_3(tmp_path: Path, quick_to_compile:
     assert records[-1]["skipped"] == 1
 
 
-def test_own_jpegs_with_ve_and_classes(tmp_path: Path, quick_to_compile: None) -> None:
+def test_a_held_out_loss_that_is_not_finite_fails_the_run_and_its_log(uninterrupted: Path, tmp_path: Path) -> None:
+    """A run whose steps are all done, and whose last loss is said to be infinite."""
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 100, "eval_loss": Infinity}\n')
+    options = [*OFTEN, "logger=wandb", "logger.mode=offline", "optimized_metric=eval_loss", "run_dir=run"]
+    result = run_here("train.py", *options, cwd=tmp_path)
+    assert result.returncode == 3, result.stderr
+    assert "error: trained 100 steps, but the held-out loss is inf, so that" in result.stderr
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["status"], status["exit_code"], status.get("metric")) == ("failed", 3, None)
+    assert [record.exit_code for kind, record in records(folder) if kind == "exit"] == [1]
+
+
+def test_own_jpegs_with_ve_and_classes(tmp_path: Path, quick_to_compile: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Folder of JPEGs in class folders -> train a conditional network, with guided grids -> sample one class with
-    autoguidance by a checkpoint of its own, and a sheet of both classes."""
+    autoguidance by a checkpoint of its own, and a sheet of both classes, by name."""
+    cells, picture = dict[tuple[str, str], np.ndarray](), figures.samples_picture
+    monkeypatch.setattr(figures, "samples_picture", lambda path, new: picture(path, cells.update(new) or new))
     rng = np.random.default_rng(0)
     for label in ("cats", "dogs"):
         (tmp_path / "photos" / label).mkdir(parents=True)
@@ -170,12 +190,13 @@ def test_own_jpegs_with_ve_and_classes(tmp_path: Path, quick_to_compile: None) -
     ]
     drawn = run_here("sample.py", *arguments, "extractor=none", "gif=true", "run_dir=drawn", cwd=tmp_path)
     assert drawn.returncode == 0, drawn.stderr
-    assert "; pictures in drawn: grid.png, guidance.png, denoising.gif\n" in drawn.stdout
+    assert "; pictures in drawn: grid.png (5 of 5 images), guidance.png, denoising.gif\n" in drawn.stdout
     samples = np.load(tmp_path / "drawn" / "samples.npz")
     assert samples["images"].shape == (5, 12, 12, 3)
     assert samples["images"].dtype == np.uint8
     result = json.loads((tmp_path / "drawn" / "result.json").read_text())
     assert (result["nfe"], result["nfe_asked"]) == (4, 3)
     assert {"grid.png", "guidance.png", "denoising.gif"} <= set(os.listdir(tmp_path / "drawn"))
+    assert [*cells] == [("guidance 1", "cats"), ("guidance 1", "dogs")]
     width, height = Image.open(tmp_path / "drawn" / "guidance.png").size
     assert width > height  # one weight, two classes side by side

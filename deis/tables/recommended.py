@@ -8,6 +8,7 @@ from deis.schedule import known_times, timesteps
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables.adams_bashforth import ipndm, log_rho_ab, t_ab
+from deis.tables.unipc import unipc
 
 
 class Recommendation(NamedTuple):
@@ -24,8 +25,9 @@ _MANY_CALLS = Recommendation(_ALWAYS, partial(log_rho_ab, order=4, corrector=Tru
 
 RECOMMENDATIONS: dict[str, tuple[Recommendation, ...]] = {
     "signal and noise": (
+        Recommendation(6, partial(unipc, order=3), "t", 2.0),
         Recommendation(16, partial(ipndm, order=3), "t", 2.0),
-        Recommendation(29, partial(t_ab, order=4), "t", 2.0),
+        Recommendation(44, partial(unipc, order=3), "t", 3.0),
         _MANY_CALLS,
     ),
     "constant signal": (

@@ -78,12 +78,12 @@ def classifier_extractor(train: data.Split, test: data.Split, cfg: ExtractorConf
     if train.labels is None or test.labels is None:
         raise ValueError(
             f"data set {dataset_name} has no labels, so no classifier can be trained on it; "
-            "use extractor=none or give labels"
+            "use extractor=efficientnet_lite0 or give labels"
         )
     if (classes := len(np.unique(train.labels))) < 2 or len(test.images) == 0:
         raise ValueError(
             f"data set {dataset_name} has {classes} class(es) and {len(test.images)} held-out images; "
-            "the classifier needs at least 2 classes and 1 held-out image, or use extractor=none"
+            "the classifier needs at least 2 classes and 1 held-out image, or use extractor=efficientnet_lite0"
         )
     path = path_of(train, test, cfg, dataset_name)
     name = path.stem

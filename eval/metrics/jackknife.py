@@ -15,17 +15,10 @@ from eval.metrics.frechet import Statistics, extend, frechet_distance, merge
 BLOCKS = 10
 
 
-def extend_blocks(
-    blocks: Sequence[Statistics], batch: Float[np.ndarray, "batch d"], first: int, total: int | None = None
-) -> list[Statistics]:
-    """The blocks with the rows of one more batch, number `first` and on of `total`: equal blocks, one after the other.
-
-    total: None if nobody knows how many there will be; rows then go to the blocks in turn.
-    Raises ValueError if a feature is not finite.
-    """
-    rows = np.arange(first, first + len(batch))
-    block = rows % len(blocks) if total is None else rows * len(blocks) // total
-    return [extend(stats, batch[block == i]) for i, stats in enumerate(blocks)]
+def extend_blocks(blocks: Sequence[Statistics], batch: Float[np.ndarray, "batch d"]) -> list[Statistics]:
+    """The blocks with the rows of one more batch, which go to the blocks in turn. Raises ValueError as `extend`."""
+    first = sum(stats.n for stats in blocks)
+    return [extend(stats, batch[(i - first) % len(blocks) :: len(blocks)]) for i, stats in enumerate(blocks)]
 
 
 def distances_without(blocks: Sequence[Statistics], reference: Statistics) -> list[float]:

@@ -141,7 +141,7 @@ class Measurement:
             return
         features, logits = self.extractor.outputs(self._waiting[:count])
         self._waiting = self._waiting[count:]
-        self.blocks = extend_blocks(self.blocks, features, sum(block.n for block in self.blocks))
+        self.blocks = extend_blocks(self.blocks, features)
         if self.config.need("features"):
             self._features.append(features)
         if logits is not None and self.config.need("logits"):
@@ -275,14 +275,13 @@ def measurement_of(
 ) -> Measurement | None:
     """What measures the samples, of the class `label` if all are of one.
 
-    None, with one line that says why, if nobody asked and it cannot be, or something has to be made first.
+    None if nobody asked and it cannot be, or something has to be made first, which one line says but for one image.
     Raises ConfigError for anything that cannot be used.
     """
     cfg = cfg or ExtractorConfig()
     if not is_asked:
         missing = "nobody wrote down what images the network learned; give dataset=NAME"
-        if num_samples < 2:
-            print("no FID: it needs at least 2 images", file=sys.stderr)
+        if num_samples < 2:  # of which nobody expects it
             return None
         if dataset is not None:
             with checking():

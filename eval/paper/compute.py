@@ -216,7 +216,7 @@ def measure_cell(setup: Setup, cell: Cell, name: str, progress: Callable[[int], 
         "options": cell.options,
     }
     kept: list[np.ndarray] = []
-    blocks, calls, done = [empty_statistics(extractor.name, costs.now)] * min(BLOCKS, len(cell.seeds)), [], 0
+    blocks, calls = [empty_statistics(extractor.name, costs.now)] * min(BLOCKS, len(cell.seeds)), []
     shown = np.zeros((0, *setup.net.image_shape), np.uint8)
     costs.lap("all else")
     before = dict(costs.seconds)
@@ -229,9 +229,8 @@ def measure_cell(setup: Setup, cell: Cell, name: str, progress: Callable[[int], 
         costs.lap("all else")
         features = extractor.features(images)
         costs.lap("features")
-        blocks = extend_blocks(blocks, features, done, len(cell.seeds))
+        blocks = extend_blocks(blocks, features)
         kept += [features] if setup.reference_features is not None else []
-        done += len(features)
         calls.append(nfe)
         progress(nfe)
         costs.lap("all else")

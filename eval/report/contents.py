@@ -69,7 +69,7 @@ def _run(folder: Path) -> list[str]:
     if trained:
         plot = io.BytesIO()
         loss_curve_plot(plot, records)
-        parts.append(picture("loss", ".png", plot.getvalue()))
+        parts += [picture("loss", ".png", plot.getvalue())] if plot.getvalue() else []
     parts += [picture(path.stem, path.suffix, path.read_bytes()) for path in _pictures(folder, trained)]
     if (folder / "config.yaml").is_file():
         parts.append(folded("options", preformatted((folder / "config.yaml").read_text())))

@@ -169,13 +169,13 @@ def _on_devices(*axes: str) -> NamedSharding:
 
 
 def draw_by_guidance(
-    net: Trained, table: deis.Table, seeds: list[int], options: EpsOptions, weights: Sequence[float]
+    net: Trained, table: deis.Table, seeds: list[int], options: EpsOptions, weights: Sequence[float], names: list[str]
 ) -> dict[tuple[str, str], Float[np.ndarray, "b h w c"]]:
-    """The images of the seeds, as one batch, for every (weight of guidance, class) by name."""
-    cells = {}
+    """The images of the seeds, as one batch, for every (weight of guidance, class); by `names` if all have one."""
+    cells, named = {}, names if len(names) == net.num_classes else [f"class {i}" for i in range(net.num_classes)]
     for weight, label in product(weights, range(net.num_classes)):
         asked = EpsOptions(**values_of(options) | {"label": label, "guidance": weight})
-        (cells[f"guidance {weight:g}", f"class {label}"],) = draw(net, table, seeds, len(seeds), asked)
+        (cells[f"guidance {weight:g}", named[label]],) = draw(net, table, seeds, len(seeds), asked)
     return cells
 
 

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from formats.files import read_json
 from models.checkpoints import checkpoint
 from models.checkpoints.hub import local
 from models.published.network import read_published_config
@@ -26,7 +27,8 @@ class Source(NamedTuple):
 
 
 def find(folder: str | None, step: int | None, output_root: str) -> Source:
-    """The network in `folder`; without one that of the newest run below `output_root` that saved any, else `SHIPPED`.
+    """The network in `folder`; without one that of the newest run below `output_root` that saved any and did not fail,
+    else `SHIPPED`.
 
     folder: of a run, of one of its checkpoints (RUN/checkpoints/00001000), or of a published network; also an address
         of the Hugging Face Hub, hf://owner/name[@revision].
@@ -40,11 +42,12 @@ def find(folder: str | None, step: int | None, output_root: str) -> Source:
         run
         for run in (*root.glob("*/*/checkpoints"), *root.glob("sweeps/*/*/checkpoints"))
         if checkpoint.latest_step(run) is not None
+        and (not (status := run.with_name("status.json")).is_file() or read_json(status).get("status") != "failed")
     ]:
         path = max(runs, key=lambda run: run.stat().st_mtime)
         log.info("Taking the newest run, %s; another is checkpoint=FOLDER", path.parent)
     else:
-        log.info("No network was trained below %s/ yet; taking the one in %s", output_root, SHIPPED)
+        log.info("No usable network below %s/ yet; taking the one in %s", output_root, SHIPPED)
         path = SHIPPED
     if (path / "model.safetensors").is_file():
         if step is not None:

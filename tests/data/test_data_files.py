@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import Split, folders, load, load_splits
+from data import Split, class_names, folders, load, load_splits
 from data.config import DatasetConfig
 
 
@@ -57,6 +57,7 @@ def test_sub_folders_are_classes(tmp_path: Path) -> None:
         (tmp_path / label).mkdir()
         for i in range(6):
             Image.new("L", (4, 4), grey).save(tmp_path / label / f"{i}.png")
+    assert class_names(DatasetConfig(path=str(tmp_path))) == ["dark", "light", "middle"]
     for split in both(tmp_path, test_fraction=0.5):
         assert split.num_classes == 3
         assert split.labels is not None
@@ -72,6 +73,7 @@ def test_one_folder_or_loose_images_are_unlabelled(tmp_path: Path) -> None:
     assert both(tmp_path)[0].num_classes == 2
     write_images(tmp_path, 4)
     assert both(tmp_path)[0].labels is None
+    assert class_names(DatasetConfig(path=str(tmp_path))) == []
 
 
 def test_one_coloured_file_makes_all_rgb_and_hidden_files_are_ignored(tmp_path: Path) -> None:

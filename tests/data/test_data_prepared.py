@@ -30,7 +30,7 @@ from tensorflow_datasets.datasets.celeb_a import celeb_a_dataset_builder as cele
 from tensorflow_datasets.datasets.downsampled_imagenet import downsampled_imagenet_dataset_builder as imagenet
 from tensorflow_datasets.image_classification import mnist
 
-from data import load, prepared
+from data import class_names, load, prepared
 from data.config import DatasetConfig
 
 RNG = np.random.default_rng(0)
@@ -44,6 +44,12 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     folder.mkdir()
     with served(folder) as url:
         yield folder, url
+
+
+@pytest.mark.parametrize(("name", "named"), [("fashion_mnist", ["T-shirt/top", "Trouser"]), ("digits", [])])
+def test_classes_have_names_before_anything_is_prepared(name: str, named: list[str], tmp_path: Path) -> None:
+    assert class_names(config(name, tmp_path))[:2] == named
+    assert not list(tmp_path.iterdir())
 
 
 def test_digits_are_the_real_ones(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import Split, load
+from data import Split, class_names, load
 from data.config import DatasetConfig
 
 
@@ -170,6 +170,7 @@ def test_labels_of_dataset_json(form: str, tmp_path: Path, caplog: pytest.LogCap
     assert split.labels.dtype == np.int32
     assert split.num_classes == 5
     assert first_pixels(split) == [[i, 0, 0] for i in range(6)]
+    assert class_names(DatasetConfig(path=str(path))) == []
     assert not said(caplog), "dataset.json is not left out"
 
 

@@ -19,7 +19,7 @@ SDES = {
 def test_every_kind_has_a_table_of_any_number_of_calls(name: str) -> None:
     for sde in SDES[name]:
         assert kind(sde) == name
-        for nfe in (1, 2, 12, 13, 29, 30, 100):
+        for nfe in (1, 2, 6, 7, 12, 13, 16, 17, 29, 30, 44, 45, 100):
             table = tables.recommended(sde, nfe)
             assert table.nfe == nfe
             assert np.all(np.isfinite(table.P))
@@ -33,7 +33,11 @@ def test_what_it_is_by_the_kind_and_the_calls() -> None:
     np.testing.assert_array_equal(
         tables.recommended(sde, 10).P, tables.build(sde, num_step=10, method="ipndm", ab_order=2).P
     )
-    assert tables.recommended(sde, 30).name == "logrhoAB4+C"
+    np.testing.assert_array_equal(
+        tables.recommended(sde, 30).P, tables.build(sde, num_step=30, method="unipc", order=3, ts_order=3.0).P
+    )
+    names = [tables.recommended(sde, nfe).name for nfe in (6, 7, 17, 45)]
+    assert names == ["UniPC3", "iPNDM3", "UniPC3", "logrhoAB4+C"]
     assert tables.recommended(deis.ve(), 20).name == "logrhoAB4"
 
 

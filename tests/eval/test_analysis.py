@@ -129,6 +129,7 @@ def test_the_command_on_the_mixture(tmp_path):
     assert errors["EI-score", 10] > 1.5 * errors["DDIM", 10] > 1.5 * errors["tAB3", 10]
     assert errors["EI-score", 10] > errors["Euler", 10]
     assert all(errors[sampler, 20] < errors[sampler, 10] for sampler, _ in errors)
+    assert result.stdout.startswith("Mean |x - exact solution| of coordinates, by solver and network calls at most:\n")
     assert "| tAB3 |" in result.stdout
 
 
@@ -136,6 +137,7 @@ def test_the_command_on_a_network(tmp_path):
     published_network.write(tmp_path / "net")
     result = run_here("eval.analysis", "checkpoint=net", "num_samples=2", "nfe=[6]", "run_dir=found", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("Mean |x - exact solution| of pixels from -1 to 1, by solver and network calls")
     assert {path.stem for path in (tmp_path / "found").glob("*.png")} == set(NAMES)
     assert len(read(tmp_path / "found" / "pixel_difference.csv")) == 13
 

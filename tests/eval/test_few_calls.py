@@ -56,6 +56,9 @@ def test_every_number_of_calls_has_its_ranking_and_its_table(
     assert f"| 3 | 1 | {float(finalists['1']['fid']):.2f} ± " in done.stdout
     for picture in ("choices.png", "fid_vs_nfe.png"):
         assert (tmp_path / "chosen" / picture).stat().st_size > 1000
+    assert done.stdout.endswith("\nchosen: nfe_002.safetensors, nfe_003.safetensors\n")
+    options = f"sampler=learned sampler.table=chosen/nfe_002.safetensors checkpoint={network}"
+    assert done.stderr.endswith(f"\nNext: python sample.py {options}\n")
     table = deis.Table.load(tmp_path / "chosen" / "nfe_003.safetensors", deis.vp_linear())
     assert (table.nfe, table.name) == (3, finalists["1"]["sampler"])
     assert table.about["chosen_by"].startswith(f"FD-pixels-40 of {float(finalists['1']['fid']):.4g} ± ")
@@ -99,6 +102,7 @@ def test_a_learned_table_is_nearer_and_a_second_call_changes_nothing(network: Pa
     assert fine["rms"] == 0
     assert len((folder / "curve.csv").read_text().splitlines()) == 1 + 1 + 3
     assert (folder / "samples.png").is_file()
+    assert f" sampler.table=learned/learned.safetensors checkpoint={network}\n" in done.stderr
     before = deis.Table.load(folder / "learned.safetensors")
     again = command("eval.learn", network, *options, cwd=tmp_path)
     assert again.returncode == 0, again.stderr

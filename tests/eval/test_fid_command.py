@@ -59,8 +59,11 @@ def test_samples_are_shown_beside_their_nearest_images(folder: Path) -> None:
     done = fid(folder, "nearest", "data.npz", "split=all", "num_samples=3", "neighbours=2")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(
-        "nearest.png: 3 samples, each beside its 2 nearest of 400 images of images-all by pix"
+        "nearest.png: 3 samples, each beside its 2 nearest of 400 images of images-all in pixel values; the nearest is"
     )
+    refused = run_here("eval.fid", "nearest", "data.npz", "dataset=images", "dataset.path=data.npz", cwd=folder)
+    assert refused.returncode == 2
+    assert refused.stderr.endswith("can be trained on it; use extractor=efficientnet_lite0 or give labels\n")
     picture = np.asarray(Image.open(folder / "nearest.png")).astype(int)
     tile = (picture.shape[1] - GAP) // 3
     sample, first, second = (picture[:, i * tile : (i + 1) * tile] for i in range(3))

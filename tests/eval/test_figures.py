@@ -9,9 +9,11 @@ from eval.figures import (
     GAP,
     denoising_gif,
     fid_vs_nfe_plot,
+    held_out_plot,
     image_grid,
     loss_curve_plot,
     precision_recall_plot,
+    save_class_grid,
     save_png,
 )
 
@@ -50,6 +52,25 @@ def test_grid_holds_every_image_in_reading_order(n, columns, scale, c):
                 np.testing.assert_array_equal(tile, images[i])
         else:
             assert (tile == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "count", "shown"),
+    [
+        (None, 5, [0, 1, 2, 3, 4]),
+        ([7] * 8, 9, range(8)),
+        ([2, 0, 2, 0, 0, 2, 0, 0], 5, [1, 3, 0, 2]),
+        (range(8), 3, [0, 1, 2]),
+    ],
+)
+def test_grid_has_a_row_for_each_class_and_says_how_many_it_shows(tmp_path, labels, count, shown):
+    images = np.random.default_rng(3).integers(0, 256, (8, 64, 64, 1), np.uint8)
+    assert save_class_grid(tmp_path / "a.png", images, None if labels is None else np.array(labels), count) == len(
+        shown
+    )
+    columns = 2 if labels and labels[0] == 2 else None
+    save_png(tmp_path / "b.png", image_grid(images[list(shown)], columns))
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_default_grid_is_large_enough_to_see():
@@ -130,16 +151,26 @@ def test_fid_plot_draws_every_measured_run_at_the_nfe_it_used(tmp_path, drawn):
     assert min(Image.open(tmp_path / "a.png").size) > 500
 
 
+def test_one_number_of_calls_is_drawn_as_bars(tmp_path, drawn):
+    fid_vs_nfe_plot(tmp_path / "a.png", ROWS[1:])
+    (axes,) = drawn[0].axes
+    assert [bar.get_width() for bar in axes.patches] == [26.91, 19.72, 15.37, 108.0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["DDIM", "tAB1", "tAB3", "rho2Heun"]
+    assert axes.get_xlabel() == "FID, 5 network evaluations"
+
+
 def test_without_data_there_is_no_plot(tmp_path):
     fid_vs_nfe_plot(tmp_path / "a.png", ROWS[-1:])
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="no loss"):
-        loss_curve_plot(tmp_path / "a.png", [{"step": 1, "eval_loss": 0.5}])
+    loss_curve_plot(tmp_path / "a.png", [{"step": 1, "eval_loss": 0.5}, {"step": 2, "loss": np.nan}])
+    held_out_plot(tmp_path / "a.png", {"1": [{"step": 1, "eval_loss": np.inf}]})
+    assert not list(tmp_path.iterdir())
 
 
 def test_loss_plot_smooths_the_training_loss_without_shifting_it(tmp_path, drawn):
     records = [{"step": step, "loss": 2.0 + 0.01 * step} for step in range(1, 101)]
     records += [{"step": 50, "eval_loss": 2.7, "images_per_s": 9.0}, {"step": 100, "eval_loss": 3.2}]
+    records += [{"step": 101, "loss": np.nan}, {"step": 102, "loss": np.inf, "eval_loss": np.inf}]
     loss_curve_plot(tmp_path / "a.png", records)
     raw, smooth, held_out = drawn[0].axes[0].get_lines()
     assert len(raw.get_xdata()) == 100

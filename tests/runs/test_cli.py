@@ -76,6 +76,7 @@ def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         ("optimizer.clip_norm=0", "optimizer.clip_norm must be positive, got 0"),
         ("seed=-1", "seed must be from 0 to 4294967295, got -1"),
         ("train.steps=many", "train.steps=many is refused"),
+        ("model.multipliers=2", "model.multipliers takes a list: write model.multipliers=[2]"),
         ("~model", "model has no value"),
     ],
 )
@@ -88,6 +89,11 @@ def test_train_refuses(arguments: str, said: str, answer: Callable[..., str]) ->
     [
         ("sampler=ddim sampler.order=2", "ddim has no order; dpm_solver, *, t_ab, *, tab3, unipc have"),
         ("sampler.lam=1", "t_ab has no lam; t_ab_sde has"),
+        (
+            "sampler=learned sampler.nfe=9",
+            "learned has no nfe: calls and times are those of a table in a file, *.table",
+        ),
+        ("sampler=recommended sampler.ts=[1]", "recommended has no ts: solver and grid are those of least error *"),
         ("experiment=demo_picture sampler.lam=1", "tab3 has no lam; t_ab_sde has"),
         (
             "-m sampler=ddim,euler sampler.order=2,3",

@@ -94,6 +94,15 @@ def test_a_run_of_another_command_is_left_alone(tmp_path: Path) -> None:
     folder.refuse_foreign(tmp_path, "train")
 
 
+def test_a_damaged_status_is_named(tmp_path: Path) -> None:
+    (tmp_path / "status.json").write_text('{"status": "do')
+    with (
+        pytest.raises(ConfigError, match=r"status.json is not JSON; delete it, and the run counts as one that is not"),
+        folder.occupy(tmp_path, {}),
+    ):
+        pass
+
+
 def test_what_is_hidden_and_a_folder_that_a_kill_left_empty_are_no_hindrance(tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text("")
     (tmp_path / ".DS_Store").write_text("")

@@ -113,23 +113,6 @@ def test_the_same_command_repeats_only_what_failed(tmp_path: Path, train_with: C
     assert len(set(trained)) == len(trained) - 1 == 6
 
 
-def test_a_network_without_a_finite_loss_is_no_success(
-    tmp_path: Path, train_with: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The search is told of no value; the sweep goes on."""
-
-    def diverge(job: Any, config: Any, run_dir: Path, *_: Any) -> None:
-        value = {1e-3: "NaN", 2e-3: "Infinity", 3e-3: "0.25"}[job.optimizer.learning_rate]
-        (run_dir / "metrics.jsonl").write_text(f'{{"step": 4, "eval_loss": {value}}}\n')
-
-    assert train_with(diverge, sweep=[*TINY, "optimizer.learning_rate=1e-3,2e-3,3e-3"]) == 3
-    found = [folder.read_status(path.parent) for path in sorted(tmp_path.glob("outputs/sweeps/*/*/status.json"))]
-    assert [(status["status"], status.get("metric")) for status in found] == [*[("failed", None)] * 2, ("done", 0.25)]
-    said = capsys.readouterr().err
-    assert [f"trained 4 steps, but the held-out loss is {value}," in said for value in ("nan", "inf")] == [True, True]
-    assert said.count("; samples: python sample.py checkpoint=") == 1
-
-
 @pytest.mark.parametrize("command", ["analysis", "choose", "learn", "likelihood"])
 def test_no_command_repeats_a_job_that_is_done(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder, "finished", lambda folder, config, source: {"status": "done", "from": source})
@@ -156,7 +139,7 @@ def test_what_is_next_is_said_once(
 ) -> None:
     """After a sweep its table, and after a single run with the network that comes along other runs."""
     Path("relative").symlink_to(SHIPPED)
-    result = {"sampler": "tAB3", "nfe": 5, "nfe_asked": 5, "images_per_s": 9.5}
+    result = {"sampler": "tAB3", "nfe": 5, "nfe_asked": 5, "images_per_s": 9.5, "grid_samples": 60}
     monkeypatch.setattr(sample, "draw_images", lambda *_: {})
     monkeypatch.setattr(sample, "write_images", lambda *_: dict(result))
     monkeypatch.setattr(sys, "argv", ["sample.py", "extractor=none", "logger=none", "gif=true", *options])
@@ -164,7 +147,7 @@ def test_what_is_next_is_said_once(
         cli.run(sample.main, "sample", sample.SampleJob)
     said = capsys.readouterr()
     assert said.out.count("tAB3, 5 NFE: 9.5 images/s; pictures in ") == jobs
-    assert said.out.count(": grid.png, denoising.gif\n") == jobs
+    assert said.out.count(": grid.png (60 of 256 images), denoising.gif\n") == jobs
     assert [line.split()[: len(next_one)] for line in said.err.splitlines() if "Next" in line] == [next_one]
 
 
@@ -183,6 +166,17 @@ def test_a_signal_stops_the_whole_sweep(tmp_path: Path, train_with: Callable[...
     assert train_with(stop_first) == 0
     assert started == ["0", "0", "1"]
     assert len(list((tmp_path / "outputs" / "sweeps").glob("*/"))) == 1
+
+
+def test_a_damaged_file_of_a_sweep_is_named_and_hinders_no_other(
+    tmp_path: Path, train_with: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "outputs" / "sweeps" / "damaged").mkdir(parents=True)
+    (tmp_path / "outputs" / "sweeps" / "damaged" / "sweep.json").write_text('{"command": "tr')
+    assert train_with(fit) == 0
+    said = "warning: outputs/sweeps/damaged/sweep.json is not JSON; no sweep goes on in its folder\n"
+    assert capsys.readouterr().err.count(said) == 1
+    assert len(list((tmp_path / "outputs" / "sweeps").glob("*/0/checkpoints"))) == 1
 
 
 def test_a_sweep_that_another_process_is_at_is_left_alone(tmp_path: Path, train_with: Callable[..., int]) -> None:

@@ -228,7 +228,7 @@ def test_images_are_shifted_by_a_pixel_in_28_and_small_ones_stay():
 
 def test_unlabelled_data_is_refused(tmp_path):
     images, labels = few_images()
-    with pytest.raises(ValueError, match=r"few has no labels.*extractor=none"):
+    with pytest.raises(ValueError, match=r"few has no labels.*extractor=efficientnet_lite0"):
         classifier_extractor(Split(images, None, 0), Split(images, labels, 3), tiny(tmp_path), "few")
     with pytest.raises(ValueError, match="1 class"):
         make(tiny(tmp_path), images, np.zeros(40, int))

@@ -2,10 +2,14 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+import deis
+from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig
 from eval.features.extractor import Extractor
 from eval.features.pixels import pixels_extractor
@@ -15,6 +19,9 @@ from eval.metrics.kid import kernel_distance
 from eval.metrics.measurement import METRICS, VALUES, Measurement, MetricConfig, lines, validate_metrics
 from eval.metrics.precision_recall import precision_recall
 from eval.metrics.reference import Reference, foreign_statistics, reference_of
+from eval.paper import compute
+from eval.paper.compute import Costs, Setup
+from eval.paper.plan import Cell
 
 SHAPE = (4, 4, 1)
 ALL = MetricConfig(tuple(METRICS), kid_subsets=5, kid_subset_size=100)
@@ -100,6 +107,20 @@ def test_fid_alone_keeps_no_features_and_warns_of_too_few_samples(tmp_path, capl
     assert "FD-pixels-16 is unreliable below 17 images" in caplog.text
     assert not measurement._features
     assert not measurement._logits
+
+
+def test_a_cell_of_a_table_has_the_fid_and_the_standard_error_of_sample_py(tmp_path, monkeypatch):
+    extractor, samples = with_logits(tmp_path), images(103, 2)
+    reference = few(extractor).statistics
+    net: Any = SimpleNamespace(image_shape=SHAPE)
+    setup = Setup(net, {}, extractor, reference, DatasetConfig(), 8, "round", tmp_path, Costs())
+    drawn = samples / np.float32(127.5) - 1
+    monkeypatch.setattr(compute, "samples", lambda *_: ((drawn[i : i + 8], 5) for i in range(0, 103, 8)))
+    table = deis.tables.ddim(deis.vp_linear(), np.array([1.0, 1e-3]))
+    record = compute.measure_cell(setup, Cell("DDIM", 0, range(103), table, 5, {}), "cell", lambda _: None)
+    found = measured(extractor, MetricConfig(), samples, 103)
+    for name in ("fid", "fid_standard_error"):
+        assert record[name] == pytest.approx(found[name], rel=1e-6)
 
 
 def test_fewer_samples_than_blocks_have_no_standard_error(tmp_path):

@@ -13,7 +13,7 @@ from commands import environment
 
 import deis
 from deis import guidance, wrappers
-from models.sampling.draw import Trained, changed_eps, draw, starts
+from models.sampling.draw import Trained, changed_eps, draw, draw_by_guidance, starts
 from models.sampling.options import EpsOptions
 from models.score import Network
 
@@ -163,3 +163,14 @@ def test_devices_share_a_batch_that_lies_on_none() -> None:
         check=True,
     )
     assert found.stdout == "(1, 8, 8, 1) (1, 8, 8, 1)\n"
+
+
+@pytest.mark.parametrize("names", [["cat", "dog", "emu"], [], ["of", "another", "data", "set"]])
+def test_a_sheet_has_the_classes_by_their_names_and_else_by_their_numbers(names: list[str]) -> None:
+    net = with_classes([])
+    table = deis.tables.ddim(net.sde, np.array([1.0, 1e-3]))
+    called = names if len(names) == 3 else ["class 0", "class 1", "class 2"]
+    sheet = draw_by_guidance(net, table, [4], EpsOptions(), [2.0], names)
+    assert [*sheet] == [("guidance 2", name) for name in called]
+    (expected,) = draw(net, table, [4], 1, EpsOptions(label=1, guidance=2.0))
+    np.testing.assert_array_equal(sheet["guidance 2", called[1]], expected)
