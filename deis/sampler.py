@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from deis import tables
-from deis.errors import checked, needs, require, shown
+from deis.errors import checked, needs, require
 from deis.sde import SDE
 from deis.table import Table
 
@@ -233,7 +233,7 @@ def float_state(x_T: State) -> State:
     """x_T in dtypes of JAX; ValueError unless it holds floating-point arrays with a batch axis."""
     x_T = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.asarray(x), x_T)
     shapes = [leaf.shape for leaf in jax.tree.leaves(x_T)]
-    require(shapes and () not in shapes, f"x_T must be an array [batch, ...] or a pytree of such, got {shown(x_T)}")
+    require(shapes and () not in shapes, f"x_T must be an array [batch, ...] or a pytree of such, got shapes {shapes}")
     for leaf in jax.tree.leaves(x_T):
         is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
         require(is_float, f"x_T must be floating point, got {leaf.dtype}; use jax.random.normal")
@@ -252,7 +252,8 @@ def _checked(table: Table, x_T: State, key: jax.Array | None) -> tuple[State, ja
 
 def keys_of_samples(key: jax.Array, batch: int) -> jax.Array:
     """Keys [batch], one a sample: the given ones, or one key folded with each sample's index; ValueError for others."""
-    require(isinstance(key, jax.Array | np.ndarray), f"key must be jax.random.key(seed), or keys [batch], got {key!r}")
+    if not isinstance(key, jax.Array | np.ndarray):
+        raise ValueError(f"key must be jax.random.key(seed), or keys [batch], got {key!r}")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     if key.shape not in ((), (batch,)):

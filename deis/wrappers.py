@@ -13,7 +13,7 @@ function that takes the parameters, so that these stay arguments of the compiled
 from collections.abc import Callable
 from typing import Any, SupportsFloat
 
-from deis.errors import checked, choice, require, rises, shown
+from deis.errors import checked, choice, require, rises
 from deis.guidance import Rule, linear
 from deis.sde import SDE
 from deis.sde.timefn import TimeFn, array_library, wide
@@ -208,8 +208,8 @@ def inpaint(sde: SDE, eps_fn: EpsFn, known: Any, mask: Any) -> EpsFn:
 
     known: [batch, ...] like x, any value where it is not known; mask: boolean, broadcast against x, True where known.
     """
-    is_boolean = str(getattr(mask, "dtype", "")).endswith("bool")  # of any library
-    require(is_boolean, f"mask must be a boolean array, True where x_0 is known, got {shown(mask)}")
+    kind = str(getattr(mask, "dtype", type(mask).__name__))
+    require(kind.endswith("bool"), f"mask must be a boolean array, True where x_0 is known, got {kind}")
     return with_x_0(sde, eps_fn, lambda x_0: array_library(x_0).where(mask, known, x_0))
 
 

@@ -126,8 +126,8 @@ class SDE:
             import torch
 
             return self.prior_std * torch.randn(shape, generator=key, device=key.device)
-        said = f"key must be jax.random.key(seed), a np.random.Generator or a torch.Generator, got {shown(key)}"
-        require(hasattr(key, "dtype"), said)
+        if not hasattr(key, "dtype"):
+            raise ValueError(f"key must be jax.random.key(seed), a NumPy or a torch Generator, got {shown(key)}")
         import jax
 
         return self.prior_std * jax.random.normal(key, shape)
