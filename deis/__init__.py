@@ -4,7 +4,7 @@
     x_0 = sampler_fn(noise)
 
 SDEs, schedules and solver tables are NumPy; JAX, an extra, is imported when a sampler is first asked for. In PyTorch it
-is `deis.torch.get_sampler`, and JAX is not needed.
+is `deis.torch.get_sampler`, and JAX is not needed. An argument of another type than its annotation is a ValueError.
 """
 
 from importlib import import_module

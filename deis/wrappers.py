@@ -170,7 +170,7 @@ def with_x_0(sde: SDE, eps_fn: EpsFn, change: Callable[[Any], Any]) -> EpsFn:
 
 @checked
 def clip_x_0(sde: SDE, eps_fn: EpsFn, low: SupportsFloat = -1.0, high: SupportsFloat = 1.0) -> EpsFn:
-    """Static clipping of the predicted x_0 to [low, high]."""
+    """Static clipping of the predicted x_0 to [low, high]. Raises ValueError unless low lies below high."""
     rises(low, high)
     return with_x_0(sde, eps_fn, lambda x_0: x_0.clip(low, high))
 
@@ -179,7 +179,8 @@ def threshold_x_0(sde: SDE, eps_fn: EpsFn, percentile: SupportsFloat = 99.5, bou
     """Dynamic thresholding of the predicted x_0 (Imagen, arXiv 2205.11487, section 2.3).
 
     Each sample is clipped to the given percentile of its own |x_0|, and scaled to [-bound, bound],
-    where that percentile exceeds `bound`; elsewhere it is clipped to [-bound, bound].
+    where that percentile exceeds `bound`; elsewhere it is clipped to [-bound, bound]. Raises ValueError unless the
+    percentile is above 1 and at most 100.
     """
     return with_x_0(sde, eps_fn, thresholded(percentile, bound))
 
