@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+from deis.errors import checked
 from deis.schedule import known_times, timesteps
 from deis.sde import SDE
 from deis.table import Table
@@ -51,6 +52,7 @@ def kind(sde: SDE) -> str:
     return "constant signal" if first == last else "signal and noise"
 
 
+@checked
 def recommended(sde: SDE, nfe: int) -> Table:
     """The table of `nfe` network calls that has about the least error over problems whose answer is known exactly.
 
