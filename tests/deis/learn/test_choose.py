@@ -27,13 +27,14 @@ def rms(table: deis.Table) -> float:
     return float(jnp.sqrt(jnp.mean((deis.sample(table, EPS, X_T) - X_0) ** 2)))
 
 
-@pytest.mark.parametrize("nfe", [1, 2, 5, 6, 9])
+@pytest.mark.parametrize("nfe", [1, 6])
 def test_every_candidate_makes_the_calls_and_says_how_it_is_made(nfe: int) -> None:
-    for table in untrained(SDE, nfe):
+    found = list(untrained(SDE, nfe))
+    for table in found:
         assert table.nfe == nfe
         assert not table.is_stochastic
         assert {"method", "ts_phase"} <= set(table.about)
-    assert len({table.about["method"] for table in untrained(SDE, 6)}) >= 10
+    assert len({table.about["method"] for table in found}) >= 10
 
 
 def test_the_first_is_the_best_of_all() -> None:
