@@ -188,7 +188,7 @@ def _wandb_run(cfg: LoggerConfig, folder: Path | None, job_type: str, config: di
     about["group"] = cfg.group or (sweep.parent.name if sweep else None)
     if folder is not None:
         run_id = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
-        about |= {"dir": str(folder), "id": run_id, "resume": "allow"}
+        about |= {"dir": str(folder.resolve()), "id": run_id, "resume": "allow"}
     start: Any = partial(wandb.init, settings=settings, **about)  # type: ignore[arg-type]
     automatic = cfg.mode == "auto" and configured == "online" and wandb.login(prompt=False, verify=False)
     if cfg.mode == "online" or automatic:
