@@ -89,7 +89,7 @@ def test_a_run_sharded_over_four_devices_goes_on_on_one(tmp_path: Path, quick_to
 
 
 def test_a_full_disk_is_one_sentence_and_loses_nothing(uninterrupted: Path, tmp_path: Path) -> None:
-    """On a file system of 1 MB, which the third checkpoint fills; given room, the same command goes on."""
+    """On a file system of 1 MB, which the second checkpoint fills; given room, the same command goes on."""
     folder = tmp_path / "run"
     folder.mkdir()
     if (
@@ -98,7 +98,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(uninterrupted: Path, tmp_
     ):
         pytest.skip("mounting a small file system is not allowed here")
     try:
-        (folder / ".ballast").write_bytes(bytes(500_000))
+        (folder / ".ballast").write_bytes(bytes(300_000))
         failed = train("train.keep_checkpoints=9", f"run_dir={folder}", cwd=tmp_path)
         assert failed.returncode == 1
         assert "No space left on device" in failed.stderr
