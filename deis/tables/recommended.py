@@ -54,10 +54,11 @@ def kind(sde: SDE) -> str:
 
 @checked
 def recommended(sde: SDE, nfe: int) -> Table:
-    """The table of `nfe` network calls that has about the least error over problems whose answer is known exactly.
+    """The table of `nfe` network calls to begin with where nothing is known of the network.
 
-    It is chosen by the kind of the diffusion and the number of calls; `docs/solvers.md` has the errors. The table that
-    `deis.choose` finds for a network is nearer to that network's exact solution.
+    It is chosen by the kind of the diffusion and the number of calls: it has about the least error over problems whose
+    answer is known exactly, and for VP at up to 6 calls low FIDs of networks at the price of some error;
+    `docs/solvers.md` has both. What `deis.choose` finds for a network is nearer to that network's exact solution.
     For a `DiscreteVPSDE` the nodes are whole times. Raises ValueError as `deis.timesteps` does.
     """
     _, solver, phase, order = next(one for one in RECOMMENDATIONS[kind(sde)] if nfe <= one.most_calls)
