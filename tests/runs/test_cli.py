@@ -93,7 +93,7 @@ def test_train_refuses(arguments: str, said: str, answer: Callable[..., str]) ->
             "sampler=learned sampler.nfe=9",
             "learned has no nfe: calls and times are those of a table in a file, *.table",
         ),
-        ("sampler=recommended sampler.ts=[1]", "recommended has no ts: solver and grid are those of least error *"),
+        ("sampler=recommended sampler.ts=[1]", "recommended has no ts: solver and grid are chosen by the kind *"),
         ("experiment=demo_picture sampler.lam=1", "tab3 has no lam; t_ab_sde has"),
         (
             "-m sampler=ddim,euler sampler.order=2,3",
