@@ -50,6 +50,12 @@ def rises(low: Any, high: Any) -> None:
         require(low < high, f"low must lie below high, got {low:g} and {high:g}")
 
 
+def within(name: str, value: Any, low: float, high: float) -> None:
+    """Raise ValueError for a number outside [low, high]; arrays, which may be traced, pass."""
+    if isinstance(value, float | int):
+        require(low <= value <= high, f"{name} must lie in [{low:g}, {high:g}], got {value:g}")
+
+
 def shown(value: Any) -> str:
     """The beginning of a value's repr, in one line."""
     return " ".join(repr(value).split())[:80]

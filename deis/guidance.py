@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any, SupportsFloat
 
-from deis.errors import checked, rises
+from deis.errors import checked, require, rises, within
 from deis.sde import SDE
 from deis.sde.timefn import TimeFn, array_library, wide
 
@@ -44,8 +44,11 @@ def projected(sde: SDE, parallel: SupportsFloat = 0.0, max_norm: SupportsFloat |
     What guidance adds to the predicted x_0 is shortened to the norm `max_norm` where it is longer (None: never), and
     its part parallel to that prediction, which saturates images, counts `parallel` times: 0 in the paper, 1 as in
     `linear`. Norms are those of a whole sample. The paper's momentum over earlier calls is left out: eps would no
-    longer be a function of (x, t), which solvers of any order rely on.
+    longer be a function of (x, t), which solvers of any order rely on. Raises ValueError for a max_norm that is not
+    positive.
     """
+    if isinstance(max_norm, float | int):
+        require(max_norm > 0, f"max_norm must be positive, got {max_norm:g}; None shortens nothing")
 
     def rule(x: Any, t: Any, good: Any, bad: Any, weight: Any) -> Any:
         s, rho = sde.evaluation(t)
@@ -64,8 +67,9 @@ def rescaled(sde: SDE, share: SupportsFloat = 0.7, rule: Rule = linear) -> Rule:
 
     Lin et al., arXiv 2305.08891, eq. 15 and 16, where the network predicts v = s eps - sigma x_0; any other network's
     eps is seen as such a v. share: phi of the paper, 0 leaves the rule as it is, 1 brings it back wholly. The standard
-    deviation is that of a whole sample.
+    deviation is that of a whole sample. Raises ValueError for a share outside [0, 1].
     """
+    within("share", share, 0, 1)
 
     def of_rule(x: Any, t: Any, good: Any, bad: Any, weight: Any) -> Any:
         s, sigma = sde.s(t), sde.sigma(t)

@@ -38,8 +38,8 @@ class SDE:
     prior_std: standard deviation of x_T, per element.
     is_discrete: whether the network knows whole times only, from 0 to T.
     prior_is_sigma: whether prior_std is sigma(T), whatever is given for it, so that it follows another T.
-    Raises ValueError if prior_std is not positive, if rho does not grow from t_0 to T, is infinite at T though s(T) is
-        not 0, or is not what t_of_rho inverts.
+    Raises ValueError if prior_std is not positive, if rho does not grow everywhere from t_0 to T, is infinite at T
+        though s(T) is not 0, or is not what t_of_rho inverts.
     """
 
     s: TimeFn
@@ -60,11 +60,13 @@ class SDE:
         require(is_finite, f"t_0 must lie below T, both finite, got t_0={self.t_0:g} and T={self.T:g}")
         if self.starts_at_noise:
             object.__setattr__(self, "t_of_rho", _up_to_infinity(self.t_of_rho, self.T))
-        rho_0, rho_T = self.rho(np.array([self.t_0, self.T]))
-        if not 0 <= rho_0 < rho_T or (math.isinf(rho_T) and not self.starts_at_noise):
+        with np.errstate(invalid="ignore"):
+            rho = self.rho(np.linspace(self.t_0, self.T, 33))
+        rho_0, rho_T = rho[[0, -1]]
+        if not (rho_0 >= 0 and np.all(rho[:-1] < rho[1:])) or (math.isinf(rho_T) and not self.starts_at_noise):
             raise ValueError(
-                f"sigma(t)/s(t) must grow from t_0={self.t_0:g} to T={self.T:g} and stay finite, "
-                f"got {rho_0:g} and {rho_T:g}; move t_0 or T"
+                f"sigma(t)/s(t) must grow everywhere from t_0={self.t_0:g} to T={self.T:g} and stay finite, "
+                f"got {rho_0:g} and {rho_T:g} at the ends; move t_0 or T"
             )
         middle = 0.5 * (self.t_0 + self.T)
         if not abs(found := self.t_of_rho(self.rho(middle)) - middle) <= 0.01 * (self.T - self.t_0):

@@ -68,7 +68,7 @@ def test_vp_cosine_is_its_formula():
     t = np.array([0.0, 0.2, 0.7, 0.99])
     f = np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
     np.testing.assert_allclose(sde.s(t) ** 2, f / f[0], rtol=1e-12)
-    with pytest.raises(ValueError, match=r"sigma\(t\)/s\(t\) must grow from t_0=.* to T=1.* stay finite"):
+    with pytest.raises(ValueError, match=r"sigma\(t\)/s\(t\) must grow everywhere from t_0=.* to T=1.* stay finite"):
         deis.vp_cosine(T=1.0 + 1e-9)
 
 

@@ -227,7 +227,7 @@ def network(x, t):
         (lambda sde: deis.flow(0.0), "shift must be positive and finite, got 0"),
         (
             lambda sde: SDE(np.ones_like, lambda t: t / np.float64(1 - t), lambda rho: rho, 0.0, 1.0),
-            "must grow from t_0=0 to T=1 and stay finite",
+            "must grow everywhere from t_0=0 to T=1 and stay finite",
         ),
     ],
 )
