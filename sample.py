@@ -106,7 +106,7 @@ def main(cfg: DictConfig) -> float | None:
             return before.get("metric")
         done = single_files.drawn_before(run_dir, seeds, origin_of_images(job, source, worse)) if job.in_files else []
     using = jax_setup.configure_jax(job.batch_size)
-    with ExitStack() as owned, writing():
+    with writing(), ExitStack() as owned:
         index, count = owned.enter_context(joined(job.distributed))
         from models.training import devices  # imports JAX, which is configured by now
 

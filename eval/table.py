@@ -62,7 +62,7 @@ def paper_table(cfg: DictConfig) -> None:
     from eval.paper import compute, page  # imports JAX, which is configured by now
     from models.training.devices import one_at_first
 
-    with ExitStack() as owned, writing():
+    with writing(), ExitStack() as owned:
         index, count = owned.enter_context(joined(job.distributed))
         if index == 0:  # it writes the table
             owned.enter_context(folder.occupy(run_dir, config, paper=job.paper.name))

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -100,15 +100,26 @@ def read_status(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{error}; delete it, and the run counts as one that is not done") from None
 
 
-def differences(saved: dict[str, Any], config: dict[str, Any], groups: tuple[str, ...]) -> list[str]:
-    """The keys within `groups` whose values differ, as "key: saved -> now"."""
-    pairs = [(group, saved.get(group, {}), config[group]) for group in groups]
-    return [
-        f"{group}.{key}: {before.get(key)} -> {now.get(key)}"
-        for group, before, now in pairs
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
+def refuse_changes(folder: Path, config: dict[str, Any], keys: Collection[str], otherwise: str = "") -> None:
+    """Raise ConfigError if the run in `folder` was started with another value of one of `keys`, which it goes on from.
+
+    keys: options as KEY or GROUP.KEY, or all of a GROUP. otherwise: what else to do, as the end of the sentence.
+    """
+
+    def flat(config: dict[str, Any]) -> dict[str, Any]:
+        groups = [(key, value if isinstance(value, dict) else {"": value}) for key, value in config.items()]
+        return {f"{group}.{key}".strip("."): value for group, options in groups for key, value in options.items()}
+
+    before, now = flat(read_config(folder) or config), flat(config)
+    changed = [
+        f"{key}: {before.get(key)} -> {now.get(key)}"
+        for key in dict.fromkeys([*before, *now])
+        if (key in keys or key.partition(".")[0] in keys) and before.get(key) != now.get(key)
     ]
+    if changed:
+        raise ConfigError(
+            f"{folder} holds a run of another configuration: {'; '.join(changed)}; choose another run_dir{otherwise}"
+        )
 
 
 def finished(folder: Path, config: dict[str, Any], source: Path | None = None) -> dict[str, Any] | None:

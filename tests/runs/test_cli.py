@@ -78,6 +78,8 @@ def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         ("train.steps=many", "train.steps=many is refused"),
         ("model.multipliers=2", "model.multipliers takes a list: write model.multipliers=[2]"),
         ("~model", "model has no value"),
+        ("extractor=pixels", "extractor=pixels is for FIDs in training: add train.fid_every=STEPS"),
+        ("distributed=slurm", "several processes need one folder that all can reach, and no sweep: give run_dir="),
     ],
 )
 def test_train_refuses(arguments: str, said: str, answer: Callable[..., str]) -> None:

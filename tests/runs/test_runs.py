@@ -1,5 +1,6 @@
 """What holds a run together: seeds, folders, locks, metrics, signals."""
 
+import contextlib
 import json
 import os
 import signal
@@ -110,8 +111,21 @@ def test_what_is_hidden_and_a_folder_that_a_kill_left_empty_are_no_hindrance(tmp
         assert status(tmp_path)["status"] == "running"
 
 
-def test_differences_name_the_option() -> None:
-    assert folder.differences(CONFIG, CONFIG | {"sde": {"beta_1": 10.0}}, ("sde",)) == ["sde.beta_1: 20.0 -> 10.0"]
+@pytest.mark.parametrize(
+    ("keys", "changed"),
+    [
+        (["sde", "name"], "sde.beta_1: 20.0 -> 10.0"),
+        (["seed", "sde.beta_1"], "sde.beta_1: 20.0 -> 10.0; seed: 0 -> 1"),
+        (["sde.beta_0", "name"], None),
+    ],
+)
+def test_changes_name_the_options(keys: list[str], changed: str | None, tmp_path: Path) -> None:
+    now = {"name": "a", "sde": {"beta_1": 10.0}, "seed": 1}
+    folder.refuse_changes(tmp_path, now, keys)  # which holds no run yet
+    (tmp_path / "config.yaml").write_text(json.dumps(now | {"sde": {"beta_1": 20.0}, "seed": 0}))
+    expected = pytest.raises(ConfigError, match=f"another configuration: {changed}; choose another run_dir, or not$")
+    with expected if changed else contextlib.nullcontext():
+        folder.refuse_changes(tmp_path, now, keys, ", or not")
 
 
 def test_metrics_after_a_kill(tmp_path: Path) -> None:
