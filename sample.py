@@ -28,7 +28,8 @@ from eval.job import (
 from eval.metrics.frechet import save_statistics
 from eval.metrics.measurement import VALUES, Measurement, MetricConfig, lines, measurement_of, validate_metrics
 from eval.metrics.solver_distance import check_distance, distance, distance_lines, mean_squares
-from formats.files import write_atomically
+from formats.files import sha256, write_atomically
+from models.checkpoints.hub import local_table
 from models.sampling import single_files
 from models.sampling.build import build_sde, build_table, name_seeds, parse_seeds, parse_shard, share
 from models.sampling.options import EpsOptions, check_eps, values_of
@@ -170,9 +171,10 @@ def check(job: SampleJob) -> tuple[list[int], MetricConfig | None]:
 
 def origin_of_images(job: SampleJob, source: Source, worse: Source | None) -> dict[str, Any]:
     """All that an image depends on beside its seed, as plain values."""
-    network = identity(source) | {f"guidance_{key}": value for key, value in (identity(worse) if worse else {}).items()}
     sampler = {f"sampler.{key}": value for key, value in job.sampler.items()}
-    return network | sampler | values_of(job) | {"rounding": job.rounding}
+    if job.sampler.get("table"):
+        sampler["sampler.table"] = sha256(local_table(job.sampler["table"]))
+    return identity(source, worse) | sampler | values_of(job) | {"rounding": job.rounding}
 
 
 def nfe_asked(job: SampleJob, table: deis.Table) -> int:

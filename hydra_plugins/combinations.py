@@ -55,7 +55,7 @@ class Combinations(BasicSweeper):
             self._compose(combinations[0])
         shared = next((word for word in possible[0] if re.match(r"run_dir=(?!.*\$\{)", word)), None)
         if shared and len(possible) > 1 and all(shared in combination for combination in possible):
-            raise HydraException(f"{shared} would be the folder of every job; that of a sweep is hydra.sweep.dir=FOLDER")
+            raise HydraException(f"{shared} would be the folder of every job; a sweep's is hydra.sweep.dir=FOLDER")
         for combination, reason in zip(combinations, reasons, strict=True):
             if reason is not None:
                 print(f"left out: {' '.join(filter_overrides(combination))}, as {reason}", file=sys.stderr)

@@ -156,7 +156,7 @@ def test_what_a_run_learns_by_stays_as_it_was(tmp_path: Path) -> None:
     falling = replace(begun, optimizer=replace(begun.optimizer, cosine_decay=True))
     longer = replace(falling, train=replace(begun.train, steps=2000))
     (tmp_path / "config.yaml").write_text(json.dumps(asdict(falling)))
-    with pytest.raises(ConfigError, match="train.steps: 1000 -> 2000"):
+    with pytest.raises(ConfigError, match=r"train\.steps: 1000 -> 2000"):
         choose_folder(longer, asdict(longer))
 
 

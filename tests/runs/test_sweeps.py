@@ -273,7 +273,7 @@ def test_an_option_of_one_choice_needs_not_be_the_default_s(tmp_path: Path) -> N
         ("sampler=ddim,t_ba sampler.order=2,3", "unknown sampler 't_ba'; did you mean t_ab?"),
         ("sampler=ddim,t_ab sampler.ordr=2,3", "unknown option 'sampler.ordr'; did you mean sampler.order?"),
         ("sampler=ddim,t_ab num_samples=2,two", "num_samples=two is refused"),
-        ("sampler=ddim,t_ab run_dir=out", "run_dir=out would be the folder of every job; that of a sweep is hydra."),
+        ("sampler=ddim,t_ab run_dir=out", "run_dir=out would be the folder of every job; a sweep's is hydra."),
     ],
 )
 def test_other_mistakes_end_a_sweep_before_it_starts(swept: str, said: str, tmp_path: Path) -> None:
