@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING
 from PIL import Image
 
+from formats.files import write_atomically
 from runs.folder import of_sweep, overrides
 
 NAMES = ("none", "wandb", "tensorboard", "both")
@@ -145,7 +146,7 @@ def truncate_metrics(folder: Path, step: int) -> None:
     path = folder / "metrics.jsonl"
     if path.is_file():
         kept = [json.dumps(record) + "\n" for record in read_metrics(path) if record["step"] <= step]
-        path.write_text("".join(kept))
+        write_atomically(path, "".join(kept))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

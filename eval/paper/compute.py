@@ -30,7 +30,7 @@ from eval.metrics.precision_recall import precision_recall
 from eval.metrics.reference import kept_radii
 from eval.paper.grid import Record
 from eval.paper.plan import Adaptive, Analytic, Cell, shared_out
-from formats.files import read_npz, write_atomically, write_npz
+from formats.files import read_json, read_npz, write_atomically, write_npz
 from models.sampling.draw import Start, Trained, changed_eps, draw, guided, load_trained, starts
 from models.sampling.options import given
 from models.sampling.source import Source, identity
@@ -159,7 +159,8 @@ def measure_cells(
     Raises Stopped between two batches on a signal, and at the end ConnectionError if a process has been lost.
     """
     files = {name: setup.folder / f"{name}.json" for name in cells}
-    records: dict[str, Record] = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+    with checking():
+        records: dict[str, Record] = {name: read_json(file) for name, file in files.items() if file.is_file()}
     missing = {name: cell for name, cell in cells.items() if name not in records}
     wait_for_all()  # so that all have seen the same files
     missing = shared_out(missing, process, num_processes)

@@ -17,7 +17,7 @@ from eval.paper.grid import (
 )
 from eval.paper.plan import Cell
 from eval.paper.spec import Paper
-from formats.files import read_npz
+from formats.files import read_npz, write_atomically
 from formats.tables import latex_escaped, latex_table, write_csv
 
 CSV_COLUMNS = (
@@ -30,8 +30,8 @@ CSV_COLUMNS = (
 def write_results(paper: Paper, records: Sequence[Record], folder: Path) -> str:
     """Write results.csv, table.md, table.tex and the plots; returns the Markdown."""
     text = paper_page(paper, records)
-    (folder / "table.md").write_text(text)
-    (folder / "table.tex").write_text(latex(paper, records))
+    write_atomically(folder / "table.md", text)
+    write_atomically(folder / "table.tex", latex(paper, records))
     write_records(folder / "results.csv", paper, records)
     points = [
         record | {"sampler": record["row"], "nfe_asked": record["nfe_asked"] or record["nfe"]}
