@@ -36,7 +36,7 @@ from models.sampling.source import SHIPPED, Source, find
 from models.training.config import DistributedConfig
 from runs import cli, folder, jax_setup
 from runs.errors import Stopped, checking, stop_requests, writing
-from runs.log import open_log
+from runs.log import WANDB_ID, open_log
 
 WRITTEN = ("samples.npz", "result.json", "statistics.npz", "metrics.jsonl", "guidance.png", "denoising.gif")
 """Files that an earlier run may have left in the folder; not every run writes each of them."""
@@ -116,7 +116,7 @@ def main(cfg: DictConfig) -> float | None:
         if index == 0:  # it writes all but the other processes' PNG files
             facts = {"sampler": table.name, "nfe_asked": nfe_asked(job, table)}
             status = owned.enter_context(folder.occupy(run_dir, config, **facts))
-            for earlier in WRITTEN:
+            for earlier in (*WRITTEN, WANDB_ID):  # so that wandb has another run too
                 (run_dir / earlier).unlink(missing_ok=True)
             if job.in_files or job.shard is not None:
                 single_files.write_origin(run_dir, made_by)

@@ -13,7 +13,7 @@ import pytest
 from models.sampling.build import parse_seeds
 from runs import folder
 from runs.errors import ConfigError, NonFiniteError, Stopped, stop_requests
-from runs.log import LoggerConfig, open_log, read_metrics, truncate_metrics
+from runs.log import WANDB_ID, LoggerConfig, open_log, read_metrics, truncate_metrics
 
 CONFIG = {"name": "a", "seed": 0, "sde": {"beta_1": 20.0}, "resume": True}
 
@@ -168,7 +168,8 @@ def wandb_folders(path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> lis
 @pytest.mark.slow
 def test_a_resumed_run_keeps_its_id_in_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = wandb_folders(tmp_path, "offline", monkeypatch)
-    assert first.rpartition("-")[2] == second.rpartition("-")[2]
+    ids = [name.rpartition("-")[2] for name in (first, second)]
+    assert ids == [(tmp_path / WANDB_ID).read_text()] * 2, "a folder made anew has another"
     assert first != second
 
 
