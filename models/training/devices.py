@@ -7,6 +7,7 @@ import io
 import math
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -63,6 +64,8 @@ def connect(
             raise ValueError(f"coordinator must be HOST:PORT of process 0, such as node1:9876, got {coordinator!r}")
         if not 0 <= process_id < num_processes:
             raise ValueError(f"process_id must be 0 to num_processes - 1 = {num_processes - 1}, got {process_id}")
+        if process_id == 0:
+            _require_free(coordinator)
         start(*given, cluster_detection_method="deactivate")
     elif given != (None, None, None):
         raise ValueError(f"coordinator, num_processes and process_id are for distributed=explicit, not for {mode}")
@@ -75,6 +78,15 @@ def connect(
         if absent := [name for name in _SLURM if name not in os.environ]:
             raise ValueError(f"distributed=slurm needs {', '.join(absent)}, which srun sets; start the run with srun")
         start(cluster_detection_method="slurm")
+
+
+def _require_free(coordinator: str) -> None:
+    """Raise ValueError if the port of "HOST:PORT" cannot be listened at here, with which JAX would crash."""
+    try:
+        socket.create_server(("", int(coordinator.rpartition(":")[2]))).close()
+    except (OSError, OverflowError) as error:
+        reason = f"has a port that is not free here ({error})"
+        raise ValueError(f"coordinator={coordinator} {reason}; choose another") from None
 
 
 def agree(value: int) -> int:

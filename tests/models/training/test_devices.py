@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -194,6 +195,15 @@ def test_impossible_connections_are_refused(arguments, message, monkeypatch):
         monkeypatch.delenv(name)
     with pytest.raises(ValueError, match=message):
         devices.connect(*arguments)
+
+
+def test_a_port_that_another_program_has_is_refused():
+    """JAX would end with a segmentation fault."""
+    with socket.create_server(("", 0)) as other:
+        taken = f"localhost:{other.getsockname()[1]}"
+        for coordinator in (taken, "localhost:99999"):
+            with pytest.raises(ValueError, match=f"{coordinator} has a port that is not free here .*; choose another"):
+                devices.connect("explicit", coordinator, 2, 0)
 
 
 def test_which_arrays_are_sharded_and_along_which_axis():
