@@ -13,6 +13,7 @@ import pytest
 from models.sampling.build import parse_seeds
 from runs import folder
 from runs.errors import ConfigError, NonFiniteError, Stopped, stop_requests
+from runs.jax_setup import configure_jax
 from runs.log import WANDB_ID, LoggerConfig, open_log, read_metrics, truncate_metrics
 
 CONFIG = {"name": "a", "seed": 0, "sde": {"beta_1": 20.0}, "resume": True}
@@ -148,6 +149,15 @@ def test_a_first_signal_is_noted_and_a_second_acts() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="not on this system")
+def test_cpu_devices_are_cores_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm gives a job some of a machine's; six images can be shared out over three of these four."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7, 9})
+    monkeypatch.setattr(os, "environ", {"HOME": "/"})
+    configure_jax(batch_size=6)
+    assert os.environ["JAX_NUM_CPU_DEVICES"] == "3"
 
 
 def _no_logger():
