@@ -86,9 +86,12 @@ def unfinished(output_root: str, name: str, config: dict[str, Any]) -> Path | No
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
-    """The configuration that a run in `folder` was started with; None if there is none."""
+    """The configuration that a run in `folder` was started with; None if there is none. ValueError for a damaged one."""
     path = folder / "config.yaml"
-    return yaml.safe_load(path.read_text()) if path.is_file() else None
+    try:
+        return yaml.safe_load(path.read_text()) if path.is_file() else None
+    except yaml.YAMLError:
+        raise ValueError(f"{path} is not YAML; choose another run_dir, or delete the run") from None
 
 
 def read_status(folder: Path) -> dict[str, Any]:
@@ -126,12 +129,14 @@ def finished(folder: Path, config: dict[str, Any], source: Path | None = None) -
     """The status of a sweep's job that an earlier start of the sweep has done, which is said; None if it is to be done.
 
     source: a folder that it was computed from; if that has changed since, the job is to be done again.
+    Raises ConfigError for a damaged file.
     """
-    status, file = read_status(folder), folder / "status.json"
-    if of_sweep() is None or status.get("status") != "done" or read_config(folder) != config:
-        return None
-    if source is not None and source.stat().st_mtime > file.stat().st_mtime:
-        return None
+    with checking():
+        status, file = read_status(folder), folder / "status.json"
+        if of_sweep() is None or status.get("status") != "done" or read_config(folder) != config:
+            return None
+        if source is not None and source.stat().st_mtime > file.stat().st_mtime:
+            return None
     print(f"done before: {folder}", file=sys.stderr)
     return status
 

@@ -98,11 +98,14 @@ def test_a_run_of_another_command_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_damaged_status_is_named(tmp_path: Path) -> None:
     (tmp_path / "status.json").write_text('{"status": "do')
-    with (
-        pytest.raises(ConfigError, match=r"status.json is not JSON; delete it, and the run counts as one that is not"),
-        folder.occupy(tmp_path, {}),
-    ):
+    said = r"status.json is not JSON; delete it, and the run counts as one that is not"
+    with pytest.raises(ConfigError, match=said), folder.occupy(tmp_path, {}):
         pass
+    with pytest.raises(ConfigError, match=said):
+        folder.finished(tmp_path, {})
+    (tmp_path / "config.yaml").write_text("name: {")
+    with pytest.raises(ValueError, match=r"config.yaml is not YAML; choose another run_dir"):
+        folder.read_config(tmp_path)
 
 
 def test_what_is_hidden_and_a_folder_that_a_kill_left_empty_are_no_hindrance(tmp_path: Path) -> None:
