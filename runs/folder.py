@@ -86,7 +86,7 @@ def unfinished(output_root: str, name: str, config: dict[str, Any]) -> Path | No
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
-    """The configuration that a run in `folder` was started with; None if there is none. ValueError for a damaged one."""
+    """The configuration that a run in `folder` was started with; None without. Raises ValueError for a damaged one."""
     path = folder / "config.yaml"
     try:
         return yaml.safe_load(path.read_text()) if path.is_file() else None
