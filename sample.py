@@ -196,7 +196,7 @@ def draw_images(
     """
     import jax
 
-    from models.sampling.draw import draw, guided, labels_of, load_trained
+    from models.sampling.draw import draw, guided, labels_of, load_trained, warm_up
 
     with checking():
         net = guided(load_trained(source.path, source.step), worse)
@@ -217,7 +217,7 @@ def draw_images(
         with checking():
             take(these, single_files.read_images(run_dir, these))
     if missing:  # compiles before the clock runs
-        next(draw(net, deis.tables.ddim(net.sde, table.t[[0, -1]]), seeds[:1], job.batch_size, job))
+        warm_up(net, table.is_stochastic, job.batch_size, job)
 
     drawn, seconds, hidden = 0, 0.0, jax.process_index() > 0
     with stop_requests() as stop_signal, tqdm(total=len(missing), unit="image", leave=False, disable=hidden) as bar:

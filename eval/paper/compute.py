@@ -31,7 +31,7 @@ from eval.metrics.reference import kept_radii
 from eval.paper.grid import Record
 from eval.paper.plan import Adaptive, Analytic, Cell, shared_out
 from formats.files import read_json, read_npz, write_atomically, write_npz
-from models.sampling.draw import Start, Trained, changed_eps, draw, guided, load_trained, starts
+from models.sampling.draw import Start, Trained, changed_eps, draw, guided, load_trained, starts, warm_up
 from models.sampling.options import given
 from models.sampling.source import Source, identity
 from models.training.devices import gather, wait_for_all
@@ -135,17 +135,15 @@ def set_up(
     return Setup(net, sde, found.extractor, reference.statistics, *shared)
 
 
-def warm_up(setup: Setup, cells: Sequence[Cell]) -> None:
+def compile_shared(setup: Setup, cells: Sequence[Cell]) -> None:
     """Compile what the cells share, so that their clocks do not count it: the sampler, and with noise where needed."""
-    ends = np.array([setup.net.sde.T, setup.net.sde.t_0])
     fixed = [cell for cell in cells if not isinstance(cell.solver, Adaptive)]
     kinds = {(cell.solver.is_stochastic, *given(cell.eps), cell.eps.guidance_network or ""): cell for cell in fixed}
     for _, cell in sorted(kinds.items()):
         changed = f" with {', '.join(given(cell.eps))}" if given(cell.eps) else ""
         noise = cell.solver.is_stochastic
         setup.costs.now = f"{'samplers that add noise' if noise else 'deterministic samplers'}{changed}"
-        table = deis.tables.ddim_eta(setup.net.sde, ends, eta=float(noise))
-        next(draw(setup.net_of(cell), table, [0], setup.batch_size, cell.eps))
+        warm_up(setup.net_of(cell), noise, setup.batch_size, cell.eps)
     if cells:
         setup.extractor.features(np.zeros((1, *setup.net.image_shape), np.uint8))
     setup.costs.lap("compiling")
@@ -167,7 +165,7 @@ def measure_cells(
     if process == 0:
         print(f"{len(records)} of {len(cells)} cells are done", file=sys.stderr)
     setup.costs.lap("setting up")
-    warm_up(setup, list(missing.values()))
+    compile_shared(setup, list(missing.values()))
     calls = sum(cell.solver.nfe * -(-len(cell.seeds) // setup.batch_size) for cell in missing.values())
     with stop_requests() as stop_signal, tqdm(total=calls, unit="call", disable=process > 0) as bar:
         for name, cell in missing.items():
