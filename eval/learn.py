@@ -52,6 +52,8 @@ def main(cfg: DictConfig) -> None:
     with checking():
         job: LearnJob = cli.to_object(cfg)
         check(job)
+        if any(text.startswith("sampler.nfe=") for text in folder.overrides()):
+            raise ValueError("the number of calls is nfe= here, with every solver, and not sampler.nfe=")
         source = find(job.checkpoint, job.step, job.output_root)
         worse = check_eps(job, source.config)
         dataset = None if job.extractor is None else dataset_of(source, job.dataset)

@@ -109,11 +109,10 @@ class Combinations(BasicSweeper):
         """Whether the file is of a sweep of these jobs that are not all done, and this process could take it."""
         folders = [path.with_name(str(job)) for job in range(len(about["jobs"]))]
         try:
-            known = read_json(path)
+            if read_json(path) != about or all(read_status(each).get("status") == "done" for each in folders):
+                return False
         except ValueError as error:
             print(f"warning: {error}; no sweep goes on in its folder", file=sys.stderr)
-            return False
-        if known != about or all(read_status(each).get("status") == "done" for each in folders):
             return False
         with suppress(Timeout):
             self._held.enter_context(FileLock(path.with_name(".lock"), timeout=0))

@@ -42,8 +42,9 @@ def learned(
     into curve.csv and curve.png.
     """
     path, steps = folder / "progress.npz", options["steps"]
-    start = _progress(read_npz(path)) if path.is_file() else None
-    rows = [] if start is None else [{"step": n, "rms": float(e)} for n, e in enumerate(read_npz(path)["curve"])]
+    saved = read_npz(path) if path.is_file() else {}
+    start = _progress(saved) if saved else None
+    rows = [{"step": n, "rms": float(e)} for n, e in enumerate(saved.get("curve", ()))]
     with stop_requests() as stop_signal, tqdm(total=steps, initial=start.step if start else 0, leave=False) as bar:
 
         def progress(at: Progress) -> Any:

@@ -133,6 +133,7 @@ def test_a_learned_table_is_nearer_and_a_second_call_changes_nothing(network: Pa
         ("eval.choose", ["label=11"], "label must be 0 to 9"),
         ("eval.learn", ["trajectories=20"], "trajectories must be at least two micro_batch of 16, got 20"),
         ("eval.learn", ["sampler=rho2heun", "nfe=63"], "reference_nfe must be above nfe=64, got 64"),
+        ("eval.learn", ["sampler=ddim", "sampler.nfe=8"], "the number of calls is nfe= here, with every solver"),
         ("eval.learn", ["loss=psnr"], "loss must be one of mse, log_mse, l1, huber, got 'psnr'"),
         ("eval.learn", ["learn=[nodes]"], "learn must be a tuple of some of grid, time, coefficients, got nodes"),
         ("eval.learn", ["sampler=ddpm"], "DDPM adds noise"),

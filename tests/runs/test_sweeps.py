@@ -176,7 +176,11 @@ def test_a_damaged_file_of_a_sweep_is_named_and_hinders_no_other(
     assert train_with(fit) == 0
     said = "warning: outputs/sweeps/damaged/sweep.json is not JSON; no sweep goes on in its folder\n"
     assert capsys.readouterr().err.count(said) == 1
-    assert len(list((tmp_path / "outputs" / "sweeps").glob("*/0/checkpoints"))) == 1
+    (first,) = (tmp_path / "outputs" / "sweeps").glob("*/0/checkpoints")
+    first.with_name("status.json").write_text('{"status": "do')
+    assert train_with(fit) == 0
+    assert "0/status.json is not JSON; delete it, and the run counts as one that is not done" in capsys.readouterr().err
+    assert len(list((tmp_path / "outputs" / "sweeps").glob("*/0/checkpoints"))) == 2
 
 
 def test_a_sweep_that_another_process_is_at_is_left_alone(tmp_path: Path, train_with: Callable[..., int]) -> None:
