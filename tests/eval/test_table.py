@@ -10,6 +10,7 @@ from PIL import Image
 from wandb_files import records
 
 from eval.paper.sweep import arrange, gather, sweep_page, write_table
+from eval.paper.trainings import trainings_page
 from eval.table import main
 
 RESULT = {
@@ -211,6 +212,13 @@ def test_trainings_are_a_table_of_options_against_metrics(trainings):
     grids = Image.open(trainings / "sweeps" / "grids.png").convert("L")
     assert grids.height > 40
     assert {0, 255} <= set(grids.tobytes())
+
+
+def test_no_fid_of_several_names_is_the_best():
+    runs = [{"folder": name, "status": "done", "fid": fid, "fid_name": name} for name, fid in (("A", 2.0), ("B", 1.0))]
+    page = trainings_page(runs)
+    assert "| B | 1.00 | done |" in page
+    assert "fid: A, B, which do not compare.\n" in page
 
 
 def test_trainings_and_samples_are_one_table(trainings):
