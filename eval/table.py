@@ -143,7 +143,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{write_table(gathered)}\n{gathered}")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, ValueError | FileNotFoundError) else 1
     return 0
 
 

@@ -164,6 +164,13 @@ def test_a_folder_without_results_gives_one_sentence(tmp_path):
     assert run_here("eval.table", str(tmp_path / "none"), "logger=none").returncode == 2
 
 
+def test_a_table_that_cannot_be_written_is_no_bad_configuration(tmp_path, capsys):
+    write_run(tmp_path / "0")
+    (tmp_path / "table.md").mkdir()
+    assert main([str(tmp_path)]) == 1
+    assert "Is a directory" in capsys.readouterr().err
+
+
 def test_options_of_a_computed_table_are_none_of_a_gathered_one(tmp_path):
     write_run(tmp_path / "0")
     result = run_here("eval.table", str(tmp_path), "logger=none", "num_samples=5")
