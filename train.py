@@ -30,8 +30,6 @@ from runs.hints import option_of
 from runs.log import Log, LoggerConfig, last_values, open_log, read_metrics, truncate_metrics
 
 SHOWN = ("loss", "images_per_s")  # beside the progress bar
-FIXED = ("dataset", "model", "sde", "objective", "optimizer", "init", "seed", "train.batch_size", "train.ema_decay")
-"""Options and groups that a run cannot change half-way and still be a run of either; by a cosine also train.steps."""
 
 
 @dataclass
@@ -133,9 +131,16 @@ def choose_folder(job: TrainJob, config: dict[str, Any]) -> Path | None:
     if not job.resume and folder.read_config(run_dir) is not None:
         raise ConfigError(f"{run_dir} already holds a run; choose another run_dir, or go on with resume=true")
     if not job.allow_changes:
-        fixed = (*FIXED, *(["train.steps"] if job.optimizer.cosine_decay else []))
-        folder.refuse_changes(run_dir, config, fixed, ", or go on all the same with allow_changes=true")
+        folder.refuse_changes(run_dir, config, fixed(job), ", or go on all the same with allow_changes=true")
     return run_dir
+
+
+def fixed(job: TrainJob) -> list[str]:
+    """The options and groups that a run cannot change half-way, and be a run of either."""
+    found = ["dataset", "model", "sde", "objective", "optimizer", "init", "seed", "train.batch_size", "train.ema_decay"]
+    found += ["train.steps"] if job.optimizer.cosine_decay else []
+    measured_by = ["sampler", "extractor", "train.fid_samples", *EpsOptions.__dataclass_fields__]
+    return found + (measured_by if job.train.fid_every else [])
 
 
 def initial_network(job: TrainJob, run_dir: Path | None) -> Source | None:

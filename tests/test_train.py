@@ -140,7 +140,7 @@ def test_what_a_run_learns_by_stays_as_it_was(tmp_path: Path) -> None:
     begun = job("train", "name=a", "optimizer.cosine_decay=false", f"run_dir={tmp_path}")
     with occupy(tmp_path, asdict(begun), command="train"):
         pass
-    for changes in ({"log_every": 7}, {"steps": 2000}):
+    for changes in ({"log_every": 7}, {"steps": 2000}, {"fid_samples": 7}):
         goes_on = replace(begun, train=replace(begun.train, **changes))
         assert choose_folder(goes_on, asdict(goes_on)) == tmp_path
     for changes, said in (
@@ -148,6 +148,7 @@ def test_what_a_run_learns_by_stays_as_it_was(tmp_path: Path) -> None:
         ({"init": "net"}, "init: None -> net"),
         ({"train": replace(begun.train, batch_size=64)}, "train.batch_size: 128 -> 64"),
         ({"train": replace(begun.train, ema_decay=0.9)}, "train.ema_decay: 0.995 -> 0.9"),
+        ({"train": replace(begun.train, fid_every=9), "clip": True}, "clip: False -> True"),
     ):
         changed = replace(begun, **changes)
         with pytest.raises(ConfigError, match=f"of another configuration: {said}; choose another run_dir, or go on"):
