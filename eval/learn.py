@@ -14,7 +14,7 @@ from omegaconf import MISSING, DictConfig
 import deis
 from eval.figures import samples_picture
 from eval.job import MeasuringJob, check_measuring, dataset_of, origin, require_positive, say_next
-from eval.metrics.measurement import MetricConfig, lines, open_measurement, validate_metrics
+from eval.metrics.measurement import Measurement, MetricConfig, lines, open_measurement, validate_metrics
 from formats.files import write_atomically
 from formats.tables import markdown_table
 from models.sampling.build import build_sde, build_table
@@ -77,9 +77,9 @@ def main(cfg: DictConfig) -> None:
         with checking():
             net = guided(load_trained(source.path, source.step), worse)
         open_one = None
-        if dataset is not None and job.extractor is not None:
-            open_one = partial(open_measurement, job.extractor, dataset, MetricConfig())
-            open_one()  # now, as features may have to be made, or be impossible
+        if dataset is not None and job.extractor is not None:  # now, as features may have to be made, or be impossible
+            ready = open_measurement(job.extractor, dataset, MetricConfig())
+            open_one = partial(Measurement, ready.extractor, ready.reference, MetricConfig())
         with checking(), writing():
             kept = run_dir / "trajectories.npz"
             fine = trajectories.solve(net, job.trajectories, job.batch_size, job.reference_nfe, job, kept)

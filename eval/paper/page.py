@@ -51,7 +51,8 @@ def paper_page(paper: Paper, records: Sequence[Record]) -> str:
     if fixed:
         parts.append(markdown_grid(fixed))
     if shares := precision_grid(records):
-        parts += ["Precision, recall:", markdown_grid(shares)]
+        first = " of the first set of seeds" if paper.repeats > 1 else ""
+        parts += [f"Precision, recall{first}:", markdown_grid(shares)]
     if adaptive:
         parts += ["DOPRI5 by tolerance:", markdown_grid(adaptive, "tolerance")]
     parts += dict.fromkeys(f"ERR: {record['row']}: {record['error']}" for record in records if "error" in record)
