@@ -21,10 +21,7 @@ from formats.files import write_atomically
 from runs.folder import of_sweep, overrides
 
 NAMES = ("none", "wandb", "tensorboard", "both")
-LOWER_IS_BETTER = dict.fromkeys(("eval_loss", "FID-*", "sFID-*", "FD-*")) | {
-    "fid": "nfe",
-    "fid/*": "nfe",
-}  # and their x axes
+LOWER_IS_BETTER = dict.fromkeys(("eval_loss", "FID-*", "sFID-*", "FD-*")) | {"fid": "nfe", "fid/*": "nfe"}  # by x axis
 MODES = ("auto", "online", "offline")
 WANDB_ID = ".wandb_id"  # in the folder of a run
 

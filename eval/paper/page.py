@@ -113,21 +113,10 @@ def write_records(path: Path, paper: Paper, records: Sequence[Record]) -> None:
 
 def logged_rows(folder: Path, cells: Mapping[str, Cell], records: Sequence[Record]) -> list[Record]:
     """The cells as rows of a log's table, each with its first images. folder: of the cells."""
-    keys = (
-        "row",
-        "nfe_asked",
-        "tolerance",
-        "nfe",
-        "repeat",
-        "seeds",
-        "fid",
-        "fid_standard_error",
-        "images_per_s",
-        "error",
-    )
+    keys = ("row", "nfe_asked", "tolerance", "nfe", "repeat", "seeds", "fid", "fid_standard_error", "images_per_s")
     files = [folder / f"{name}.npz" for name in cells]
     return [
-        {key: record.get(key) for key in keys}
+        {key: record.get(key) for key in (*keys, "error")}
         | {"samples": image_grid(read_npz(file)["images"]) if file.is_file() else None}
         for record, file in zip(records, files, strict=True)
     ]

@@ -151,15 +151,10 @@ def log_table(folder: Path, log: Log) -> None:
     rows = [(name, run) for name, cells in arrange(runs).items() for run in cells.values()]
     for step, (name, run) in enumerate((name, run) for name, run in rows if run.get("fid") is not None):
         log.metrics(step, {f"fid/{name}": run["fid"], "nfe": run["nfe"]})
-    shown = (
-        *("nfe_asked", "nfe", "fid", "fid_name", "fid_standard_error", "images_per_s", "seeds", "checkpoint", "step"),
-        *("status", "folder"),
-    )
-    log.table(
-        len(rows),
-        "samples",
-        [{"row": name} | {key: run.get(key) for key in shown} | picture(run) for name, run in rows],
-    )
+    shown = ["nfe_asked", "nfe", "fid", "fid_name", "fid_standard_error", "images_per_s", "seeds", "checkpoint", "step"]
+    shown += ["status", "folder"]
+    samples = [{"row": name} | {key: run.get(key) for key in shown} | picture(run) for name, run in rows]
+    log.table(len(rows), "samples", samples)
     options = labels(trainings)
     metrics = [{key: run.get(key) for key in (*METRICS, "fid_name", "status", "folder")} for run in trainings]
     pictures = [picture(run) for run in trainings]
