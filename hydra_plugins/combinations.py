@@ -88,7 +88,7 @@ class Combinations(BasicSweeper):
         sweep, about = self.config.hydra.sweep, {"command": self.config.hydra.job.config_name, "jobs": jobs}
         if "${now:" not in OmegaConf.to_container(sweep, resolve=False)["dir"]:  # type: ignore[index, call-overload]
             return
-        wanted = Path(sweep.dir)
+        wanted = Path(sweep.dir).expanduser()
         earlier = sorted(wanted.parent.glob(f"*/{FILE}"), reverse=True)
         anew = any("resume=false" in job for job in jobs)
         found = None if anew else next((path.parent for path in earlier if self._goes_on(path, about)), None)

@@ -79,9 +79,12 @@ def train_with(in_tmp_path: None, monkeypatch: pytest.MonkeyPatch) -> Callable[.
     return command
 
 
-def test_the_runs_of_a_training_sweep_lie_below_its_folder(tmp_path: Path, train_with: Callable[..., int]) -> None:
+def test_the_runs_of_a_training_sweep_lie_below_its_folder(
+    tmp_path: Path, train_with: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And the same command finds them where they are not done."""
-    assert train_with(fit) == 0
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert train_with(fit, 'output_root="~/outputs"') == 0
     (sweep,) = (tmp_path / "outputs" / "sweeps").glob("*/")
     for job, rate in enumerate(("0.001", "0.002")):
         status = folder.read_status(sweep / str(job))
