@@ -146,8 +146,9 @@ def occupy(folder: Path, config: dict[str, Any], **facts: Any) -> Iterator[dict[
     """Own `folder` for the block: lock it, write config.yaml, and keep status.json true whatever happens.
 
     facts: more fields of status.json, beside the command and its overrides; a job that is done adds its results to the
-    dictionary that is yielded. "seconds" are those of all starts that ended by themselves. Raises ConfigError if the
-    folder cannot be written, if another process has it, or if it holds anything but a run of this command.
+    dictionary that is yielded. "seconds" are those of all starts that ended by themselves since one was done. Raises
+    ConfigError if the folder cannot be written, if another process has it, or if it holds anything but a run of this
+    command.
     """
     if HydraConfig.initialized():
         facts = {"command": HydraConfig.get().job.config_name, "overrides": overrides(), **facts}
