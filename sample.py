@@ -113,6 +113,7 @@ def main(cfg: DictConfig) -> float | None:
         index, count = owned.enter_context(joined(job.distributed))
         from models.training import devices  # imports JAX, which is configured by now
 
+        devices.warn_of_idle(job.batch_size)
         if index == 0:  # it writes all but the other processes' PNG files
             facts = {"sampler": table.name, "nfe_asked": nfe_asked(job, table)}
             status = owned.enter_context(folder.occupy(run_dir, config, **facts))

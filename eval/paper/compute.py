@@ -34,7 +34,7 @@ from formats.files import read_json, read_npz, write_atomically, write_npz
 from models.sampling.draw import Start, Trained, changed_eps, draw, guided, load_trained, starts, warm_up
 from models.sampling.options import given
 from models.sampling.source import Source, identity
-from models.training.devices import gather, wait_for_all
+from models.training.devices import gather, wait_for_all, warn_of_idle
 from runs.errors import Stopped, checking, stop_requests
 from runs.log import Log
 
@@ -131,6 +131,7 @@ def set_up(
         assert job.extractor is not None
         found = open_measurement(job.extractor, dataset, MetricConfig(["fid", "pr"] if with_features else ["fid"]))
     sde, reference, batch_size = source.config["sde"], found.reference, min(job.batch_size, job.num_samples)
+    warn_of_idle(batch_size)
     shared = (dataset, batch_size, job.rounding, folder, costs, worse, reference.features)
     return Setup(net, sde, found.extractor, reference.statistics, *shared)
 

@@ -4,6 +4,7 @@ The devices of all processes form one mesh axis, "data"; one device is an axis o
 """
 
 import io
+import logging
 import math
 import os
 import re
@@ -19,6 +20,8 @@ from jax.experimental.multihost_utils import ProcessFailureError, live_devices, 
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 Tree = Any
+
+log = logging.getLogger(__name__)
 
 REPLICATED, SHARDED = PartitionSpec(), PartitionSpec("data")  # a copy on every device; rows shared out over them
 MODES = ("none", "auto", "slurm", "explicit")
@@ -196,6 +199,13 @@ def shard_batch(tree: Tree, mesh: Mesh, batch_size: int) -> Tree:
     """
     shard = partial(jax.make_array_from_process_local_data, NamedSharding(mesh, SHARDED))
     return jax.tree.map(lambda rows: shard(rows, (batch_size, *rows.shape[1:])), tree)
+
+
+def warn_of_idle(batch_size: int) -> None:
+    """Say that this process's devices cannot share batches of samples, so that each computes the whole of every one."""
+    count = jax.local_device_count()
+    if batch_size % count and jax.process_index() == 0:
+        log.warning("warning: %d devices cannot share batch_size=%d, and each computes all of it", count, batch_size)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh | AbstractMesh, accumulate: int = 1) -> None:

@@ -206,6 +206,16 @@ def test_a_port_that_another_program_has_is_refused():
                 devices.connect("explicit", coordinator, 2, 0)
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "said"),
+    [(16, []), (100, ["warning: 8 devices cannot share batch_size=100, and each computes all of it"])],
+)
+def test_devices_that_cannot_share_a_batch_are_told_of(batch_size, said, monkeypatch, caplog):
+    monkeypatch.setattr(jax, "local_device_count", lambda: 8)
+    devices.warn_of_idle(batch_size)
+    assert caplog.messages == said
+
+
 def test_which_arrays_are_sharded_and_along_which_axis():
     """Along the longest axis that 8 devices divide, if there is one and the array is not small."""
     shapes = {
