@@ -140,8 +140,8 @@ def test_what_a_run_learns_by_stays_as_it_was(tmp_path: Path) -> None:
     begun = job("train", "name=a", "optimizer.cosine_decay=false", f"run_dir={tmp_path}")
     with occupy(tmp_path, asdict(begun), command="train"):
         pass
-    for changes in ({"log_every": 7}, {"steps": 2000}, {"fid_samples": 7}):
-        goes_on = replace(begun, train=replace(begun.train, **changes))
+    for free in ({"log_every": 7}, {"steps": 2000}, {"fid_samples": 7}):
+        goes_on = replace(begun, train=replace(begun.train, **free))
         assert choose_folder(goes_on, asdict(goes_on)) == tmp_path
     for changes, said in (
         ({"seed": 1}, "seed: 0 -> 1"),
