@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+
 from deis import tables
 from deis.errors import checked, needs
 from deis.sde import SDE
@@ -98,6 +100,11 @@ class Row(NamedTuple):
         return self.to_u[1] != 0
 
 
+def numbers(given: Tensor | Sequence[float]) -> np.ndarray:
+    """Numbers in float64, which not every device that they may be on has."""
+    return np.asarray(given.detach().cpu().double() if isinstance(given, Tensor) else given, np.float64)
+
+
 @torch.compiler.assume_constant_result
 def rows(table: Table) -> list[Row]:
     """The table's rows, one a network call. Compiled code takes their numbers as constants."""
@@ -139,7 +146,7 @@ def _evaluations(table: Table, eps_fn: EpsFn, x_T: Tensor, noise: Noise | None) 
         if not isinstance(e, Tensor) or e.shape != x.shape:
             got = tuple(e.shape) if isinstance(e, Tensor) else type(e).__name__
             raise ValueError(f"eps_fn must answer in the shape of x, {tuple(x.shape)}, got {got}")
-        e = e.to(wide)
+        e = e.to(wide, copy=True)  # a network may answer in the same memory every time, as a CUDA graph does
         yield x, e
         z = _noise(noise, i, u) if row.adds_noise else None
         u, v, history = advance(row, u, v, history, e, z)

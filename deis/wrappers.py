@@ -11,6 +11,7 @@ function that takes the parameters, so that these stay arguments of the compiled
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, SupportsFloat
 
 from deis.errors import checked, choice, require, rises
@@ -191,13 +192,13 @@ def thresholded(percentile: SupportsFloat, bound: SupportsFloat = 1.0, most: Any
     if isinstance(percentile, float | int):
         require(1 < percentile <= 100, f"percentile must be above 1 and at most 100, as 99.5, got {percentile:g}")
 
-    def change(x_0: Any) -> Any:
-        xp, size = array_library(x_0), wide(abs(x_0)).reshape(x_0.shape[0], -1)  # torch has no quantile in half
-        share: Any = percentile
-        limit = xp.quantile(size, share / 100, axis=1).clip(bound, most).reshape(-1, *[1] * (x_0.ndim - 1))
-        return xp.asarray(x_0.clip(-limit, limit) * (bound / limit), dtype=x_0.dtype)
+    return partial(_thresholded, percentile, bound, most)
 
-    return change
+
+def _thresholded(percentile: Any, bound: Any, most: Any, x_0: Any) -> Any:
+    xp, size = array_library(x_0), wide(abs(x_0)).reshape(x_0.shape[0], -1)  # torch has no quantile in half
+    limit = xp.quantile(size, percentile / 100, axis=1).clip(bound, most).reshape(-1, *[1] * (x_0.ndim - 1))
+    return xp.asarray(x_0.clip(-limit, limit) * (bound / limit), dtype=x_0.dtype)
 
 
 def inpaint(sde: SDE, eps_fn: EpsFn, known: Any, mask: Any) -> EpsFn:

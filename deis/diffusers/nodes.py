@@ -4,7 +4,7 @@ Times are those of the SDE: the index of a discrete-time model, or sigma of flow
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -54,29 +54,31 @@ def nodes_of(
     config: Config,
     sde: SDE,
     num_step: int | None,
-    given_times: Sequence[float] | None = None,
-    given_sigmas: Sequence[float] | None = None,
+    given_times: np.ndarray | None = None,
+    given_sigmas: np.ndarray | None = None,
     mu: float | None = None,
 ) -> tuple[Nodes, bool]:
     """(nodes, whether one more network call, at the last of them, leads to sigma = 0).
 
-    num_step: network calls of a method that makes one a step; None where the times or sigmas are given.
+    num_step: network calls of a method that makes one a step; of times or sigmas that are given, their number or None.
     given_times: as the network is told them. given_sigmas: the noise-to-signal ratios, or of flow matching the
         sigmas before they are shifted. A last sigma of 0 may be left out.
     mu: the logarithm of the shift, where the configuration has use_dynamic_shifting.
     Raises ValueError for numbers or names that are not allowed.
     """
     require(given_times is None or given_sigmas is None, "give timesteps or sigmas, not both")
-    if given_times is None and given_sigmas is None:
+    sigmas = None if given_sigmas is None else np.trim_zeros(given_sigmas, "b")
+    if (given := given_times if sigmas is None else sigmas) is None:
         num_step = as_type("num_inference_steps", num_step, int)
         require(num_step >= 1, f"num_inference_steps must be at least 1, got {num_step}")
-    sigmas = None if given_sigmas is None else np.trim_zeros(np.asarray(given_sigmas, np.float64), "b")
+    elif num_step not in (None, len(given)):
+        raise ValueError(f"num_inference_steps={num_step} is not the number of the times that are given, {len(given)}")
     if is_flow(config):
         if given_times is not None:
-            return np.append(np.asarray(given_times, np.float64) / config["num_train_timesteps"], 0.0), False
+            return np.append(given_times / config["num_train_timesteps"], 0.0), False
         return np.append(_flow_sigmas(config, num_step, sigmas, mu), 0.0), False
     if given_times is not None:
-        ts = np.asarray(given_times, np.float64)
+        ts = given_times
     elif sigmas is not None:
         ts = sde.t_of_rho(sigmas)
     else:
@@ -120,7 +122,10 @@ def _flow_sigmas(config: Config, num_step: int | None, sigmas: np.ndarray | None
     if sigmas is None:
         assert num_step is not None
         lowest = 1 / config["num_train_timesteps"]
-        sigmas = np.linspace(1.0, lowest if dynamic else shifted(lowest), num_step)
+        if config["use_flow_sigmas"]:  # as diffusers' multistep schedulers, with a last step like the others
+            sigmas = np.linspace(1.0, lowest, num_step + 1)[:-1]
+        else:
+            sigmas = np.linspace(1.0, lowest if dynamic else shifted(lowest), num_step)
     sigmas = np.asarray(shifted(sigmas))
     if config["shift_terminal"]:
         sigmas = 1 - (1 - sigmas) * (1 - config["shift_terminal"]) / (1 - sigmas[-1])

@@ -15,8 +15,10 @@ from deis.diffusers.middle import begun_at
 from deis.diffusers.nodes import PREDICTION_TYPES, is_flow, nodes_of, sde_of
 from deis.diffusers.run import Run
 from deis.diffusers.translate import translated
+from deis.errors import require
 from deis.table import Table
 from deis.tables import named_solver
+from deis.torch import numbers
 from deis.wrappers import AT_NOISE, thresholded
 
 
@@ -86,7 +88,9 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float = 1.0,
     ):
-        self._sde = sde_of(self.config)
+        has_method = method != "t_ab" or options
+        require(table is None or not has_method, "give a table, or a method with its options, not both")
+        self._understand()
         if PREDICTION_TYPES[prediction_type] not in AT_NOISE:
             self._sde.refuse_noise(f"prediction_type={prediction_type!r}, unlike sample and v_prediction,")
         self._unit = num_train_timesteps if is_flow(self.config) else 1  # of the network's times, in the SDE's
@@ -95,8 +99,7 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
             self._fixed = _read(table) if isinstance(table, Mapping) else Table.load(table)
             self._fixed.require_sde(self._sde)
             self.register_to_config(table=_written(self._fixed))
-        self._solver = named_solver(method, options or {})
-        if self._fixed is None:
+        else:
             calls = [self._solver(self._sde, np.linspace(self._sde.T, self._sde.t_0, n), False).nfe for n in (20, 21)]
             self.order = calls[1] - calls[0]  # network calls a step, once past the first ones
         self.init_noise_sigma = self._sde.prior_std
@@ -112,6 +115,17 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         Raises ValueError for models of another kind, as preconditioned ones of EDM.
         """
         return super().from_config(translated(config, kwargs, cls), return_unused_kwargs, **kwargs)
+
+    def _understand(self) -> None:
+        """What the configuration says, as functions, which do not pickle."""
+        self._sde, self._solver = sde_of(self.config), named_solver(self.config.method, self.config.options or {})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_sde", "_solver")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._understand()
 
     @property
     def table(self) -> Table:
@@ -143,8 +157,8 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         self,
         num_inference_steps: int | None = None,
         device: str | torch.device | None = None,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
+        timesteps: Tensor | Sequence[float] | None = None,
+        sigmas: Tensor | Sequence[float] | None = None,
         mu: float | None = None,
     ) -> None:
         """Make the table for a run and its `timesteps`, one for each network call.
@@ -153,13 +167,14 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
             flow matching before their shift. mu: logarithm of the shift under use_dynamic_shifting.
         Raises ValueError for times that cannot be, or another number of steps than a given table's.
         """
+        times, levels = (None if given is None else numbers(given) for given in (timesteps, sigmas))
         if self._fixed is None:
-            self._nodes, self._denoise = nodes_of(self.config, self._sde, num_inference_steps, timesteps, sigmas, mu)
+            self._nodes, self._denoise = nodes_of(self.config, self._sde, num_inference_steps, times, levels, mu)
             self._table = self._solver(self._sde, self._nodes, self._denoise)
             self.num_inference_steps = len(self._nodes) - 1 + self._denoise
         else:
-            given = next((times for times in (timesteps, sigmas) if times is not None), ())
-            self._table, self.num_inference_steps = self._fixed, num_inference_steps or len(given)
+            given = len(next((one for one in (times, levels) if one is not None), ()))
+            self._table, self.num_inference_steps = self._fixed, num_inference_steps or given
             if self.num_inference_steps != self._fixed.nfe:
                 raise ValueError(
                     f"the table {self._fixed.name} makes {self._fixed.nfe} network calls: "
@@ -259,7 +274,9 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         return self._solver(self._sde, left, self._denoise) if len(left) > 1 else None
 
     def _index_of(self, timestep: Any) -> int:
-        t = float(timestep)
+        told = torch.as_tensor(timestep)
+        require(told.numel() == 1, f"timestep must be one time for the whole batch, got shape {tuple(told.shape)}")
+        t = float(told)
         at = np.flatnonzero(np.isclose(self._told, t, rtol=1e-6, atol=0))
         if len(at) == 0:
             raise ValueError(f"timestep {t:g} is none of this run's, {', '.join(f'{t:g}' for t in self._told)}")

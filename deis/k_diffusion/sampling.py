@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from deis.errors import checked, needs
-from deis.k_diffusion.sigmas import latent_diffusion, sigmas_of
+from deis.errors import checked, needs, require
+from deis.k_diffusion.sigmas import is_flow, latent_diffusion, sigmas_of
 from deis.sde import SDE
 from deis.table import Table
 from deis.tables import named_solver
 
 with needs("torch", "deis.k_diffusion"):
-    from torch import Tensor, as_tensor, promote_types, randn_like, tensor
+    from torch import Tensor, promote_types, randn_like, tensor
 
-    from deis.torch import advance, rows
+    from deis.torch import advance, numbers, rows
 
 Model = Callable[..., Tensor]
 NoiseSampler = Callable[[Tensor, Tensor], Tensor]
@@ -69,8 +69,9 @@ def sample_table(
     Sums are float32, or float64 for a float64 x. Raises ValueError for sigmas that do not decrease, or are not the
     table's, and for unknown names.
     """
-    levels = as_tensor(sigmas).double().cpu().numpy()
-    sde = latent_diffusion() if sde is None else sde
+    levels, sde = numbers(sigmas), latent_diffusion() if sde is None else sde
+    flow, has_method = is_flow(sde), method != "t_ab" or options
+    require(table is None or not has_method, "give a table, or a method with its options, not both")
     if table is None:
         table = _built(sde, levels, method, options or {})
     else:
@@ -79,7 +80,7 @@ def sample_table(
         expected = sigmas_of(table, sde).numpy()
         if levels.shape != expected.shape or not np.allclose(levels, expected, rtol=1e-4):
             raise ValueError(f"the table {table.name} has its own noise levels: give sigmas=sigmas_of(table, sde)")
-    t, flow = table.t[:-1], sde.starts_at_noise
+    t = table.t[:-1]
     s, rho = sde.evaluation(t)
     told = (sde.sigma(t) if flow else rho).tolist()
     # x of the model is s v under flow matching and v elsewhere; the time of a learned table is not quite its node's
@@ -88,7 +89,7 @@ def sample_table(
 
     wide = promote_types(x.dtype, tensor(0.0).dtype)
     noise_sampler = noise_sampler or (lambda sigma, sigma_next: randn_like(x))
-    sigma = [x.new_tensor(level) for level in (*told, levels[-1])]
+    sigma = [x.new_full((), level) for level in (*told, levels.item(-1))]  # filled on the device, not copied to it
     u = v = x.to(wide) / scale[0]
     history: list[Tensor] = []
     for i, row in enumerate(rows(table)):
@@ -106,7 +107,7 @@ def _built(sde: SDE, levels: np.ndarray, method: str, options: Mapping[str, Any]
     """The method's table on the noise levels; a diffusion whose time at sigma = 0 is finite has a node there."""
     if levels.ndim != 1 or len(levels) < 2 or not np.all(np.diff(levels) < 0) or levels[-1] < 0:
         raise ValueError(f"sigmas must be a vector of at least 2 noise levels that decrease to 0, got {levels}")
-    flow = sde.starts_at_noise
+    flow = is_flow(sde)
     with np.errstate(divide="ignore", invalid="ignore"):
         ts = np.asarray(sde.t_of_rho(levels / (1 - levels) if flow else levels), np.float64)
     denoise = bool(np.isinf(ts[-1]))

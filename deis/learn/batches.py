@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from deis.errors import require
 from deis.sampler import State, as_partial
 
 Condition = Any  # a pytree of arrays [batch, ...]: labels, embeddings of text
@@ -24,8 +25,9 @@ def batches(
     """All whole batches; one compilation serves them all.
 
     eps_fn: of (x, t), or where there is a condition of (x, t, condition).
-    Raises ValueError for less than one batch, or arrays of different numbers of trajectories.
+    Raises ValueError for a batch_size below 1, less than one batch, or arrays of different numbers of trajectories.
     """
+    require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}")
     num, network = len(jax.tree.leaves(x_T)[0]), as_partial(eps_fn)
     if others := {len(leaf) for leaf in jax.tree.leaves((x_T, x_0, condition))} - {num}:
         raise ValueError(f"x_T, x_0 and condition must hold as many trajectories each, got {num} and {others.pop()}")

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from deis import tables
+from deis.errors import checked
 from deis.grids import optimized
 from deis.learn.batches import Condition, batches
 from deis.sampler import State, sample
@@ -60,6 +61,7 @@ class Choice(NamedTuple):
     trajectories: int
 
 
+@checked
 def choose(
     sde: SDE,
     eps_fn: Callable[..., State],
@@ -101,6 +103,7 @@ def choose(
         done, todo = todo, min(4 * todo, len(all_batches))
 
 
+@checked
 def untrained(sde: SDE, nfe: int) -> Iterator[Table]:
     """Every table of `nfe` calls: SOLVERS on every grid that the SDE has, and OPTIMIZED on nodes of their own.
 
@@ -116,6 +119,7 @@ def untrained(sde: SDE, nfe: int) -> Iterator[Table]:
             yield _saying(own(sde, optimized(sde, nfe, own)), method, options, {"ts_phase": "optimized"})
 
 
+@checked
 def on_nodes(sde: SDE, nfe: int, nodes: Callable[[int], Nodes]) -> Iterator[Table]:
     """The tables of `nfe` calls on the nodes that a function of the number of steps gives, as `gits`.
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from deis.errors import checked
 from deis.learn import rows as moving
 from deis.learn.batches import Batch, Condition, batches
 from deis.sampler import State, sample
@@ -60,6 +61,7 @@ class Progress(NamedTuple):
     base: float
 
 
+@checked
 def fit(
     sde: SDE,
     eps_fn: Callable[..., State],

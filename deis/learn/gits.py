@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from deis import tables
+from deis.errors import checked
 from deis.learn.batches import Condition, batches
 from deis.sampler import State, trajectory
 from deis.schedule import Nodes, known_times, timesteps
@@ -29,6 +30,7 @@ class StepErrors(NamedTuple):
     error: Float64[np.ndarray, "nodes nodes"]
 
 
+@checked
 def step_errors(
     sde: SDE, eps_fn: Callable[..., State], x_T: State, batch_size: int = 8, condition: Condition | None = None
 ) -> StepErrors:
@@ -55,6 +57,7 @@ def step_errors(
     return StepErrors(table.t, np.where(later, np.sqrt(squares), np.inf))
 
 
+@checked
 def gits(errors: StepErrors, num_step: int) -> Nodes:
     """The num_step + 1 of the nodes, both ends among them, whose steps have the least error in all.
 

@@ -31,7 +31,7 @@ def sde_of(model_sampling: Any) -> deis.SDE:
         return deis.flow()
     if not hasattr(model_sampling, "sigmas"):
         return deis.edm()
-    levels = np.asarray(model_sampling.sigmas.double().cpu())
+    levels = np.asarray(model_sampling.sigmas.cpu().double())
     return deis.DiscreteVPSDE(1 / (1 + levels**2))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import deis
-from deis import adaptive, guidance, likelihood, tables, wrappers
+from deis import adaptive, guidance, learn, likelihood, tables, wrappers
 from deis.errors import annotations
 from deis.grids import optimized
 from deis.schedule import dynamic_shift
@@ -29,6 +29,7 @@ def eps(x: Any, t: Any) -> Any:
 COMMON = {"sde": SDE, "eps_fn": eps, "network": eps, "ts": TS, "x_T": X, "x_0": X, "table": TABLE, "num_step": 4}
 COMMON |= {"worse": eps, "gradient": eps, "denoise": eps, "change": abs, "prediction": "eps", "num_times": 9}
 COMMON |= {"condition": X, "null": X, "low": 0.1, "high": 0.9, "num_tokens": 256, "solver": tables.ddim}
+COMMON |= {"base": TABLE, "nfe": 4, "nodes": eps, "errors": learn.StepErrors(TS, np.ones((5, 5)))}
 OWN: dict[str, dict[str, Any]] = {
     "analytic_ddim": {"eps_norm": np.full(5, 0.9)},
     "estimate_eps_norm": {"z": X},
@@ -52,6 +53,7 @@ FUNCTIONS: list[Callable[..., Any]] = [
     *(wrappers.threshold_x_0, wrappers.thresholded),
     *(adaptive.sample, adaptive.encode, adaptive.dpm_solver),
     *(likelihood.encoding, likelihood.encode, likelihood.log_prob, likelihood.bits_per_dim, likelihood.dequantise),
+    *(likelihood.decode, learn.choose, learn.fit, learn.gits, learn.step_errors, learn.on_nodes, learn.untrained),
 ]
 WRONG: dict[Any, tuple[Any, ...]] = {
     bool: ("no", 2, 0.5, None),

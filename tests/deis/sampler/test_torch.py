@@ -104,6 +104,13 @@ def test_trajectory(method):
         np.testing.assert_allclose(predicted, expected, rtol=0, atol=1e-12)
 
 
+def test_a_network_may_answer_in_the_same_memory():
+    table, x = tables.t_ab(SDE, deis.timesteps(SDE, 5)), torch.randn(4, 3)
+    memory = torch.empty_like(x)
+    got = deis.torch.sample(table, lambda x, t: memory.copy_(torch.sin(x)), x)
+    assert torch.equal(got, deis.torch.sample(table, lambda x, t: torch.sin(x), x))
+
+
 def test_published_call():
     """The signature of deis.get_sampler, also with torch functions of time; t arrives as a tensor of x's device."""
     parameters = inspect.signature(deis.torch.get_sampler).parameters

@@ -5,6 +5,7 @@ Its modules are read without its package's __init__, which asks for much that no
 
 import importlib
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -119,6 +120,7 @@ def test_tab_and_extra_arguments() -> None:
 def test_flow_matching() -> None:
     """x is (1 - sigma) x_0 + sigma eps there, and sigma = 1 pure noise."""
     flow = deis.flow()
+    assert ours.get_sigmas(6, "t", 1.0, replace(flow, T=0.5))[0] == 0.5
     sigmas = ours.get_sigmas(6, "t", 1.0, flow).double()
     assert (float(sigmas[0]), float(sigmas[-1])) == (1.0, 0.0)
     x = noise(1.0)
@@ -159,6 +161,10 @@ def test_sigmas_that_cannot_be() -> None:
         ours.get_sigmas(0)
     with pytest.raises(ValueError, match="sigmas must be a vector of at least 2 noise levels that decrease to 0"):
         ours.sample_table(denoiser, noise(1.0), torch.tensor([1.0, 2.0, 0.0]))
+    with pytest.raises(ValueError, match="the noise level sigma / s has no meaning at T=999, where s = 0"):
+        ours.sample_table(denoiser, noise(1.0), [1.0, 0.5, 0.0], sde=deis.discrete_vp(zero_terminal_snr=True))
+    with pytest.raises(ValueError, match="give a table, or a method with its options, not both"):
+        ours.sample_table(denoiser, noise(1.0), [1.0, 0.0], method="ddim", table=tables.build(SDE, method="ddim"))
 
 
 class ModelSampling:

@@ -1,5 +1,7 @@
 """Runs of TableScheduler: precision, changed samples, runs from the middle, clipping, and what a step costs."""
 
+import copy
+import pickle
 import time
 from typing import Any
 
@@ -85,6 +87,16 @@ class TestRuns:
         wrapped = deis.wrappers.clip_x_0(sde, model, -0.5, 0.5)
         got = run(made, 6, x)
         torch.testing.assert_close(got, deis.torch.sample(made.table, wrapped, x), rtol=1e-8, atol=1e-8)
+
+    @pytest.mark.parametrize("again", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])
+    def test_a_copy_goes_on_with_the_run(self, again: Any) -> None:
+        made = TableScheduler(method="unipc", thresholding=True)
+        expected, x = run(made), sample_of()
+        made.set_timesteps(6)
+        for i, t in enumerate(made.timesteps):
+            made = again(made) if i == 3 else made
+            x = made.step(model(x, t), t, x).prev_sample
+        assert torch.equal(x, expected)
 
     def test_thresholding_is_that_of_diffusers(self) -> None:
         options = {"thresholding": True, "sample_max_value": 1.5, "dynamic_thresholding_ratio": 0.9}
