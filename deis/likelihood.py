@@ -47,6 +47,7 @@ def encode(sde: SDE, eps_fn: EpsFn, x_0: State, ts: np.ndarray, solver: Solver =
 def decode(sde: SDE, eps_fn: EpsFn, x_T: State, ts: np.ndarray, solver: Solver = tables.rho_rk) -> tuple[State, int]:
     """(x_0, network calls) by the probability-flow ODE from T down to t_0, the way back of `encode`."""
     table = solver(sde, ts)
+    require(not table.is_stochastic, f"{table.name} adds noise, and so does not decode; take a deterministic solver")
     return sample(table, eps_fn, x_T), table.nfe
 
 
@@ -98,6 +99,7 @@ def log_prob(
     choice("trace", trace, TRACES)
     require(trace == "exact" or key is not None, f'trace "{trace}" draws random probes: pass key=jax.random.key(seed)')
     x_0 = float_state(x_0)
+    require(hasattr(x_0, "shape"), f"x_0 must be one array [batch, ...], got a {type(x_0).__name__}")
     batch = x_0.shape[0]
     keys = None if key is None else keys_of_samples(key, batch)
     both = jax.tree_util.Partial(_eps_and_divergence(sde.s, trace, fresh), as_partial(eps_fn), keys)

@@ -234,6 +234,8 @@ def float_state(x_T: State) -> State:
     x_T = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.asarray(x), x_T)
     shapes = [leaf.shape for leaf in jax.tree.leaves(x_T)]
     require(shapes and () not in shapes, f"x_T must be an array [batch, ...] or a pytree of such, got shapes {shapes}")
+    same = len({shape[0] for shape in shapes}) == 1
+    require(same, f"x_T must hold as many samples in each of its arrays, got shapes {shapes}")
     for leaf in jax.tree.leaves(x_T):
         is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
         require(is_float, f"x_T must be floating point, got {leaf.dtype}; use jax.random.normal")

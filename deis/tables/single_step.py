@@ -79,7 +79,11 @@ def single_step(
 
 
 def denoised(table: Table) -> Table:
-    """The table with one more row, which evaluates at the result and steps to sigma = 0: x is the predicted x_0."""
+    """The table with one more row, which evaluates at the result and steps to sigma = 0: x is the predicted x_0.
+
+    Raises ValueError for a table that ends there already.
+    """
+    require(table.rho[-1] > 0, f"the timesteps already end at sigma = 0, at t={table.t[-1]:g}; give denoise=False")
     return join(table.name, [table, to_zero("", table.t[-1], table.s[-1], table.rho[-1])])
 
 
