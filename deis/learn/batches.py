@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from deis.errors import require
 from deis.sampler import State, as_partial
@@ -25,12 +26,14 @@ def batches(
     """All whole batches; one compilation serves them all.
 
     eps_fn: of (x, t), or where there is a condition of (x, t, condition).
-    Raises ValueError for a batch_size below 1, less than one batch, or arrays of different numbers of trajectories.
+    Raises ValueError for a batch_size below 1, less than one batch, or arrays of different shapes.
     """
     require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}")
     num, network = len(jax.tree.leaves(x_T)[0]), as_partial(eps_fn)
     if others := {len(leaf) for leaf in jax.tree.leaves((x_T, x_0, condition))} - {num}:
         raise ValueError(f"x_T, x_0 and condition must hold as many trajectories each, got {num} and {others.pop()}")
+    expected, got = (jax.tree.map(np.shape, one) for one in (x_T, x_0))
+    require(expected == got, f"x_0 must have the shape of x_T, {expected}, got {got}")
     if num < batch_size:
         raise ValueError(f"{num} trajectories are fewer than batch_size={batch_size}")
 

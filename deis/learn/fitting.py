@@ -174,7 +174,7 @@ def _step(
         A, g, before = A + np.asarray(parts[0]), g + np.asarray(parts[1]), before + float(parts[2])
     damping = at.damping
     while damping < MOST_DAMPING:
-        ridge = damping * np.diag(A) + 1e-9 * np.trace(A) / size
+        ridge = damping * np.diag(A) + 1e-9 * np.trace(A) / size + np.finfo(A.dtype).tiny  # where nothing has effect
         params = at.params.copy()
         params[free] -= np.linalg.solve(A + np.diag(ridge), g)
         table, after = moving.table_of(base, params, base.table.name, {}), 0.0

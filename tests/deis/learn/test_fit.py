@@ -44,6 +44,8 @@ def test_it_is_far_nearer_on_trajectories_that_it_has_not_seen(learned: deis.Tab
 def test_it_is_the_base_where_nothing_is_gained() -> None:
     x_T, _ = PAIRS
     assert fit(SDE, EPS, BASE, x_T, deis.sample(BASE, EPS, x_T), batch_size=64, steps=2) is BASE
+    one = tables.ddim(SDE, deis.timesteps(SDE, 1))  # whose grid has nothing to move
+    assert fit(SDE, EPS, one, *PAIRS, batch_size=64, steps=1, learn=["grid"]) is one
 
 
 @pytest.mark.parametrize("part", ["grid", "time", "coefficients"])

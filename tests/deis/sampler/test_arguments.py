@@ -127,6 +127,7 @@ def test_scales_may_be_traced() -> None:
         ),
         (lambda: likelihood.log_prob(SDE, eps, {"a": X}, likelihood.encode), "x_0 must be one array .*, got a dict"),
         (lambda: likelihood.decode(SDE, eps, X, TS, tables.ddpm), "DDPM adds noise, and so does not decode"),
+        (lambda: learn.choose(SDE, eps, X, X[:, :1], 4), r"x_0 must have the shape of x_T, \(2, 3\), got \(2, 1\)"),
         (lambda: learn.choose(SDE, eps, X, X, 4, batch_size=0), "batch_size must be at least 1, got 0"),
         (lambda: tables.build(deis.flow(), method="rho_rk", denoise=True), "already end at sigma = 0, at t=0"),
         (lambda: deis.sample(TABLE, eps, np.array(["a"])), "x_T must be floating point, got <U1"),
