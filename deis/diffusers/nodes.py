@@ -4,7 +4,7 @@ Times are those of the SDE: the index of a discrete-time model, or sigma of flow
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,13 @@ SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_c
 """diffusers' beta schedules by their names in `deis.discrete_vp`."""
 
 
+_NAMES: dict[str, Collection[str]] = {
+    "prediction_type": PREDICTION_TYPES,
+    "final_sigmas_type": ("zero", "sigma_min"),
+    "time_shift_type": ("exponential", "linear"),
+}
+
+
 def is_flow(config: Config) -> bool:
     """Whether the model is one of flow matching."""
     return config["prediction_type"] == "flow_prediction" or config["use_flow_sigmas"]
@@ -35,7 +42,8 @@ def is_flow(config: Config) -> bool:
 
 def sde_of(config: Config) -> SDE:
     """The diffusion that the model was trained under. Raises ValueError for an unknown name."""
-    choice("prediction_type", config["prediction_type"], PREDICTION_TYPES)
+    for name, allowed in _NAMES.items():
+        choice(name, config[name], allowed)
     if is_flow(config):
         return deis.flow()
     to_zero = config["rescale_betas_zero_snr"]
@@ -62,15 +70,19 @@ def nodes_of(
 
     num_step: network calls of a method that makes one a step; of times or sigmas that are given, their number or None.
     given_times: as the network is told them. given_sigmas: the noise-to-signal ratios, or of flow matching the
-        sigmas before they are shifted. A last sigma of 0 may be left out.
+        sigmas before they are shifted. A last one at sigma = 0 may be left out.
     mu: the logarithm of the shift, where the configuration has use_dynamic_shifting.
     Raises ValueError for numbers or names that are not allowed.
     """
     require(given_times is None or given_sigmas is None, "give timesteps or sigmas, not both")
     sigmas = None if given_sigmas is None else np.trim_zeros(given_sigmas, "b")
+    if given_times is not None and is_flow(config):
+        given_times = np.trim_zeros(given_times, "b")
     if (given := given_times if sigmas is None else sigmas) is None:
         num_step = as_type("num_inference_steps", num_step, int)
         require(num_step >= 1, f"num_inference_steps must be at least 1, got {num_step}")
+    elif len(given) == 0:
+        raise ValueError("timesteps must hold a time above 0, and sigmas a noise level above 0, got none")
     elif num_step not in (None, len(given)):
         raise ValueError(f"num_inference_steps={num_step} is not the number of the times that are given, {len(given)}")
     if is_flow(config):
@@ -84,7 +96,6 @@ def nodes_of(
     else:
         assert num_step is not None
         ts = _discrete_times(config, sde, num_step)
-    require(len(ts) > 0, "timesteps must hold a time, and sigmas a noise level above 0, got none")
     if config["final_sigmas_type"] == "zero" or ts[-1] == 0:
         return ts, True
     return np.append(ts, 0.0), False
@@ -94,8 +105,11 @@ def _discrete_times(config: Config, sde: SDE, num_step: int) -> Nodes:
     """The times of `num_step` network calls."""
     times, spacing = config["num_train_timesteps"], config["timestep_spacing"]
     if kind := _sigma_spacing(config):
-        ends = np.asarray(sde.rho(np.array([sde.T, sde.t_0])))
-        high, low = (config[name] or end for name, end in zip(("sigma_max", "sigma_min"), ends, strict=True))
+        most, least = sde.rho(np.array([sde.T, sde.t_0])).tolist()
+        high, low = config["sigma_max"] or most, config["sigma_min"] or least
+        is_known = 0.99 * least <= low < high <= 1.01 * most and high < math.inf  # as 14.6146 of 14.61465
+        said = f"sigma_min and sigma_max must be finite and between the model's {least:.4g} and {most:.4g}"
+        require(is_known, f"{said}, got {low:g} and {high:g}")
         ts = np.asarray(sde.t_of_rho(GRIDS[kind](high, low, num_step - 1)), np.float64)
         return np.clip(np.round(ts, 9), sde.t_0, sde.T)  # the ends are whole times
     match spacing:
@@ -128,6 +142,7 @@ def _flow_sigmas(config: Config, num_step: int | None, sigmas: np.ndarray | None
             sigmas = np.linspace(1.0, lowest if dynamic else shifted(lowest), num_step)
     sigmas = np.asarray(shifted(sigmas))
     if config["shift_terminal"]:
+        require(sigmas[-1] < 1, "shift_terminal moves the last time, which is the first where there is one step alone")
         sigmas = 1 - (1 - sigmas) * (1 - config["shift_terminal"]) / (1 - sigmas[-1])
     if kind := _sigma_spacing(config):
         sigmas = GRIDS[kind](sigmas[0], sigmas[-1], len(sigmas) - 1)

@@ -15,7 +15,7 @@ from deis.diffusers.middle import begun_at
 from deis.diffusers.nodes import PREDICTION_TYPES, is_flow, nodes_of, sde_of
 from deis.diffusers.run import Run
 from deis.diffusers.translate import translated
-from deis.errors import require
+from deis.errors import as_type, require, within
 from deis.table import Table
 from deis.tables import named_solver
 from deis.torch import numbers
@@ -40,7 +40,8 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
     final_sigmas_type: "sigma_min" ends at the first training time, "zero" at sigma = 0. A grid whose last network call
         is at the first training time ends at sigma = 0.
     use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, sigma_min, sigma_max: the grid in sigma / s.
-    use_flow_sigmas, flow_shift, use_dynamic_shifting, time_shift_type, shift_terminal: flow matching's grid.
+    use_flow_sigmas, flow_shift, use_dynamic_shifting, time_shift_type, shift_terminal: flow matching's grid. Its last
+        step, to sigma = 0, is from the shifted 1 / num_train_timesteps, or with use_flow_sigmas one like the others.
     base_shift, max_shift, base_image_seq_len, max_image_seq_len: read by pipelines, to find mu.
     clip_sample, clip_sample_range: clip the predicted x_0 at every call. thresholding, dynamic_thresholding_ratio,
         sample_max_value: threshold it dynamically (Imagen, arXiv 2205.11487, section 2.3).
@@ -88,6 +89,7 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float = 1.0,
     ):
+        within("dynamic_thresholding_ratio", dynamic_thresholding_ratio, 0.01, 1.0)
         has_method = method != "t_ab" or options
         require(table is None or not has_method, "give a table, or a method with its options, not both")
         self._understand()
@@ -151,7 +153,7 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
 
     def set_begin_index(self, begin_index: int | None = 0) -> None:
         """Begin the run at this index of `timesteps`, as image-to-image does."""
-        self._begin_index = begin_index
+        self._begin_index = as_type("begin_index", begin_index, int | None)
 
     def set_timesteps(
         self,
@@ -212,7 +214,7 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         run = self._run or self._begun(timestep)
         if run.calls == len(run.rows):
             raise ValueError(f"all {len(self.timesteps)} network calls of this run are made; call set_timesteps")
-        if model_output.shape[1] == 2 * sample.shape[1]:  # with a learned variance behind it
+        if sample.ndim > 1 and model_output.shape[1] == 2 * sample.shape[1]:  # with a learned variance behind it
             model_output = model_output[:, : sample.shape[1]]
         if model_output.shape != sample.shape:
             raise ValueError(
@@ -274,9 +276,9 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         return self._solver(self._sde, left, self._denoise) if len(left) > 1 else None
 
     def _index_of(self, timestep: Any) -> int:
-        told = torch.as_tensor(timestep)
-        require(told.numel() == 1, f"timestep must be one time for the whole batch, got shape {tuple(told.shape)}")
-        t = float(told)
+        told = numbers(timestep)
+        require(told.size == 1, f"timestep must be one time for the whole batch, got shape {told.shape}")
+        t = told.item()
         at = np.flatnonzero(np.isclose(self._told, t, rtol=1e-6, atol=0))
         if len(at) == 0:
             raise ValueError(f"timestep {t:g} is none of this run's, {', '.join(f'{t:g}' for t in self._told)}")

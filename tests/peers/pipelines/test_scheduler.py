@@ -162,7 +162,7 @@ class TestTimes:
         made.set_timesteps(3, sigmas=torch.tensor(sigmas, requires_grad=True))
         np.testing.assert_allclose(made.timesteps, [900, 500, 33], rtol=1e-5)
         flow = TableScheduler(prediction_type="flow_prediction")
-        flow.set_timesteps(timesteps=[1000, 400.5])
+        flow.set_timesteps(timesteps=[1000, 400.5, 0])
         assert flow.timesteps.tolist() == [1000, 400.5]
         flow.set_timesteps(sigmas=[1.0, 0.5])
         assert flow.timesteps.tolist() == [1000, 500]
@@ -184,6 +184,8 @@ class TestSentences:
                 lambda: TableScheduler(method="ddim", options={"order": 2}),
                 "option of ddim must be one of .*, got 'order'",
             ),
+            (lambda: TableScheduler(final_sigmas_type="last"), "final_sigmas_type must be one of zero, .*got 'last'"),
+            (lambda: TableScheduler(time_shift_type="log"), "time_shift_type must be one of exponential, .*got 'log'"),
             (lambda: TableScheduler(prediction_type="noise"), "prediction_type must be one of epsilon, .*got 'noise'"),
             (lambda: TableScheduler(beta_schedule="sigmoid"), "beta_schedule must be one of linear, .*trained_betas"),
             (lambda: TableScheduler(timestep_spacing="odd").set_timesteps(3), "ts_phase must be one of t, .*got 'odd'"),
@@ -192,6 +194,24 @@ class TestSentences:
             (lambda: TableScheduler().set_timesteps(timesteps=[5, 900]), "must decrease strictly"),
             (lambda: TableScheduler().set_timesteps(3, timesteps=[9, 5]), "=3 is not the number of the times .*, 2"),
             (lambda: TableScheduler().set_timesteps(sigmas=[0.0]), "sigmas a noise level above 0, got none"),
+            (
+                lambda: TableScheduler(use_flow_sigmas=True, prediction_type="sample").set_timesteps(sigmas=[]),
+                "got none",
+            ),
+            (
+                lambda: TableScheduler(use_karras_sigmas=True, sigma_max=700.0).set_timesteps(3),
+                "must be finite and between the model's 0.01 and 157.4, got 0.01.* and 700",
+            ),
+            (
+                lambda: TableScheduler(**CONFIGS[5] | {"use_karras_sigmas": True}).set_timesteps(3),
+                "must be finite and between the model's 0.01 and inf",
+            ),
+            (
+                lambda: TableScheduler(prediction_type="flow_prediction", shift_terminal=0.1).set_timesteps(1),
+                "shift_terminal moves the last time",
+            ),
+            (lambda: TableScheduler().set_begin_index(1.5), "begin_index must be a whole number or None, got 1.5"),
+            (lambda: TableScheduler(dynamic_thresholding_ratio=99.5), "dynamic_thresholding_ratio must lie in"),
             (
                 lambda: TableScheduler(use_karras_sigmas=True, use_beta_sigmas=True).set_timesteps(3),
                 "use_karras_sigmas and use_beta_sigmas exclude each other",
