@@ -1,5 +1,6 @@
 """What tests of several files use, and the option that leaves the slow ones out."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -7,6 +8,12 @@ from typing import Any
 
 import jax
 import pytest
+
+# Most of what the tests compile runs once, so code is made as quickly as can be: in a fifth of the time, and is slower.
+# Processes that tests start inherit it; AS_USERS_DO in commands.py and the fixture below undo it.
+QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()}
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,8 +44,8 @@ def _no_processes(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def quick_to_compile() -> Iterator[None]:
-    """For tests that compile much and run it once: code that is made in two thirds of the time, and is slower."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+def optimized() -> Iterator[None]:
+    """For tests of what optimizations may change, and for those that compute for longer than they compile."""
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)

@@ -20,7 +20,7 @@ from models.training.config import ObjectiveConfig, OptimizerConfig
 from models.training.step import init_state, make_optimizer, make_train_step
 from models.unet import UNet, as_network, init, network_of, num_params, params_of, shapes
 
-pytestmark = [pytest.mark.usefixtures("quick_to_compile"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 TINY = UNetConfig(
     channels=8,

@@ -19,7 +19,7 @@ from eval.metrics.reference import load_reference, missing_features, reference_o
 from formats.files import read_npz, write_npz
 from runs.errors import ConfigError
 
-pytestmark = [pytest.mark.usefixtures("quick_to_compile"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
