@@ -3,15 +3,19 @@
 import csv
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
+import hydra
 import jax
 import jax.numpy as jnp
 import numpy as np
 import published_network
 import pytest
 from commands import run_here
-from jobs import job
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from jobs import CONF
+from omegaconf import OmegaConf
 
 import deis
 from deis.learn import choosing
@@ -19,6 +23,7 @@ from eval.choose import row_of
 from eval.features import efficientnet_lite0
 from eval.features.efficientnet_lite0 import features_of_samples
 from eval.few_calls.finalists import grid_of, spread
+from models.sampling import build
 from models.sampling.build import build_table
 from models.sampling.draw import conditional_eps, load_trained
 from models.sampling.options import EpsOptions
@@ -184,17 +189,23 @@ def squares(x: jax.Array) -> jax.Array:
     return x.reshape(len(x), -1) ** 2
 
 
-def test_every_candidate_can_be_typed() -> None:
+def test_every_candidate_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The options that a ranking names build the same table: every solver on one grid, and every grid."""
+    monkeypatch.setattr(build, "KEPT", tmp_path)
+    monkeypatch.setattr(choosing, "OPTIMIZED", choosing.OPTIMIZED[:1])  # its grid; the solvers are among the others
     sde = deis.vp_linear()
-    seen: set[tuple] = set()
-    for table in deis.learn.untrained(sde, 6):
-        about = dict(table.about)
-        grid, solver = (about.pop("ts_phase"), about.pop("ts_order", None)), tuple(about.items())
-        if {grid, solver} <= seen:
-            continue
-        seen |= {grid, solver}
-        words = row_of(6, 1, deis.learn.Choice(0.0, table, 8))["options"].split()
-        built = build_table(job("sample", *words).sampler, sde)
-        for column in table.shapes():
-            np.testing.assert_array_equal(getattr(built, column), getattr(table, column), err_msg=" ".join(words))
+    seen, choice = set[tuple](), cache(hydra.compose)
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        for table in deis.learn.untrained(sde, 6):
+            about = dict(table.about)
+            grid, solver = (about.pop("ts_phase"), about.pop("ts_order", None)), tuple(about.items())
+            if {grid, solver} <= seen:
+                continue
+            seen |= {grid, solver}
+            method, *words = row_of(6, 1, deis.learn.Choice(0.0, table, 8))["options"].split()
+            typed = choice(method.replace("=", "/")).copy()
+            for option in OverridesParser.create().parse_overrides(words):
+                OmegaConf.update(typed, option.key_or_group, option.value())
+            built = build_table(OmegaConf.to_container(typed.sampler), sde)  # type: ignore[arg-type]
+            for column in table.shapes():
+                np.testing.assert_array_equal(getattr(built, column), getattr(table, column), err_msg=" ".join(words))
