@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import published_network
 import pytest
-from commands import run, run_here
+from commands import run_here
 from flax import nnx
 from matplotlib.colors import to_rgb
 
@@ -114,7 +114,7 @@ def test_figures_draw_their_rows():
 def test_the_command_on_the_mixture(tmp_path):
     """All figures and numbers; the score as the paper has it: it changes more, and holding it is worse than eps."""
     arguments = ["problem=mixture", "num_samples=32", "nfe=[10,20]", "fit_steps=20", "run_dir=found"]
-    result = run("eval.analysis", *arguments, cwd=tmp_path)
+    result = run_here("eval.analysis", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     found = tmp_path / "found"
     for name in (*NAMES, "fitting"):
@@ -153,7 +153,7 @@ def test_the_command_on_a_network(tmp_path):
     ],
 )
 def test_refusals(arguments, said, tmp_path):
-    result = run("eval.analysis", *arguments, cwd=tmp_path)
+    result = run_here("eval.analysis", *arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert said in result.stderr
     assert len(result.stderr.splitlines()) <= 2

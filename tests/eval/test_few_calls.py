@@ -3,18 +3,15 @@
 import csv
 import json
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
-import hydra
 import jax
 import jax.numpy as jnp
 import numpy as np
 import published_network
 import pytest
 from commands import run_here
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from jobs import CONF
+from jobs import composed
 from omegaconf import OmegaConf
 
 import deis
@@ -194,18 +191,15 @@ def test_every_candidate_can_be_typed(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(build, "KEPT", tmp_path)
     monkeypatch.setattr(choosing, "OPTIMIZED", choosing.OPTIMIZED[:1])  # its grid; the solvers are among the others
     sde = deis.vp_linear()
-    seen, choice = set[tuple](), cache(hydra.compose)
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        for table in deis.learn.untrained(sde, 6):
-            about = dict(table.about)
-            grid, solver = (about.pop("ts_phase"), about.pop("ts_order", None)), tuple(about.items())
-            if {grid, solver} <= seen:
-                continue
-            seen |= {grid, solver}
-            method, *words = row_of(6, 1, deis.learn.Choice(0.0, table, 8))["options"].split()
-            typed = choice(method.replace("=", "/")).copy()
-            for option in OverridesParser.create().parse_overrides(words):
-                OmegaConf.update(typed, option.key_or_group, option.value())
-            built = build_table(OmegaConf.to_container(typed.sampler), sde)  # type: ignore[arg-type]
-            for column in table.shapes():
-                np.testing.assert_array_equal(getattr(built, column), getattr(table, column), err_msg=" ".join(words))
+    seen: set[tuple] = set()
+    for table in deis.learn.untrained(sde, 6):
+        about = dict(table.about)
+        grid, solver = (about.pop("ts_phase"), about.pop("ts_order", None)), tuple(about.items())
+        if {grid, solver} <= seen:
+            continue
+        seen |= {grid, solver}
+        method, *words = row_of(6, 1, deis.learn.Choice(0.0, table, 8))["options"].split()
+        typed = composed(method.replace("=", "/"), *words).sampler  # the group alone
+        built = build_table(OmegaConf.to_container(typed), sde)  # type: ignore[arg-type]
+        for column in table.shapes():
+            np.testing.assert_array_equal(getattr(built, column), getattr(table, column), err_msg=" ".join(words))
