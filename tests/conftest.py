@@ -15,12 +15,16 @@ QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_co
 os.environ |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()}
 jax.config.update("jax_disable_most_optimizations", True)
 
+# Files of tests that take up to a minute each, which come first, so that none is left over for one worker in the end.
+LONGEST = ("test_devices.py", "test_train.py", "test_paper_run.py", "test_sample.py")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fast", action="store_true", help="leave out tests that start processes or are marked slow")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     if config.getoption("--fast"):
         for item in items:
             if item.get_closest_marker("slow"):
