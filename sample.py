@@ -28,16 +28,18 @@ from eval.job import (
 from eval.metrics.frechet import save_statistics
 from eval.metrics.measurement import VALUES, Measurement, MetricConfig, lines, measurement_of, validate_metrics
 from eval.metrics.solver_distance import check_distance, distance, distance_lines, mean_squares
-from formats.files import write_atomically
+from formats.files import write_atomically, write_npz
 from models.sampling import single_files
 from models.sampling.build import build_sde, build_table, name_seeds, parse_seeds, parse_shard, share
 from models.sampling.options import EpsOptions, check_eps, values_of
-from models.sampling.source import SHIPPED, Source, find, identity
+from models.sampling.source import SHIPPED, Source, find
 from models.training.config import DistributedConfig
 from runs import cli, folder, jax_setup
 from runs.errors import Stopped, checking, stop_requests, writing
-from runs.log import open_log
+from runs.log import WANDB_ID, open_log
 
+WRITTEN = ("samples.npz", "result.json", "statistics.npz", "metrics.jsonl", "guidance.png", "denoising.gif")
+"""Files that an earlier run may have left in the folder; not every run writes each of them."""
 NEXT = """Next, with checkpoint=checkpoints/fashion_mnist as well:
       python sample.py sampler=ddim sampler.nfe=5              another solver, fewer network calls
       python sample.py gif=true extractor=none                 the images as they come out of the noise
@@ -104,15 +106,21 @@ def main(cfg: DictConfig) -> float | None:
         config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
         if before := folder.finished(run_dir, config, source.path):
             return before.get("metric")
-        done = single_files.drawn_before(run_dir, seeds, origin_of_images(job, source, worse)) if job.in_files else []
+        made_by = single_files.origin_of_images(source, worse, job.sampler, job, job.rounding)
+        done = single_files.drawn_before(run_dir, seeds, made_by)
     using = jax_setup.configure_jax(job.batch_size)
-    with ExitStack() as owned, writing():
+    with writing(), ExitStack() as owned:
         index, count = owned.enter_context(joined(job.distributed))
         from models.training import devices  # imports JAX, which is configured by now
 
+        devices.warn_of_idle(job.batch_size)
         if index == 0:  # it writes all but the other processes' PNG files
             facts = {"sampler": table.name, "nfe_asked": nfe_asked(job, table)}
             status = owned.enter_context(folder.occupy(run_dir, config, **facts))
+            for earlier in (*WRITTEN, WANDB_ID):  # so that wandb has another run too
+                (run_dir / earlier).unlink(missing_ok=True)
+            if job.in_files or job.shard is not None:
+                single_files.write_origin(run_dir, made_by)
             print(using, file=sys.stderr)
         with devices.one_at_first():
             asked = (len(seeds), job.fid_is_asked, job.label)
@@ -125,10 +133,8 @@ def main(cfg: DictConfig) -> float | None:
             return None
         result = write_images(job, source, worse, table, seeds, parts, run_dir, names)
         result |= {"dataset": dataset.name if dataset else None, "overrides": folder.overrides()}
-        if job.shard is not None:
-            single_files.write_origin(run_dir, origin_of_images(job, source, worse))
-            if measurement is not None:
-                save_statistics(run_dir / "statistics.npz", measurement.statistics)
+        if measurement is not None and job.shard is not None:
+            save_statistics(run_dir / "statistics.npz", measurement.statistics)
         elif measurement is not None:
             with checking():
                 result |= measurement.result()
@@ -160,19 +166,14 @@ def check(job: SampleJob) -> tuple[list[int], MetricConfig | None]:
     if job.shard is not None and (job.distributed.mode != "none" or list(job.metrics or ["fid"]) != ["fid"]):
         raise ValueError("shard= is for one process, and its mean and covariance for metrics=[fid] alone")
     seeds = parse_seeds(job.seeds or f"0-{job.num_samples - 1}")
-    if job.extractor is not None and job.extractor.name == "none":
-        return seeds, None
     names = ["fid"] if job.metrics is None else job.metrics
+    if job.extractor is not None and job.extractor.name == "none":
+        if job.metrics is not None:
+            raise ValueError(f"metrics={','.join(names)} needs features: choose another extractor than none")
+        return seeds, None
     metrics = MetricConfig(names, job.kid_subsets, job.kid_subset_size)
     validate_metrics(metrics, len(seeds) if job.fid_is_asked else None)
     return seeds, metrics
-
-
-def origin_of_images(job: SampleJob, source: Source, worse: Source | None) -> dict[str, Any]:
-    """All that an image depends on beside its seed, as plain values."""
-    network = identity(source) | {f"guidance_{key}": value for key, value in (identity(worse) if worse else {}).items()}
-    sampler = {f"sampler.{key}": value for key, value in job.sampler.items()}
-    return network | sampler | values_of(job) | {"rounding": job.rounding}
 
 
 def nfe_asked(job: SampleJob, table: deis.Table) -> int:
@@ -196,7 +197,7 @@ def draw_images(
     """
     import jax
 
-    from models.sampling.draw import draw, guided, labels_of, load_trained
+    from models.sampling.draw import draw, guided, labels_of, load_trained, warm_up
 
     with checking():
         net = guided(load_trained(source.path, source.step), worse)
@@ -216,10 +217,8 @@ def draw_images(
         these = before[first : first + job.batch_size]
         with checking():
             take(these, single_files.read_images(run_dir, these))
-    if job.in_files:
-        single_files.write_origin(run_dir, origin_of_images(job, source, worse))
     if missing:  # compiles before the clock runs
-        next(draw(net, deis.tables.ddim(net.sde, table.t[[0, -1]]), seeds[:1], job.batch_size, job))
+        warm_up(net, table.is_stochastic, job.batch_size, job)
 
     drawn, seconds, hidden = 0, 0.0, jax.process_index() > 0
     with stop_requests() as stop_signal, tqdm(total=len(missing), unit="image", leave=False, disable=hidden) as bar:
@@ -262,7 +261,7 @@ def write_images(
     if job.in_npz:
         arrays: dict[str, Any] = {} if labels is None else {"labels": labels}
         arrays |= {"seeds": np.array(seeds, np.uint32), "rounding": np.array(job.rounding)}
-        np.savez_compressed(run_dir / "samples.npz", images=kept, **arrays)
+        write_npz(run_dir / "samples.npz", {"images": kept} | arrays, compress=True)
     shown = save_class_grid(run_dir / "grid.png", kept, labels, job.grid_samples)
     if job.guidance_sheet:
         sheet = draw_by_guidance(net, table, seeds[: 4 if len(seeds) >= 4 else 1], job, job.guidance_sheet, names)

@@ -15,7 +15,7 @@ import data
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig, validate_extractor
 from eval.features.extractor import Extractor
-from eval.job import require_seed
+from eval.job import check_shared, require_seed
 from eval.metrics.measurement import MetricConfig, open_measurement
 from models.checkpoints import checkpoint
 from models.config import UNetConfig, for_images
@@ -86,7 +86,7 @@ def main(cfg: DictConfig) -> float | None:
     if model.num_classes == 0:
         train_set, test_set = (dataclasses.replace(split, labels=None) for split in (train_set, test_set))
     run_dir = chosen or folder.fresh(job.output_root, job.name)
-    with ExitStack() as owned, writing():
+    with writing(), ExitStack() as owned:
         results: dict[str, Any] = {}
         if jax.process_index() == 0:  # it writes the logs and pictures
             results = owned.enter_context(folder.occupy(run_dir, config, name=job.name))
@@ -106,8 +106,11 @@ def check(job: TrainJob) -> None:
     validate_extractor(job.extractor)
     validate_training(job.train, job.optimizer)
     require_seed(job.seed)
+    check_shared(job.distributed, job.run_dir)
     if job.train.fid_every and job.extractor.name == "none":
         raise ValueError("train.fid_every needs features for FID; add extractor=classifier")
+    if not job.train.fid_every and job.extractor.name != "none":
+        raise ValueError(f"extractor={job.extractor.name} is for FIDs in training: add train.fid_every=STEPS")
     if job.optimized_metric not in ("eval_loss", "fid"):
         raise ValueError(f"optimized_metric must be eval_loss or fid, got {job.optimized_metric!r}")
     if job.optimized_metric == "fid" and not job.train.fid_every:
@@ -119,28 +122,25 @@ def choose_folder(job: TrainJob, config: dict[str, Any]) -> Path | None:
 
     None: a new one is to be made. Raises ConfigError if run_dir holds anything but a run of this configuration.
     """
-    run_dir = folder.of_sweep()
-    if job.run_dir is not None:
-        run_dir = Path(job.run_dir).expanduser()
-    elif run_dir is None and job.distributed.mode != "none":
-        raise ConfigError("several processes need one folder that all can reach: give run_dir=FOLDER")
-    elif run_dir is None and job.resume and (found := folder.unfinished(job.output_root, job.name, config)):
+    run_dir = folder.of_sweep() if job.run_dir is None else Path(job.run_dir).expanduser()
+    if run_dir is None and job.resume and (found := folder.unfinished(job.output_root, job.name, config)):
         return found
     if run_dir is None:
         return None
     folder.refuse_foreign(run_dir, "train")
-    saved = folder.read_config(run_dir)
-    if saved is not None and not job.resume:
+    if not job.resume and folder.read_config(run_dir) is not None:
         raise ConfigError(f"{run_dir} already holds a run; choose another run_dir, or go on with resume=true")
-    changed = folder.differences(saved, config, ("dataset", "model", "sde", "objective", "optimizer")) if saved else []
-    if saved is not None and saved.get("init") != job.init:
-        changed.append(f"init: {saved.get('init')} -> {job.init}")
-    if changed and not job.allow_changes:
-        raise ConfigError(
-            f"{run_dir} holds a run of another configuration: {'; '.join(changed)}; choose another run_dir, or "
-            "go on all the same with allow_changes=true"
-        )
+    if not job.allow_changes:
+        folder.refuse_changes(run_dir, config, fixed(job), ", or go on all the same with allow_changes=true")
     return run_dir
+
+
+def fixed(job: TrainJob) -> list[str]:
+    """The options and groups that a run cannot change half-way, and be a run of either."""
+    found = ["dataset", "model", "sde", "objective", "optimizer", "init", "seed", "train.batch_size", "train.ema_decay"]
+    found += ["train.steps"] if job.optimizer.cosine_decay else []
+    measured_by = ["sampler", "extractor", "train.fid_samples", *EpsOptions.__dataclass_fields__]
+    return found + (measured_by if job.train.fid_every else [])
 
 
 def initial_network(job: TrainJob, run_dir: Path | None) -> Source | None:

@@ -14,7 +14,7 @@ from eval.job import NetworkJob, require_positive, require_seed
 from models.sampling.build import build_sde
 from models.sampling.source import find
 from runs import cli, folder, jax_setup
-from runs.errors import checking
+from runs.errors import checking, writing
 from runs.log import open_log
 
 
@@ -42,7 +42,7 @@ def main(cfg: DictConfig) -> None:
     config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
     if folder.finished(run_dir, config, source and source.path):
         return
-    with folder.occupy(run_dir, config, problem=job.problem):
+    with writing(), folder.occupy(run_dir, config, problem=job.problem):
         print(jax_setup.configure_jax(), file=sys.stderr)
         from eval.exact import study  # imports JAX, which is configured by now
 

@@ -22,7 +22,7 @@ from models.sampling.build import build_sde
 from models.sampling.options import EpsOptions, check_eps
 from models.sampling.source import find
 from runs import cli, folder, jax_setup
-from runs.errors import checking
+from runs.errors import checking, writing
 from runs.log import open_log
 
 LEAST = 40  # images of a finalist; the first ten of them, and ten blocks of all, have to have a FID
@@ -58,7 +58,7 @@ def main(cfg: DictConfig) -> None:
         run_dir = folder.of_job(job.run_dir, job.output_root, job.name, config)
     if folder.finished(run_dir, config, source.path):
         return
-    with folder.occupy(run_dir, config, nfe=list(job.nfe)):
+    with writing(), folder.occupy(run_dir, config, nfe=list(job.nfe)):
         print(jax_setup.configure_jax(job.micro_batch), file=sys.stderr)
         from eval.few_calls import finalists, trajectories  # import JAX, which is configured by now
         from eval.paper.compute import set_up

@@ -14,14 +14,14 @@ from omegaconf import MISSING, DictConfig
 import deis
 from eval.figures import samples_picture
 from eval.job import MeasuringJob, check_measuring, dataset_of, origin, require_positive, say_next
-from eval.metrics.measurement import MetricConfig, lines, open_measurement
+from eval.metrics.measurement import Measurement, MetricConfig, lines, open_measurement, validate_metrics
 from formats.files import write_atomically
 from formats.tables import markdown_table
 from models.sampling.build import build_sde, build_table
 from models.sampling.options import EpsOptions, check_eps
-from models.sampling.source import find
+from models.sampling.source import find, identity
 from runs import cli, folder, jax_setup
-from runs.errors import Stopped, checking
+from runs.errors import Stopped, checking, writing
 from runs.log import open_log
 
 
@@ -40,11 +40,20 @@ class LearnJob(MeasuringJob, EpsOptions):
     micro_batch: int = MISSING
 
 
+FIXED = (
+    *("network", "sampler", "nfe", "trajectories", "reference_nfe", "learn", "loss", "features", "steps"),
+    *("micro_batch", *EpsOptions.__dataclass_fields__),
+)
+"""What the trajectories and the steps in a folder follow from."""
+
+
 def main(cfg: DictConfig) -> None:
     """Check the configuration, then solve finely, choose a base, learn, and compare base, learned and fine samples."""
     with checking():
         job: LearnJob = cli.to_object(cfg)
         check(job)
+        if any(text.startswith("sampler.nfe=") for text in folder.overrides()):
+            raise ValueError("the number of calls is nfe= here, with every solver, and not sampler.nfe=")
         source = find(job.checkpoint, job.step, job.output_root)
         worse = check_eps(job, source.config)
         dataset = None if job.extractor is None else dataset_of(source, job.dataset)
@@ -54,11 +63,12 @@ def main(cfg: DictConfig) -> None:
         if job.reference_nfe <= nfe:
             raise ValueError(f"reference_nfe must be above nfe={nfe}, got {job.reference_nfe}")
         deis.learn.check(sde, base, job.learn, job.loss)
-        config = cli.to_dict(cfg)
+        config = cli.to_dict(cfg) | {"network": identity(source, worse)}
         run_dir = folder.of_job(job.run_dir, job.output_root, job.name, config)
+        folder.refuse_changes(run_dir, config, FIXED)
     if folder.finished(run_dir, config, source.path):
         return
-    with folder.occupy(run_dir, config, nfe=nfe, nfe_asked=job.nfe):
+    with writing(), folder.occupy(run_dir, config, nfe=nfe, nfe_asked=job.nfe):
         print(jax_setup.configure_jax(job.batch_size), file=sys.stderr)
         from eval.features.efficientnet_lite0 import features_of_samples
         from eval.few_calls import learning, trajectories  # import JAX, which is configured by now
@@ -66,6 +76,11 @@ def main(cfg: DictConfig) -> None:
 
         with checking():
             net = guided(load_trained(source.path, source.step), worse)
+        open_one = None
+        if dataset is not None and job.extractor is not None:  # now, as features may have to be made, or be impossible
+            ready = open_measurement(job.extractor, dataset, MetricConfig())
+            open_one = partial(Measurement, ready.extractor, ready.reference, MetricConfig())
+        with checking(), writing():
             kept = run_dir / "trajectories.npz"
             fine = trajectories.solve(net, job.trajectories, job.batch_size, job.reference_nfe, job, kept)
             base = base or learning.chosen(sde, fine, job.nfe, job.micro_batch)
@@ -79,9 +94,6 @@ def main(cfg: DictConfig) -> None:
                 stopped, f"stopped; {run_dir}/learned.safetensors is the best so far, the same command goes on"
             )
         solvers = {"base": base, "learned": learned, "fine": trajectories.fine_table(sde, job.reference_nfe)}
-        open_one = None
-        if dataset is not None and job.extractor is not None:
-            open_one = partial(open_measurement, job.extractor, dataset, MetricConfig())
         with checking():
             rows, images = learning.compare(net, solvers, job.num_samples, job.batch_size, job.rounding, job, open_one)
         samples_picture(run_dir / "samples.png", images)
@@ -101,7 +113,13 @@ def main(cfg: DictConfig) -> None:
 def check(job: LearnJob) -> None:
     """Refuse with a ValueError what cannot work, before anything expensive starts."""
     check_measuring(job)
+    if job.extractor is not None and job.extractor.name == "none":
+        job.extractor = None
     require_positive(job, "nfe", "trajectories", "reference_nfe", "steps", "micro_batch")
+    if job.extractor is not None:
+        validate_metrics(MetricConfig(), job.num_samples)
+    elif job.dataset.name:
+        raise ValueError("dataset= is for FID, which nothing measures: add extractor=classifier")
     if job.features not in (None, "efficientnet_lite0"):
         raise ValueError(f"features must be null or efficientnet_lite0, got {job.features!r}")
     if job.features and job.extractor is not None and job.extractor.name == job.features:

@@ -19,7 +19,7 @@ from formats.tables import markdown_table
 from models.sampling.build import build_sde, check_sampler, end_sde, refuse_own_times
 from models.sampling.source import Source, find
 from runs import cli, folder, jax_setup
-from runs.errors import checking
+from runs.errors import checking, writing
 from runs.log import open_log
 
 
@@ -59,7 +59,7 @@ def main(cfg: DictConfig) -> None:
     config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
     if folder.finished(run_dir, config, source.path):
         return
-    with folder.occupy(run_dir, config):
+    with writing(), folder.occupy(run_dir, config):
         print(using, file=sys.stderr)
         rows, bits = measure_bits(
             source, sde, split, chosen, job.batch_size, seed=job.seed, trace=job.trace, num_probes=job.num_probes

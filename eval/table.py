@@ -19,6 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from eval.job import MeasuringJob, check_measuring, check_shared, dataset_of, joined, origin
 from eval.metrics.frechet import save_statistics
+from eval.metrics.measurement import MetricConfig, validate_metrics
 from eval.paper.outline import TIMED, outline, seconds_per_call
 from eval.paper.plan import plan_cells
 from eval.paper.spec import Paper, validate
@@ -53,16 +54,15 @@ def paper_table(cfg: DictConfig) -> None:
         dataset = dataset_of(source, job.dataset)
         planned = plan_cells(job.paper, build_sde(source.config["sde"]), job.num_samples, job)
         worse = {cell.eps.guidance_network: check_eps(cell.eps, source.config) for cell in planned}
-    config = cli.to_dict(cfg)
-    if job.run_dir is not None:
-        run_dir = Path(job.run_dir).expanduser()
-    else:
-        run_dir = folder.unfinished(job.output_root, job.name, config) or folder.fresh(job.output_root, job.name)
+        config = cli.to_dict(cfg)
+        run_dir = None if job.run_dir is None else Path(job.run_dir).expanduser()
+        run_dir = run_dir or folder.unfinished(job.output_root, job.name, config)
+        run_dir = run_dir or folder.fresh(job.output_root, job.name)
     using = jax_setup.configure_jax(job.batch_size)
     from eval.paper import compute, page  # imports JAX, which is configured by now
     from models.training.devices import one_at_first
 
-    with ExitStack() as owned, writing():
+    with writing(), ExitStack() as owned:
         index, count = owned.enter_context(joined(job.distributed))
         if index == 0:  # it writes the table
             owned.enter_context(folder.occupy(run_dir, config, paper=job.paper.name))
@@ -123,8 +123,10 @@ def check(job: TableJob) -> None:
     """Refuse with a ValueError what cannot work, before anything expensive starts."""
     validate(job.paper)
     check_measuring(job)
-    if job.num_samples < 2:
-        raise ValueError(f"num_samples must be at least 2, got {job.num_samples}")
+    validate_metrics(MetricConfig(["fid", "pr"] if job.paper.precision_recall else ["fid"]), job.num_samples)
+    last = job.paper.first_seed + job.paper.repeats * job.num_samples - 1
+    if last >= 2**32:
+        raise ValueError(f"seeds must be below 2^32; the paper's {job.paper.repeats} set(s) of them end with {last}")
     if job.extractor is None or job.extractor.name == "none":
         raise ValueError("a table of FIDs needs features: choose another extractor than extractor=none")
 
@@ -141,7 +143,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{write_table(gathered)}\n{gathered}")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, ValueError | FileNotFoundError) else 1
     return 0
 
 

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import zipfile
 from collections.abc import Collection, Iterator
@@ -105,21 +106,22 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def write_npz(path: Path, arrays: dict[str, np.ndarray], compress: bool = False) -> None:
     """Write an .npz file so that a reader never sees a part of it; missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as partial, partial.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        (np.savez_compressed if compress else np.savez)(file, **arrays)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path, partial: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; the file or folder written there is renamed to `path` at the end.
 
-    If the block raises, nothing is left of it. `partial` is the temporary path. Its default differs from process to
-    process, so that several may write at once; a fixed one lets the next attempt overwrite what a killed process left.
+    If the block raises, nothing is left of it. `partial` is the temporary path. Its default is random, so that several
+    processes may write at once, of several machines too, where their numbers may be equal; a fixed one lets the next
+    attempt overwrite what a killed process left.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}") if partial is None else partial
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}") if partial is None else partial
     try:
         yield partial
         os.replace(partial, path)

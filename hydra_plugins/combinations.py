@@ -4,6 +4,7 @@ Hydra takes plugins from packages of this name only; conf/hydra/sweeper/combinat
 """
 
 import json
+import re
 import shlex
 import sys
 from contextlib import ExitStack, suppress
@@ -15,7 +16,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import filter_overrides
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import OmegaConf, open_dict
 
 from formats.files import read_json, write_atomically
@@ -44,13 +45,17 @@ class Combinations(BasicSweeper):
     def split_arguments(self, overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:  # type: ignore[override]
         """The combinations that can be, in batches; the folder of the sweep is made as soon as there is one.
 
-        Prints the others. Raises Hydra's exception if there is no other, and for every other mistake.
+        Prints the others. Raises Hydra's exception if there is no other, if all would write into one folder, and for
+        every other mistake.
         """
         (combinations,) = super().split_arguments(overrides, None)
         reasons = [self._left_out(combination) for combination in combinations]
         possible = [combination for combination, reason in zip(combinations, reasons, strict=True) if reason is None]
         if not possible:
             self._compose(combinations[0])
+        shared = next((word for word in possible[0] if re.match(r"run_dir=(?!.*\$\{)", word)), None)
+        if shared and len(possible) > 1 and all(shared in combination for combination in possible):
+            raise HydraException(f"{shared} would be the folder of every job; a sweep's is hydra.sweep.dir=FOLDER")
         for combination, reason in zip(combinations, reasons, strict=True):
             if reason is not None:
                 print(f"left out: {' '.join(filter_overrides(combination))}, as {reason}", file=sys.stderr)
@@ -83,7 +88,7 @@ class Combinations(BasicSweeper):
         sweep, about = self.config.hydra.sweep, {"command": self.config.hydra.job.config_name, "jobs": jobs}
         if "${now:" not in OmegaConf.to_container(sweep, resolve=False)["dir"]:  # type: ignore[index, call-overload]
             return
-        wanted = Path(sweep.dir)
+        wanted = Path(sweep.dir).expanduser()
         earlier = sorted(wanted.parent.glob(f"*/{FILE}"), reverse=True)
         anew = any("resume=false" in job for job in jobs)
         found = None if anew else next((path.parent for path in earlier if self._goes_on(path, about)), None)
@@ -104,11 +109,10 @@ class Combinations(BasicSweeper):
         """Whether the file is of a sweep of these jobs that are not all done, and this process could take it."""
         folders = [path.with_name(str(job)) for job in range(len(about["jobs"]))]
         try:
-            known = read_json(path)
+            if read_json(path) != about or all(read_status(each).get("status") == "done" for each in folders):
+                return False
         except ValueError as error:
             print(f"warning: {error}; no sweep goes on in its folder", file=sys.stderr)
-            return False
-        if known != about or all(read_status(each).get("status") == "done" for each in folders):
             return False
         with suppress(Timeout):
             self._held.enter_context(FileLock(path.with_name(".lock"), timeout=0))

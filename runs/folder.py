@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,12 @@ def unfinished(output_root: str, name: str, config: dict[str, Any]) -> Path | No
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
-    """The configuration that a run in `folder` was started with; None if there is none."""
+    """The configuration that a run in `folder` was started with; None without. Raises ValueError for a damaged one."""
     path = folder / "config.yaml"
-    return yaml.safe_load(path.read_text()) if path.is_file() else None
+    try:
+        return yaml.safe_load(path.read_text()) if path.is_file() else None
+    except yaml.YAMLError:
+        raise ValueError(f"{path} is not YAML; choose another run_dir, or delete the run") from None
 
 
 def read_status(folder: Path) -> dict[str, Any]:
@@ -100,27 +103,40 @@ def read_status(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{error}; delete it, and the run counts as one that is not done") from None
 
 
-def differences(saved: dict[str, Any], config: dict[str, Any], groups: tuple[str, ...]) -> list[str]:
-    """The keys within `groups` whose values differ, as "key: saved -> now"."""
-    pairs = [(group, saved.get(group, {}), config[group]) for group in groups]
-    return [
-        f"{group}.{key}: {before.get(key)} -> {now.get(key)}"
-        for group, before, now in pairs
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
+def refuse_changes(folder: Path, config: dict[str, Any], keys: Collection[str], otherwise: str = "") -> None:
+    """Raise ConfigError if the run in `folder` was started with another value of one of `keys`, which it goes on from.
+
+    keys: options as KEY or GROUP.KEY, or all of a GROUP. otherwise: what else to do, as the end of the sentence.
+    """
+
+    def flat(config: dict[str, Any]) -> dict[str, Any]:
+        groups = [(key, value if isinstance(value, dict) else {"": value}) for key, value in config.items()]
+        return {f"{group}.{key}".strip("."): value for group, options in groups for key, value in options.items()}
+
+    before, now = flat(read_config(folder) or config), flat(config)
+    changed = [
+        f"{key}: {before.get(key)} -> {now.get(key)}"
+        for key in dict.fromkeys([*before, *now])
+        if (key in keys or key.partition(".")[0] in keys) and before.get(key) != now.get(key)
     ]
+    if changed:
+        raise ConfigError(
+            f"{folder} holds a run of another configuration: {'; '.join(changed)}; choose another run_dir{otherwise}"
+        )
 
 
 def finished(folder: Path, config: dict[str, Any], source: Path | None = None) -> dict[str, Any] | None:
     """The status of a sweep's job that an earlier start of the sweep has done, which is said; None if it is to be done.
 
     source: a folder that it was computed from; if that has changed since, the job is to be done again.
+    Raises ConfigError for a damaged file.
     """
-    status, file = read_status(folder), folder / "status.json"
-    if of_sweep() is None or status.get("status") != "done" or read_config(folder) != config:
-        return None
-    if source is not None and source.stat().st_mtime > file.stat().st_mtime:
-        return None
+    with checking():
+        status, file = read_status(folder), folder / "status.json"
+        if of_sweep() is None or status.get("status") != "done" or read_config(folder) != config:
+            return None
+        if source is not None and source.stat().st_mtime > file.stat().st_mtime:
+            return None
     print(f"done before: {folder}", file=sys.stderr)
     return status
 
@@ -130,8 +146,9 @@ def occupy(folder: Path, config: dict[str, Any], **facts: Any) -> Iterator[dict[
     """Own `folder` for the block: lock it, write config.yaml, and keep status.json true whatever happens.
 
     facts: more fields of status.json, beside the command and its overrides; a job that is done adds its results to the
-    dictionary that is yielded. "seconds" are those of all starts that ended by themselves. Raises ConfigError if the
-    folder cannot be written, if another process has it, or if it holds anything but a run of this command.
+    dictionary that is yielded. "seconds" are those of all starts that ended by themselves since one was done. Raises
+    ConfigError if the folder cannot be written, if another process has it, or if it holds anything but a run of this
+    command.
     """
     if HydraConfig.initialized():
         facts = {"command": HydraConfig.get().job.config_name, "overrides": overrides(), **facts}

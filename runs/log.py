@@ -1,8 +1,8 @@
 """The log of a run: metrics.jsonl always, and wandb and TensorBoard if they are asked for."""
 
-import hashlib
 import json
 import os
+import secrets
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING
 from PIL import Image
 
+from formats.files import write_atomically
 from runs.folder import of_sweep, overrides
 
 NAMES = ("none", "wandb", "tensorboard", "both")
-LOWER_IS_BETTER = dict.fromkeys(("eval_loss", "FID-*", "sFID-*", "FD-*")) | {
-    "fid": "nfe",
-    "fid/*": "nfe",
-}  # and their x axes
+LOWER_IS_BETTER = dict.fromkeys(("eval_loss", "FID-*", "sFID-*", "FD-*")) | {"fid": "nfe", "fid/*": "nfe"}  # by x axis
 MODES = ("auto", "online", "offline")
+WANDB_ID = ".wandb_id"  # in the folder of a run
 
 
 @dataclass
@@ -145,7 +144,7 @@ def truncate_metrics(folder: Path, step: int) -> None:
     path = folder / "metrics.jsonl"
     if path.is_file():
         kept = [json.dumps(record) + "\n" for record in read_metrics(path) if record["step"] <= step]
-        path.write_text("".join(kept))
+        write_atomically(path, "".join(kept))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -169,7 +168,7 @@ def _wandb_image(picture: Any) -> Any:
 
 
 def _wandb_run(cfg: LoggerConfig, folder: Path | None, job_type: str, config: dict[str, Any], name: str | None) -> Any:
-    """The run of wandb, of which the same folder is always the same one; None if wandb is switched off."""
+    """The run of wandb, whose id the folder keeps, so that one made anew is another; None if wandb is switched off."""
     if os.environ.get("WANDB_MODE") == "disabled":  # not even imported, which takes seconds
         return None
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -187,8 +186,9 @@ def _wandb_run(cfg: LoggerConfig, folder: Path | None, job_type: str, config: di
     about = {"project": cfg.project, "entity": cfg.entity, "job_type": job_type, "config": config, "name": name}
     about["group"] = cfg.group or (sweep.parent.name if sweep else None)
     if folder is not None:
-        run_id = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
-        about |= {"dir": str(folder.resolve()), "id": run_id, "resume": "allow"}
+        if not (kept := folder / WANDB_ID).is_file():
+            write_atomically(kept, secrets.token_hex(6))
+        about |= {"dir": str(folder.resolve()), "id": kept.read_text(), "resume": "allow"}
     start: Any = partial(wandb.init, settings=settings, **about)  # type: ignore[arg-type]
     automatic = cfg.mode == "auto" and configured == "online" and wandb.login(prompt=False, verify=False)
     if cfg.mode == "online" or automatic:

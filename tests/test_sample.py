@@ -1,6 +1,7 @@
 """Sampling as a user runs it."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -99,6 +100,7 @@ def test_images_need_not_be_kept_to_be_measured(trained: Path) -> None:
         (["seeds=5-3"], "seeds must look like"),
         (["num_samples=0"], "num_samples must be at least 1"),
         (["extractor=pixels", "metrics=[fid,kid]"], "metrics=kid needs at least 1000 samples, got 256"),
+        (["metrics=[fid,kid]"], "metrics=fid,kid needs features: choose another extractor than none"),
         (["rounding=up"], "rounding must be floor or round"),
         (["step=77"], "no checkpoint of step 77"),
         (["guidance_sheet=[1,2]"], "guidance_sheet has a column for each class, and this network was trained without"),
@@ -156,6 +158,8 @@ def test_a_killed_run_goes_on_with_the_missing_images(trained: Path, monkeypatch
         run_here("sample.py", *arguments, cwd=trained)
     before = files()
     assert sorted(int(path.stem) for path in before) == [*range(990, 1000)]
+    for earlier in ("samples.npz", "guidance.png"):
+        (folder / earlier).write_bytes(b"of another run into this folder")
     again = run_here("sample.py", *arguments, cwd=trained)
     assert again.returncode == 0, again.stderr
     assert before.items() <= files().items(), "no image is drawn twice"
@@ -165,12 +169,13 @@ def test_a_killed_run_goes_on_with_the_missing_images(trained: Path, monkeypatch
     first, second = (json.loads((trained / name / "result.json").read_text()) for name in ("whole", "killed"))
     assert second["fid"] == pytest.approx(first["fid"], rel=1e-9)
     assert (second["num_samples"], second["nfe"], second["nfe_asked"], second["clip"]) == (21, 3, 3, True)
-    assert not (folder / "samples.npz").exists()
+    assert not {"samples.npz", "guidance.png"} & set(os.listdir(folder)), "what it did not write is gone"
 
     assert "all drawn before" in run_here("sample.py", *arguments, cwd=trained).stdout
-    changed = run_here("sample.py", *arguments, "clip=false", cwd=trained)
-    assert changed.returncode == 2
-    assert "drawn otherwise (clip: True -> False); choose another run_dir" in changed.stderr
+    for save in ("png", "npz"):
+        changed = run_here("sample.py", *arguments, "clip=false", f"save={save}", cwd=trained)
+        assert changed.returncode == 2
+        assert "drawn otherwise (clip: True -> False); choose another run_dir" in changed.stderr
     assert json.loads((folder / "status.json").read_text())["status"] == "done", "it is left as it was"
     measured = run_here("eval.fid", "calc", "killed", "dataset=digits", "extractor=pixels", "dest=f.json", cwd=trained)
     assert measured.returncode == 0, measured.stderr

@@ -8,17 +8,22 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import TINY, run, run_here
+from jobs import job
 from PIL import Image
 from runs_of_training import OFTEN, arrays, logged, start, train, wait_until_step
 from wandb_files import records
 
 from eval import figures
 from models.checkpoints import checkpoint
+from runs.errors import ConfigError
+from runs.folder import occupy
+from train import choose_folder
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +133,32 @@ def test_another_configuration_is_refused_in_a_used_folder(uninterrupted: Path) 
     assert result.returncode == 2
     assert "sde.beta_1: 20.0 -> 10" in result.stderr
     assert "allow_changes=true" in result.stderr
+
+
+def test_what_a_run_learns_by_stays_as_it_was(tmp_path: Path) -> None:
+    """All else may change, and the number of steps if the learning rate does not follow from it."""
+    begun = job("train", "name=a", "optimizer.cosine_decay=false", f"run_dir={tmp_path}")
+    with occupy(tmp_path, asdict(begun), command="train"):
+        pass
+    for free in ({"log_every": 7}, {"steps": 2000}, {"fid_samples": 7}):
+        goes_on = replace(begun, train=replace(begun.train, **free))
+        assert choose_folder(goes_on, asdict(goes_on)) == tmp_path
+    for changes, said in (
+        ({"seed": 1}, "seed: 0 -> 1"),
+        ({"init": "net"}, "init: None -> net"),
+        ({"train": replace(begun.train, batch_size=64)}, "train.batch_size: 128 -> 64"),
+        ({"train": replace(begun.train, ema_decay=0.9)}, "train.ema_decay: 0.995 -> 0.9"),
+        ({"train": replace(begun.train, fid_every=9), "clip": True}, "clip: False -> True"),
+    ):
+        changed = replace(begun, **changes)
+        with pytest.raises(ConfigError, match=f"of another configuration: {said}; choose another run_dir, or go on"):
+            choose_folder(changed, asdict(changed))
+        assert choose_folder(replace(changed, allow_changes=True), asdict(changed)) == tmp_path
+    falling = replace(begun, optimizer=replace(begun.optimizer, cosine_decay=True))
+    longer = replace(falling, train=replace(begun.train, steps=2000))
+    (tmp_path / "config.yaml").write_text(json.dumps(asdict(falling)))
+    with pytest.raises(ConfigError, match=r"train\.steps: 1000 -> 2000"):
+        choose_folder(longer, asdict(longer))
 
 
 def test_a_loss_that_is_not_finite_ends_with_3(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from filelock import FileLock
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 from tqdm import tqdm
@@ -86,19 +87,27 @@ def classifier_extractor(train: data.Split, test: data.Split, cfg: ExtractorConf
             "the classifier needs at least 2 classes and 1 held-out image, or use extractor=efficientnet_lite0"
         )
     path = path_of(train, test, cfg, dataset_name)
-    name = path.stem
     if not path.is_file():
-        start, cpu, shape = time.perf_counter(), time.process_time(), train.images.shape[1:]
-        network = Classifier(shape, int(np.max(train.labels)) + 1, cfg.features, rngs=nnx.Rngs(cfg.seed))
-        network = _train(network, train.images, train.labels, _steps(cfg, len(train.images)), cfg)
-        _, logits = _extractor(network, name, path.parent, shape).outputs(test.images)
-        assert logits is not None
-        arrays = {_array_name(key): np.asarray(leaf) for key, leaf in jax.tree.leaves_with_path(nnx.state(network))}
-        accuracy = np.mean(logits.argmax(axis=1) == test.labels)
-        write_npz(path, arrays | {"name": np.array(name), "image_shape": np.array(shape), "accuracy": accuracy})
-        seconds = time.perf_counter() - start, time.process_time() - cpu
-        log.info("Trained extractor %s in %.1f s (CPU time %.1f s) and wrote %s", name, *seconds, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):  # GPUs would train another one for every job of an array
+            if not path.is_file():
+                _make(path, train, test, cfg)
     return read_classifier(path)
+
+
+def _make(path: Path, train: data.Split, test: data.Split, cfg: ExtractorConfig) -> None:
+    """Train a classifier and write it to its file."""
+    assert train.labels is not None
+    start, cpu, shape, name = time.perf_counter(), time.process_time(), train.images.shape[1:], path.stem
+    network = Classifier(shape, int(np.max(train.labels)) + 1, cfg.features, rngs=nnx.Rngs(cfg.seed))
+    network = _train(network, train.images, train.labels, _steps(cfg, len(train.images)), cfg)
+    _, logits = _extractor(network, name, path.parent, shape).outputs(test.images)
+    assert logits is not None
+    arrays = {_array_name(key): np.asarray(leaf) for key, leaf in jax.tree.leaves_with_path(nnx.state(network))}
+    accuracy = np.mean(logits.argmax(axis=1) == test.labels)
+    write_npz(path, arrays | {"name": np.array(name), "image_shape": np.array(shape), "accuracy": accuracy})
+    seconds = time.perf_counter() - start, time.process_time() - cpu
+    log.info("Trained extractor %s in %.1f s (CPU time %.1f s) and wrote %s", name, *seconds, path)
 
 
 def path_of(train: data.Split, test: data.Split, cfg: ExtractorConfig, dataset_name: str) -> Path:

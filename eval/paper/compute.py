@@ -30,11 +30,11 @@ from eval.metrics.precision_recall import precision_recall
 from eval.metrics.reference import kept_radii
 from eval.paper.grid import Record
 from eval.paper.plan import Adaptive, Analytic, Cell, shared_out
-from formats.files import read_npz, write_atomically, write_npz
-from models.sampling.draw import Start, Trained, changed_eps, draw, guided, load_trained, starts
+from formats.files import read_json, read_npz, write_atomically, write_npz
+from models.sampling.draw import Start, Trained, changed_eps, draw, guided, load_trained, starts, warm_up
 from models.sampling.options import given
 from models.sampling.source import Source, identity
-from models.training.devices import gather, wait_for_all
+from models.training.devices import gather, wait_for_all, warn_of_idle
 from runs.errors import Stopped, checking, stop_requests
 from runs.log import Log
 
@@ -131,21 +131,20 @@ def set_up(
         assert job.extractor is not None
         found = open_measurement(job.extractor, dataset, MetricConfig(["fid", "pr"] if with_features else ["fid"]))
     sde, reference, batch_size = source.config["sde"], found.reference, min(job.batch_size, job.num_samples)
+    warn_of_idle(batch_size)
     shared = (dataset, batch_size, job.rounding, folder, costs, worse, reference.features)
     return Setup(net, sde, found.extractor, reference.statistics, *shared)
 
 
-def warm_up(setup: Setup, cells: Sequence[Cell]) -> None:
+def compile_shared(setup: Setup, cells: Sequence[Cell]) -> None:
     """Compile what the cells share, so that their clocks do not count it: the sampler, and with noise where needed."""
-    ends = np.array([setup.net.sde.T, setup.net.sde.t_0])
     fixed = [cell for cell in cells if not isinstance(cell.solver, Adaptive)]
     kinds = {(cell.solver.is_stochastic, *given(cell.eps), cell.eps.guidance_network or ""): cell for cell in fixed}
     for _, cell in sorted(kinds.items()):
         changed = f" with {', '.join(given(cell.eps))}" if given(cell.eps) else ""
         noise = cell.solver.is_stochastic
         setup.costs.now = f"{'samplers that add noise' if noise else 'deterministic samplers'}{changed}"
-        table = deis.tables.ddim_eta(setup.net.sde, ends, eta=float(noise))
-        next(draw(setup.net_of(cell), table, [0], setup.batch_size, cell.eps))
+        warm_up(setup.net_of(cell), noise, setup.batch_size, cell.eps)
     if cells:
         setup.extractor.features(np.zeros((1, *setup.net.image_shape), np.uint8))
     setup.costs.lap("compiling")
@@ -159,14 +158,15 @@ def measure_cells(
     Raises Stopped between two batches on a signal, and at the end ConnectionError if a process has been lost.
     """
     files = {name: setup.folder / f"{name}.json" for name in cells}
-    records: dict[str, Record] = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+    with checking():
+        records: dict[str, Record] = {name: read_json(file) for name, file in files.items() if file.is_file()}
     missing = {name: cell for name, cell in cells.items() if name not in records}
     wait_for_all()  # so that all have seen the same files
     missing = shared_out(missing, process, num_processes)
     if process == 0:
         print(f"{len(records)} of {len(cells)} cells are done", file=sys.stderr)
     setup.costs.lap("setting up")
-    warm_up(setup, list(missing.values()))
+    compile_shared(setup, list(missing.values()))
     calls = sum(cell.solver.nfe * -(-len(cell.seeds) // setup.batch_size) for cell in missing.values())
     with stop_requests() as stop_signal, tqdm(total=calls, unit="call", disable=process > 0) as bar:
         for name, cell in missing.items():

@@ -17,7 +17,7 @@ from eval.paper.grid import (
 )
 from eval.paper.plan import Cell
 from eval.paper.spec import Paper
-from formats.files import read_npz
+from formats.files import read_npz, write_atomically
 from formats.tables import latex_escaped, latex_table, write_csv
 
 CSV_COLUMNS = (
@@ -30,8 +30,8 @@ CSV_COLUMNS = (
 def write_results(paper: Paper, records: Sequence[Record], folder: Path) -> str:
     """Write results.csv, table.md, table.tex and the plots; returns the Markdown."""
     text = paper_page(paper, records)
-    (folder / "table.md").write_text(text)
-    (folder / "table.tex").write_text(latex(paper, records))
+    write_atomically(folder / "table.md", text)
+    write_atomically(folder / "table.tex", latex(paper, records))
     write_records(folder / "results.csv", paper, records)
     points = [
         record | {"sampler": record["row"], "nfe_asked": record["nfe_asked"] or record["nfe"]}
@@ -51,7 +51,8 @@ def paper_page(paper: Paper, records: Sequence[Record]) -> str:
     if fixed:
         parts.append(markdown_grid(fixed))
     if shares := precision_grid(records):
-        parts += ["Precision, recall:", markdown_grid(shares)]
+        first = " of the first set of seeds" if paper.repeats > 1 else ""
+        parts += [f"Precision, recall{first}:", markdown_grid(shares)]
     if adaptive:
         parts += ["DOPRI5 by tolerance:", markdown_grid(adaptive, "tolerance")]
     parts += dict.fromkeys(f"ERR: {record['row']}: {record['error']}" for record in records if "error" in record)
@@ -112,21 +113,10 @@ def write_records(path: Path, paper: Paper, records: Sequence[Record]) -> None:
 
 def logged_rows(folder: Path, cells: Mapping[str, Cell], records: Sequence[Record]) -> list[Record]:
     """The cells as rows of a log's table, each with its first images. folder: of the cells."""
-    keys = (
-        "row",
-        "nfe_asked",
-        "tolerance",
-        "nfe",
-        "repeat",
-        "seeds",
-        "fid",
-        "fid_standard_error",
-        "images_per_s",
-        "error",
-    )
+    keys = ("row", "nfe_asked", "tolerance", "nfe", "repeat", "seeds", "fid", "fid_standard_error", "images_per_s")
     files = [folder / f"{name}.npz" for name in cells]
     return [
-        {key: record.get(key) for key in keys}
+        {key: record.get(key) for key in (*keys, "error")}
         | {"samples": image_grid(read_npz(file)["images"]) if file.is_file() else None}
         for record, file in zip(records, files, strict=True)
     ]

@@ -1,6 +1,5 @@
 """The table of a folder of runs: gathered, arranged in rows and columns, and written."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from eval.metrics.jackknife import BLOCKS
 from eval.metrics.measurement import VALUES
 from eval.paper.grid import Entry, columns_of, grid_rows
 from eval.paper.trainings import METRICS, draw_trainings, labels, trainings_page, with_metrics
+from formats.files import read_json, write_atomically
 from formats.tables import markdown_table, write_csv
 from runs.log import Log
 
@@ -23,10 +23,11 @@ COLUMNS = (
     "command", "loss", "eval_loss",
 )  # fmt: skip
 SHARED = ("dataset", "checkpoint", "step", "fid_name")  # runs of one table have these in common
-# overrides that are the column, or that change no image
+# options, and groups with theirs, that are the column, that the runs of a table share, or that change no image
 NOT_IN_ROW_NAMES = (
-    "sampler.nfe", "run_dir", "output_root", "name", "logger", "batch_size", "gif", "grid_samples", "guidance_sheet",
-    "keep_samples", "save", "metrics", "kid_subsets", "kid_subset_size", "distance_to_nfe",
+    "sampler.nfe", "run_dir", "output_root", "name", "logger", "distributed", "checkpoint", "step",
+    "batch_size", "gif", "gif_samples", "grid_samples", "guidance_sheet", "keep_samples", "save", "metrics",
+    "kid_subsets", "kid_subset_size", "distance_to_nfe",
 )  # fmt: skip
 
 
@@ -63,9 +64,9 @@ def _read_run(folder: Path) -> Run:
     for path in (folder / "status.json", folder / "result.json"):
         if path.is_file() and run["status"] == "done":  # a result in a run that is not done is of an earlier one
             try:
-                run |= json.loads(path.read_text())
+                run |= read_json(path)
             except ValueError as error:
-                raise ValueError(f"{path} is not JSON ({error}); delete it and sample again") from error
+                raise ValueError(f"{error}; delete it, and start the run again") from None
             run["written"] = path.stat().st_mtime
     return run
 
@@ -91,7 +92,8 @@ def arrange(runs: Sequence[Run]) -> Rows:
 
 
 def _settings(run: Run) -> set[str]:
-    return {text for text in run.get("overrides", ()) if text.partition("=")[0] not in NOT_IN_ROW_NAMES}
+    typed = [(text, text.partition("=")[0]) for text in run.get("overrides", ())]
+    return {text for text, key in typed if not {key, key.partition(".")[0]} & {*NOT_IN_ROW_NAMES}}
 
 
 def sweep_page(rows: Rows) -> str:
@@ -133,7 +135,7 @@ def write_table(folder: Path) -> str:
     runs, trainings = gather(folder)
     rows = arrange(runs)
     text = "\n".join(([sweep_page(rows)] if runs else []) + ([trainings_page(trainings)] if trainings else []))
-    (folder / "table.md").write_text(text)
+    write_atomically(folder / "table.md", text)
     lines = [run | {"overrides": " ".join(run.get("overrides", ()))} for run in (*runs, *trainings)]
     write_csv(folder / "table.csv", lines, COLUMNS)
     measured = [run | {"sampler": name} for name, cells in rows.items() for run in cells.values()]
@@ -149,15 +151,10 @@ def log_table(folder: Path, log: Log) -> None:
     rows = [(name, run) for name, cells in arrange(runs).items() for run in cells.values()]
     for step, (name, run) in enumerate((name, run) for name, run in rows if run.get("fid") is not None):
         log.metrics(step, {f"fid/{name}": run["fid"], "nfe": run["nfe"]})
-    shown = (
-        *("nfe_asked", "nfe", "fid", "fid_name", "fid_standard_error", "images_per_s", "seeds", "checkpoint", "step"),
-        *("status", "folder"),
-    )
-    log.table(
-        len(rows),
-        "samples",
-        [{"row": name} | {key: run.get(key) for key in shown} | picture(run) for name, run in rows],
-    )
+    shown = ["nfe_asked", "nfe", "fid", "fid_name", "fid_standard_error", "images_per_s", "seeds", "checkpoint", "step"]
+    shown += ["status", "folder"]
+    samples = [{"row": name} | {key: run.get(key) for key in shown} | picture(run) for name, run in rows]
+    log.table(len(rows), "samples", samples)
     options = labels(trainings)
     metrics = [{key: run.get(key) for key in (*METRICS, "fid_name", "status", "folder")} for run in trainings]
     pictures = [picture(run) for run in trainings]

@@ -41,6 +41,9 @@ def trainings_page(runs: Sequence[Run]) -> str:
     options, columns = labels(runs), [key for key in METRICS if any(run.get(key) is not None for run in runs)]
     done = [run for run in runs if run["status"] == "done"]
     best = {key: min((run[key] for run in done if run.get(key) is not None), default=None) for key in columns}
+    names = sorted({run["fid_name"] for run in runs if run.get("fid_name")})
+    if len(names) > 1:
+        best["fid"] = None
 
     def cell(run: Run, key: str) -> str:
         if run.get(key) is None:
@@ -52,10 +55,9 @@ def trainings_page(runs: Sequence[Run]) -> str:
         [Path(run["folder"]).name, *own.values(), *(cell(run, key) for key in columns), run["status"]]
         for run, own in zip(runs, options, strict=True)
     ]
-    names = {run["fid_name"] for run in runs if run.get("fid_name")}
     text = f"{markdown_table(['training', *options[0], *columns, 'status'], lines)}\n\n"
     text += "eval_loss: of held-out images. seconds: of all starts. Lower is better; bold: best of those done.\n"
-    text += f"fid: {', '.join(sorted(names))}.\n" if names else ""
+    text += f"fid: {', '.join(names)}{', which do not compare' if len(names) > 1 else ''}.\n" if names else ""
     failed = [run for run in runs if run["status"] == "failed"]
     return text + "".join(f"\nERR: {Path(run['folder']).name}: {run.get('error')}\n" for run in failed)
 

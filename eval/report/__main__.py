@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
         write_atomically(folder / "report.html", report(folder))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, ValueError | FileNotFoundError) else 1
     print(folder / "report.html")
     return 0
 

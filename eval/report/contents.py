@@ -1,7 +1,6 @@
 """What a report shows of a folder: facts, tables, pictures and options, of one run or of every run of a sweep."""
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from eval.figures import fid_vs_nfe_plot, loss_curve_plot
 from eval.paper.sweep import arrange, gather, sweep_page
 from eval.paper.trainings import trainings_page
 from eval.report.page import facts, folded, heading, html_of_markdown, page, picture, preformatted
+from formats.files import read_json
 from runs.folder import read_status
 from runs.log import read_metrics
 
@@ -51,7 +51,7 @@ def _values(folder: Path) -> dict[str, Any]:
     """What status.json and, of a run that is done, result.json say."""
     values = {key: value for key, value in read_status(folder).items() if key not in LEFT_OUT}
     if (folder / "result.json").is_file() and values["status"] == "done":
-        values |= json.loads((folder / "result.json").read_text())
+        values |= read_json(folder / "result.json")
     return values
 
 

@@ -69,6 +69,11 @@ def read_config(folder: Path, step: int) -> dict[str, Any]:
     return config
 
 
+def manifest_digest(folder: Path, step: int) -> str:
+    """SHA-256 hex digest of a checkpoint's manifest, so of all its files. Raises as `read_config` does."""
+    return _digest(_read_manifest(_require(folder, step)))
+
+
 def read_unlogged(folder: Path, step: int) -> Records:
     """The `unlogged` metrics that a checkpoint was saved with; none if it is older than that file."""
     path = path_of(folder, step) / UNLOGGED

@@ -104,6 +104,12 @@ def draw(
         yield np.asarray(x_0)[: len(chunk)]
 
 
+def warm_up(net: Trained, noisy: bool, batch_size: int, options: EpsOptions) -> None:
+    """Compile what `draw` runs for solvers that add noise, or for the others; those of up to 64 calls share it."""
+    ends = np.array([net.sde.T, net.sde.t_0])
+    next(draw(net, deis.tables.ddim_eta(net.sde, ends, eta=float(noisy)), [0], batch_size, options))
+
+
 def changed_eps(net: Trained, at: Start, options: EpsOptions) -> jax.tree_util.Partial:
     """The network as `deis.sample` takes it, with its options; other values of them do not compile again."""
     eps = conditional_eps(net, options)

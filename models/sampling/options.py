@@ -1,5 +1,6 @@
 """What may be asked of a network's eps on its way to the solver: class, guidance, clipping."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,8 @@ def check_eps(options: EpsOptions, network: Mapping[str, Any]) -> Source | None:
         if changed := [name for name in asked if name.startswith("guidance_")]:
             raise ValueError(f"{changed[0]}={asked[changed[0]]} needs guidance: give its weight too, as guidance=2")
         return None
+    if not math.isfinite(weight):
+        raise ValueError(f"guidance must be finite, got {weight:g}")
     if options.guidance_network is None and not model.get("null_class"):
         raise ValueError(
             f"guidance={weight:g} needs a network trained with model.null_class=true, or guidance_network=FOLDER, a "

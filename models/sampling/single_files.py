@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,10 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from data.pictures import picture_of
-from formats.files import read_json, write_atomically
+from formats.files import read_json, sha256, write_atomically
+from models.checkpoints.hub import local_table
+from models.sampling.options import EpsOptions, values_of
+from models.sampling.source import Source, identity
 
 FOLDER = "images"  # of a run
 
@@ -40,6 +43,16 @@ def read_images(folder: Path, seeds: Sequence[int]) -> UInt8[np.ndarray, "n h w 
         except (OSError, SyntaxError) as error:
             raise ValueError(f"{path} cannot be read as an image ({error}); delete it to have it drawn anew") from None
     return np.stack(images)
+
+
+def origin_of_images(
+    source: Source, worse: Source | None, sampler: Mapping[str, Any], options: EpsOptions, rounding: str
+) -> dict[str, Any]:
+    """All that an image depends on beside its seed, as plain values. worse: the network of autoguidance."""
+    solver = {f"sampler.{key}": value for key, value in sampler.items()}
+    if sampler.get("table"):
+        solver["sampler.table"] = sha256(local_table(sampler["table"]))
+    return identity(source, worse) | solver | values_of(options) | {"rounding": rounding}
 
 
 def write_origin(folder: Path, origin: dict[str, Any]) -> None:

@@ -63,6 +63,9 @@ def find(folder: str | None, step: int | None, output_root: str) -> Source:
     return Source(checkpoints, step, checkpoint.read_config(checkpoints, step))
 
 
-def identity(source: Source) -> dict[str, Any]:
-    """Which parameters a source stands for, as plain values: equal ones are equal networks."""
-    return {"checkpoint": str(source.path.absolute()), "step": source.step, "sha256": source.config.get("sha256")}
+def identity(source: Source, worse: Source | None = None) -> dict[str, Any]:
+    """Which parameters a source stands for, and a worse one that guides it: equal plain values are equal networks."""
+    path, step, config = source
+    digest = config.get("sha256") if step is None else checkpoint.manifest_digest(path, step)
+    own = {"checkpoint": str(path.absolute()), "step": step, "sha256": digest}
+    return own | {f"guidance_{key}": value for key, value in (identity(worse) if worse else {}).items()}

@@ -1,5 +1,6 @@
 """The options of training, and their checks. JAX is not imported; conf/ explains every option."""
 
+import math
 from dataclasses import asdict, dataclass
 
 from omegaconf import MISSING
@@ -72,16 +73,16 @@ def validate_training(train: TrainConfig, optimizer: OptimizerConfig) -> None:
     """Raise ValueError, naming the option and what is allowed, for numbers that no training can have."""
     for key, value in asdict(train).items():
         least = LEAST.get(key, 1)
-        if not isinstance(value, str | None) and value < least:
+        if not isinstance(value, str | None) and not value >= least:
             raise ValueError(f"train.{key} must be at least {least}, got {value}")
-    if train.ema_decay >= 1:
+    if not train.ema_decay < 1:
         raise ValueError(f"train.ema_decay must be below 1, got {train.ema_decay}")
     if train.placement not in PLACEMENTS:
         raise ValueError(f"train.placement must be one of {', '.join(PLACEMENTS)}, got {train.placement!r}")
     if train.batch_size % train.accumulate:
         raise ValueError(f"train.accumulate={train.accumulate} must divide train.batch_size={train.batch_size}")
     for key, holds, allowed in (
-        ("learning_rate", optimizer.learning_rate > 0, "positive"),
+        ("learning_rate", 0 < optimizer.learning_rate < math.inf, "positive and finite"),
         ("warmup_steps", optimizer.warmup_steps >= 0, "0 or more"),
         ("b1", 0 <= optimizer.b1 < 1, "at least 0 and below 1"),
         ("b2", 0 <= optimizer.b2 < 1, "at least 0 and below 1"),

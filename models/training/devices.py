@@ -4,9 +4,11 @@ The devices of all processes form one mesh axis, "data"; one device is an axis o
 """
 
 import io
+import logging
 import math
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -18,6 +20,8 @@ from jax.experimental.multihost_utils import ProcessFailureError, live_devices, 
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 Tree = Any
+
+log = logging.getLogger(__name__)
 
 REPLICATED, SHARDED = PartitionSpec(), PartitionSpec("data")  # a copy on every device; rows shared out over them
 MODES = ("none", "auto", "slurm", "explicit")
@@ -63,6 +67,8 @@ def connect(
             raise ValueError(f"coordinator must be HOST:PORT of process 0, such as node1:9876, got {coordinator!r}")
         if not 0 <= process_id < num_processes:
             raise ValueError(f"process_id must be 0 to num_processes - 1 = {num_processes - 1}, got {process_id}")
+        if process_id == 0:
+            _require_free(coordinator)
         start(*given, cluster_detection_method="deactivate")
     elif given != (None, None, None):
         raise ValueError(f"coordinator, num_processes and process_id are for distributed=explicit, not for {mode}")
@@ -75,6 +81,15 @@ def connect(
         if absent := [name for name in _SLURM if name not in os.environ]:
             raise ValueError(f"distributed=slurm needs {', '.join(absent)}, which srun sets; start the run with srun")
         start(cluster_detection_method="slurm")
+
+
+def _require_free(coordinator: str) -> None:
+    """Raise ValueError if the port of "HOST:PORT" cannot be listened at here, with which JAX would crash."""
+    try:
+        socket.create_server(("", int(coordinator.rpartition(":")[2]))).close()
+    except (OSError, OverflowError) as error:
+        reason = f"has a port that is not free here ({error})"
+        raise ValueError(f"coordinator={coordinator} {reason}; choose another") from None
 
 
 def agree(value: int) -> int:
@@ -184,6 +199,13 @@ def shard_batch(tree: Tree, mesh: Mesh, batch_size: int) -> Tree:
     """
     shard = partial(jax.make_array_from_process_local_data, NamedSharding(mesh, SHARDED))
     return jax.tree.map(lambda rows: shard(rows, (batch_size, *rows.shape[1:])), tree)
+
+
+def warn_of_idle(batch_size: int) -> None:
+    """Say that this process's devices cannot share batches of samples, so that each computes the whole of every one."""
+    count = jax.local_device_count()
+    if batch_size % count and jax.process_index() == 0:
+        log.warning("warning: %d devices cannot share batch_size=%d, and each computes all of it", count, batch_size)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh | AbstractMesh, accumulate: int = 1) -> None:

@@ -115,7 +115,7 @@ def validate_objective(cfg: ObjectiveConfig, model: UNetConfig, sde: SDE) -> Non
     for name, given, allowed in (("weight", cfg.weight, WEIGHTS), ("times", cfg.times, TIME_DISTRIBUTIONS)):
         if given not in allowed:
             raise ValueError(f"objective.{name} must be one of {', '.join(allowed)}, got {given!r}")
-    if cfg.snr_gamma <= 0 or cfg.log_sigma_std <= 0:
+    if not (cfg.snr_gamma > 0 and cfg.log_sigma_std > 0):
         raise ValueError(
             "objective.snr_gamma and objective.log_sigma_std must be positive, "
             f"got {cfg.snr_gamma:g} and {cfg.log_sigma_std:g}"

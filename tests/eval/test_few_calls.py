@@ -111,6 +111,15 @@ def test_a_learned_table_is_nearer_and_a_second_call_changes_nothing(network: Pa
     after = deis.Table.load(folder / "learned.safetensors")
     for column in before.shapes():
         np.testing.assert_array_equal(getattr(after, column), getattr(before, column))
+    other = published_network.write(tmp_path / "other", "model.num_classes=10", "model.null_class=true")
+    for net, changed, said in (
+        (network, "guidance=2", "guidance: 1.5 -> 2.0"),
+        (network, "sampler=euler", "sampler.method: ddim -> euler"),
+        (other, "num_samples=9", f"network.checkpoint: {network} -> {other}"),
+    ):
+        refused = command("eval.learn", net, *options, changed, cwd=tmp_path)
+        assert refused.returncode == 2
+        assert f"learned holds a run of another configuration: {said}" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -125,9 +134,12 @@ def test_a_learned_table_is_nearer_and_a_second_call_changes_nothing(network: Pa
         ("eval.choose", ["label=11"], "label must be 0 to 9"),
         ("eval.learn", ["trajectories=20"], "trajectories must be at least two micro_batch of 16, got 20"),
         ("eval.learn", ["sampler=rho2heun", "nfe=63"], "reference_nfe must be above nfe=64, got 64"),
+        ("eval.learn", ["sampler=ddim", "sampler.nfe=8"], "the number of calls is nfe= here, with every solver"),
         ("eval.learn", ["loss=psnr"], "loss must be one of mse, log_mse, l1, huber, got 'psnr'"),
         ("eval.learn", ["learn=[nodes]"], "learn must be a tuple of some of grid, time, coefficients, got nodes"),
         ("eval.learn", ["sampler=ddpm"], "DDPM adds noise"),
+        ("eval.learn", ["extractor=pixels", "num_samples=1"], "metrics=fid needs at least 2 samples, got 1"),
+        ("eval.learn", ["extractor=none", "dataset=digits"], "dataset= is for FID, which nothing measures: add"),
         ("eval.learn", ["features=vgg"], "features must be null or efficientnet_lite0, got 'vgg'"),
         (
             "eval.learn",
@@ -158,7 +170,7 @@ def test_features_can_be_learned_from(network: Path, tmp_path: Path, monkeypatch
     A solver of two calls a step makes two where one is asked for, which is said."""
     monkeypatch.setattr(efficientnet_lite0, "features_of_samples", squares)
     few = ["nfe=1", "reference_nfe=12", "micro_batch=1", "trajectories=2", "batch_size=2", "num_samples=2", "steps=1"]
-    options = ["sampler=rho2heun", "features=efficientnet_lite0", "run_dir=f"]
+    options = ["sampler=rho2heun", "extractor=none", "features=efficientnet_lite0", "run_dir=f"]
     done = command("eval.learn", network, *few, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     status = json.loads((tmp_path / "f" / "status.json").read_text())

@@ -10,6 +10,7 @@ from PIL import Image
 from wandb_files import records
 
 from eval.paper.sweep import arrange, gather, sweep_page, write_table
+from eval.paper.trainings import trainings_page
 from eval.table import main
 
 RESULT = {
@@ -115,6 +116,7 @@ def test_a_result_of_an_earlier_run_in_a_folder_that_failed_since_does_not_count
 def test_runs_that_differ_in_an_option_get_rows_that_name_it(tmp_path):
     for i, (nfe, order) in enumerate([(5, 1), (5, 2), (10, 1), (10, 2)]):
         overrides = ["sampler=tab3", f"sampler.nfe={nfe}", f"sampler.ts_order={order}", f"run_dir=out/{i}"]
+        overrides += ["logger.mode=offline", "distributed=slurm", "checkpoint=outputs/digits/run"][i:]  # change nothing
         write_run(tmp_path / str(i), nfe=nfe, nfe_asked=nfe, fid=nfe + order, overrides=overrides)
     table = cells(tmp_path)
     assert list(table) == ["tAB3 (sampler.ts_order=1)", "tAB3 (sampler.ts_order=2)"]
@@ -160,6 +162,13 @@ def test_a_folder_without_results_gives_one_sentence(tmp_path):
     assert result.stderr == f"error: {tmp_path} holds no results; run sample.py or train.py first\n"
     assert main([str(tmp_path / "none")]) == 2
     assert run_here("eval.table", str(tmp_path / "none"), "logger=none").returncode == 2
+
+
+def test_a_table_that_cannot_be_written_is_no_bad_configuration(tmp_path, capsys):
+    write_run(tmp_path / "0")
+    (tmp_path / "table.md").mkdir()
+    assert main([str(tmp_path)]) == 1
+    assert "Is a directory" in capsys.readouterr().err
 
 
 def test_options_of_a_computed_table_are_none_of_a_gathered_one(tmp_path):
@@ -210,6 +219,13 @@ def test_trainings_are_a_table_of_options_against_metrics(trainings):
     grids = Image.open(trainings / "sweeps" / "grids.png").convert("L")
     assert grids.height > 40
     assert {0, 255} <= set(grids.tobytes())
+
+
+def test_no_fid_of_several_names_is_the_best():
+    runs = [{"folder": name, "status": "done", "fid": fid, "fid_name": name} for name, fid in (("A", 2.0), ("B", 1.0))]
+    page = trainings_page(runs)
+    assert "| B | 1.00 | done |" in page
+    assert "fid: A, B, which do not compare.\n" in page
 
 
 def test_trainings_and_samples_are_one_table(trainings):

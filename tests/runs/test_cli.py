@@ -73,11 +73,13 @@ def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         ("train.fid_samples=1", "train.fid_samples must be at least 2, got 1"),
         ("optimizer.warmup_steps=-5", "optimizer.warmup_steps must be 0 or more, got -5"),
         ("optimizer.b1=1.5", "optimizer.b1 must be at least 0 and below 1, got 1.5"),
-        ("optimizer.clip_norm=0", "optimizer.clip_norm must be positive, got 0"),
+        ("train.ema_decay=nan", "train.ema_decay must be at least 0, got nan"),
         ("seed=-1", "seed must be from 0 to 4294967295, got -1"),
         ("train.steps=many", "train.steps=many is refused"),
         ("model.multipliers=2", "model.multipliers takes a list: write model.multipliers=[2]"),
         ("~model", "model has no value"),
+        ("extractor=pixels", "extractor=pixels is for FIDs in training: add train.fid_every=STEPS"),
+        ("distributed=slurm", "several processes need one folder that all can reach, and no sweep: give run_dir="),
     ],
 )
 def test_train_refuses(arguments: str, said: str, answer: Callable[..., str]) -> None:

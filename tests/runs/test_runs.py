@@ -1,5 +1,6 @@
 """What holds a run together: seeds, folders, locks, metrics, signals."""
 
+import contextlib
 import json
 import os
 import signal
@@ -12,7 +13,8 @@ import pytest
 from models.sampling.build import parse_seeds
 from runs import folder
 from runs.errors import ConfigError, NonFiniteError, Stopped, stop_requests
-from runs.log import LoggerConfig, open_log, read_metrics, truncate_metrics
+from runs.jax_setup import configure_jax
+from runs.log import WANDB_ID, LoggerConfig, open_log, read_metrics, truncate_metrics
 
 CONFIG = {"name": "a", "seed": 0, "sde": {"beta_1": 20.0}, "resume": True}
 
@@ -96,11 +98,14 @@ def test_a_run_of_another_command_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_damaged_status_is_named(tmp_path: Path) -> None:
     (tmp_path / "status.json").write_text('{"status": "do')
-    with (
-        pytest.raises(ConfigError, match=r"status.json is not JSON; delete it, and the run counts as one that is not"),
-        folder.occupy(tmp_path, {}),
-    ):
+    said = r"status.json is not JSON; delete it, and the run counts as one that is not"
+    with pytest.raises(ConfigError, match=said), folder.occupy(tmp_path, {}):
         pass
+    with pytest.raises(ConfigError, match=said):
+        folder.finished(tmp_path, {})
+    (tmp_path / "config.yaml").write_text("name: {")
+    with pytest.raises(ValueError, match=r"config.yaml is not YAML; choose another run_dir"):
+        folder.read_config(tmp_path)
 
 
 def test_what_is_hidden_and_a_folder_that_a_kill_left_empty_are_no_hindrance(tmp_path: Path) -> None:
@@ -110,8 +115,21 @@ def test_what_is_hidden_and_a_folder_that_a_kill_left_empty_are_no_hindrance(tmp
         assert status(tmp_path)["status"] == "running"
 
 
-def test_differences_name_the_option() -> None:
-    assert folder.differences(CONFIG, CONFIG | {"sde": {"beta_1": 10.0}}, ("sde",)) == ["sde.beta_1: 20.0 -> 10.0"]
+@pytest.mark.parametrize(
+    ("keys", "changed"),
+    [
+        (["sde", "name"], "sde.beta_1: 20.0 -> 10.0"),
+        (["seed", "sde.beta_1"], "sde.beta_1: 20.0 -> 10.0; seed: 0 -> 1"),
+        (["sde.beta_0", "name"], None),
+    ],
+)
+def test_changes_name_the_options(keys: list[str], changed: str | None, tmp_path: Path) -> None:
+    now = {"name": "a", "sde": {"beta_1": 10.0}, "seed": 1}
+    folder.refuse_changes(tmp_path, now, keys)  # which holds no run yet
+    (tmp_path / "config.yaml").write_text(json.dumps(now | {"sde": {"beta_1": 20.0}, "seed": 0}))
+    expected = pytest.raises(ConfigError, match=f"another configuration: {changed}; choose another run_dir, or not$")
+    with expected if changed else contextlib.nullcontext():
+        folder.refuse_changes(tmp_path, now, keys, ", or not")
 
 
 def test_metrics_after_a_kill(tmp_path: Path) -> None:
@@ -136,6 +154,15 @@ def test_a_first_signal_is_noted_and_a_second_acts() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="not on this system")
+def test_cpu_devices_are_cores_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm gives a job some of a machine's; six images can be shared out over three of these four."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7, 9})
+    monkeypatch.setattr(os, "environ", {"HOME": "/"})
+    configure_jax(batch_size=6)
+    assert os.environ["JAX_NUM_CPU_DEVICES"] == "3"
+
+
 def _no_logger():
     return LoggerConfig(name="none")
 
@@ -154,7 +181,8 @@ def wandb_folders(path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> lis
 @pytest.mark.slow
 def test_a_resumed_run_keeps_its_id_in_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = wandb_folders(tmp_path, "offline", monkeypatch)
-    assert first.rpartition("-")[2] == second.rpartition("-")[2]
+    ids = [name.rpartition("-")[2] for name in (first, second)]
+    assert ids == [(tmp_path / WANDB_ID).read_text()] * 2, "a folder made anew has another"
     assert first != second
 
 

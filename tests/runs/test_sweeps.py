@@ -79,9 +79,12 @@ def train_with(in_tmp_path: None, monkeypatch: pytest.MonkeyPatch) -> Callable[.
     return command
 
 
-def test_the_runs_of_a_training_sweep_lie_below_its_folder(tmp_path: Path, train_with: Callable[..., int]) -> None:
+def test_the_runs_of_a_training_sweep_lie_below_its_folder(
+    tmp_path: Path, train_with: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And the same command finds them where they are not done."""
-    assert train_with(fit) == 0
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert train_with(fit, 'output_root="~/outputs"') == 0
     (sweep,) = (tmp_path / "outputs" / "sweeps").glob("*/")
     for job, rate in enumerate(("0.001", "0.002")):
         status = folder.read_status(sweep / str(job))
@@ -176,7 +179,11 @@ def test_a_damaged_file_of_a_sweep_is_named_and_hinders_no_other(
     assert train_with(fit) == 0
     said = "warning: outputs/sweeps/damaged/sweep.json is not JSON; no sweep goes on in its folder\n"
     assert capsys.readouterr().err.count(said) == 1
-    assert len(list((tmp_path / "outputs" / "sweeps").glob("*/0/checkpoints"))) == 1
+    (first,) = (tmp_path / "outputs" / "sweeps").glob("*/0/checkpoints")
+    first.with_name("status.json").write_text('{"status": "do')
+    assert train_with(fit) == 0
+    assert "0/status.json is not JSON; delete it, and the run counts as one that is not done" in capsys.readouterr().err
+    assert len(list((tmp_path / "outputs" / "sweeps").glob("*/0/checkpoints"))) == 2
 
 
 def test_a_sweep_that_another_process_is_at_is_left_alone(tmp_path: Path, train_with: Callable[..., int]) -> None:
@@ -273,6 +280,7 @@ def test_an_option_of_one_choice_needs_not_be_the_default_s(tmp_path: Path) -> N
         ("sampler=ddim,t_ba sampler.order=2,3", "unknown sampler 't_ba'; did you mean t_ab?"),
         ("sampler=ddim,t_ab sampler.ordr=2,3", "unknown option 'sampler.ordr'; did you mean sampler.order?"),
         ("sampler=ddim,t_ab num_samples=2,two", "num_samples=two is refused"),
+        ("sampler=ddim,t_ab run_dir=out", "run_dir=out would be the folder of every job; a sweep's is hydra."),
     ],
 )
 def test_other_mistakes_end_a_sweep_before_it_starts(swept: str, said: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -113,6 +114,22 @@ def test_same_seed_same_weights_and_another_seed_others(tmp_path):
 def untrained(monkeypatch):
     """Leave training out, for tests of what surrounds it."""
     monkeypatch.setattr(classifier, "_train", lambda network, *_: network)
+
+
+def test_jobs_that_need_a_classifier_at_once_share_one(tmp_path, monkeypatch):
+    """The second waits for the first; on GPUs each training would give other weights."""
+    trained = []
+
+    def train(network, *_):
+        trained.append(network)
+        time.sleep(0.2)
+        return network
+
+    monkeypatch.setattr(classifier, "_train", train)
+    images, labels = few_images()
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: make(tiny(tmp_path), images, labels), range(2))
+    assert (len(trained), first.name) == (1, second.name)
 
 
 @pytest.mark.usefixtures("untrained")
@@ -238,7 +255,7 @@ def test_diverging_training_is_refused_and_leaves_no_cache(tmp_path):
     images, labels = few_images()
     with pytest.raises(ValueError, match=r"lower extractor\.learning_rate"):
         make(tiny(tmp_path, learning_rate=1e30), images, labels)
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("*.npz"))
 
 
 def test_wrong_images_are_refused(trained):

@@ -23,7 +23,7 @@ from eval.features.pixels import pixels_extractor
 from eval.metrics.frechet import feature_statistics, frechet_distance
 from eval.metrics.precision_recall import precision_recall
 from eval.metrics.reference import load_reference
-from eval.paper.compute import Costs, Setup, eps_norm, measure_cell, samples, warm_up
+from eval.paper.compute import Costs, Setup, compile_shared, eps_norm, measure_cell, samples
 from eval.paper.plan import Adaptive, Analytic, Cell
 from formats.files import read_npz
 from models.sampling.build import build_sde
@@ -70,12 +70,12 @@ def test_all_deterministic_solvers_share_one_compilation(setup: Setup) -> None:
     solvers = [table(sde, 3), table(sde, 50, 3), tables.rho_rk(sde, deis.timesteps(sde, 4), "4rk")]
     solvers.append(tables.unipc(sde, deis.timesteps(sde, 5, "log"), 3))
     planned = [cell(solver, i) for i, solver in enumerate(solvers)]
-    warm_up(setup, planned)
+    compile_shared(setup, planned)
     for i, each in enumerate(planned):
         measure_cell(setup, each, f"cell{i}", nothing)
     assert setup.costs.compiled == ["deterministic samplers"]
     noisy = [cell(tables.ddim_eta(sde, deis.timesteps(sde, nfe), eta=1.0)) for nfe in (2, 6)]
-    warm_up(setup, [*planned, *noisy])
+    compile_shared(setup, [*planned, *noisy])
     for i, each in enumerate(noisy):
         measure_cell(setup, each, f"noisy{i}", nothing)
     assert setup.costs.compiled == ["deterministic samplers", "samplers that add noise"]
@@ -268,7 +268,8 @@ def check_outputs(folder: Path, output: str) -> None:
     [
         (["paper=cifar11"], "unknown paper 'cifar11'; did you mean cifar10_v"),
         (["paper=seeds", "extractor=none"], "choose another extractor"),
-        (["paper=seeds", "num_samples=1"], "num_samples must be at least 2"),
+        (["paper=seeds", "paper.precision_recall=true", "num_samples=5"], "metrics=pr needs at least 6 samples, got 5"),
+        (["paper=seeds", "paper.first_seed=4294967000"], "seeds must be below 2^32; the paper's 4 set(s) of them end"),
         (["paper=seeds", "paper.methods.DDIM=['sampler=ddim','sampler.order=3']"], "row DDIM of the paper"),
     ],
 )

@@ -13,7 +13,7 @@ from commands import environment
 
 import deis
 from deis import guidance, wrappers
-from models.sampling.draw import Trained, changed_eps, draw, draw_by_guidance, starts
+from models.sampling.draw import Trained, changed_eps, draw, draw_by_guidance, starts, warm_up
 from models.sampling.options import EpsOptions
 from models.score import Network
 
@@ -48,6 +48,15 @@ def test_the_predicted_image_is_clipped_or_thresholded() -> None:
     for percentile in (50.0, 95.0):
         found = predicted(EpsOptions(threshold=percentile))
         np.testing.assert_allclose(found, thresholded(free, percentile), atol=1e-5)
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_what_is_warmed_up_does_not_compile_again(noisy: bool) -> None:
+    traced: list[int] = []
+    net = toy(traced)
+    warm_up(net, noisy, 2, EpsOptions())
+    next(draw(net, deis.tables.t_ab_sde(net.sde, deis.timesteps(net.sde, 5), lam=float(noisy)), [3, 4], 2))
+    assert len(traced) == 1
 
 
 def test_another_percentile_does_not_compile_again() -> None:

@@ -32,6 +32,7 @@ PLAIN: dict[str, Any] = {"model": IMAGES | {"num_classes": 0, "null_class": Fals
         (CONDITIONAL, {"guidance": 2.0, "guidance_rescale": 1.1}, "guidance_rescale must be from 0 to 1, got 1.1"),
         (CONDITIONAL, {"guidance": 2.0, "guidance_parallel": -1.0}, "guidance_parallel must be 0 or more, got -1"),
         (CONDITIONAL, {"guidance": 2.0, "guidance_norm": 0.0}, "guidance_norm must be above 0, got 0"),
+        (CONDITIONAL, {"guidance": float("nan")}, "guidance must be finite, got nan"),
         (PLAIN, {"threshold": 0.0}, "threshold must be a percentile in (1, 100]"),
         (PLAIN, {"threshold": 99.0, "clip": True}, "without clip=true, as it clips too; got 99"),
     ],

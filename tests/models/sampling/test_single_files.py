@@ -5,7 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.sampling.single_files import drawn_before, file_of, read_images, write_images, write_origin
+from formats.files import atomic_path
+from models.checkpoints import checkpoint
+from models.sampling.options import EpsOptions
+from models.sampling.single_files import (
+    drawn_before,
+    file_of,
+    origin_of_images,
+    read_images,
+    write_images,
+    write_origin,
+)
+from models.sampling.source import find
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -32,6 +43,31 @@ def test_what_was_drawn_before_counts_if_it_was_drawn_alike(tmp_path: Path) -> N
     assert drawn_before(tmp_path, [1, 2, 3, 5], origin) == [2, 5]
     with pytest.raises(ValueError, match=r"drawn otherwise \(clip: False -> True\); choose another run_dir"):
         drawn_before(tmp_path, [1, 2], origin | {"clip": True})
+
+
+def test_a_network_trained_anew_and_a_table_learned_anew_are_others(tmp_path: Path) -> None:
+    """Though both lie where the earlier ones did, under the same names."""
+    saved, table = tmp_path / "run" / "checkpoints" / "00000004", tmp_path / "table.safetensors"
+    (saved / "state").mkdir(parents=True)
+
+    def origin(seed: int, content: bytes) -> dict:
+        checkpoint.seal(saved, {"model": {}, "sde": {}, "dataset": {}, "seed": seed}, score=None)
+        table.write_bytes(content)
+        source = find(str(tmp_path / "run"), None, "")
+        return origin_of_images(source, source, {"method": "learned", "table": str(table)}, EpsOptions(), "floor")
+
+    first = origin(0, b"a")
+    assert origin(0, b"a") == first
+    for other, changed in (origin(1, b"a"), {"sha256", "guidance_sha256"}), (origin(0, b"b"), {"sampler.table"}):
+        assert {key for key in first if first[key] != other[key]} == changed
+
+
+def test_processes_of_several_machines_may_write_one_file_at_once(tmp_path: Path) -> None:
+    """Their numbers may be equal."""
+    with atomic_path(tmp_path / "file") as one, atomic_path(tmp_path / "file") as other:
+        one.write_text("1")
+        other.write_text("2")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "1")]
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

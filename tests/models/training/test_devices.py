@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -193,6 +194,25 @@ def test_impossible_connections_are_refused(arguments, message, monkeypatch):
         monkeypatch.delenv(name)
     with pytest.raises(ValueError, match=message):
         devices.connect(*arguments)
+
+
+def test_a_port_that_another_program_has_is_refused():
+    """JAX would end with a segmentation fault."""
+    with socket.create_server(("", 0)) as other:
+        taken = f"localhost:{other.getsockname()[1]}"
+        for coordinator in (taken, "localhost:99999"):
+            with pytest.raises(ValueError, match=f"{coordinator} has a port that is not free here .*; choose another"):
+                devices.connect("explicit", coordinator, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "said"),
+    [(16, []), (100, ["warning: 8 devices cannot share batch_size=100, and each computes all of it"])],
+)
+def test_devices_that_cannot_share_a_batch_are_told_of(batch_size, said, monkeypatch, caplog):
+    monkeypatch.setattr(jax, "local_device_count", lambda: 8)
+    devices.warn_of_idle(batch_size)
+    assert caplog.messages == said
 
 
 def test_which_arrays_are_sharded_and_along_which_axis():

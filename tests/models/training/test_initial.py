@@ -91,7 +91,7 @@ def test_training_starts_there_and_goes_on_without_it(folder: Path, tmp_path: Pa
         initial_network(gone, tmp_path / "new")
     for options, said in (
         (["train.steps=3"], f"init: {folder} -> None"),
-        ([f"init={folder}", "train.steps=1"], "run is at step 2 already, beyond train.steps=1"),
+        ([f"init={folder}", "train.steps=1", "allow_changes=true"], "run is at step 2 already, beyond train.steps=1"),
     ):
         refused = run_here("train.py", *tiny, *options, cwd=tmp_path)
         assert refused.returncode == 2
