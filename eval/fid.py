@@ -16,6 +16,7 @@ import json
 import re
 import sys
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,8 @@ def measure(
         assert samples is not None
         if index == 0:
             with checking():
-                images = next(samples.batches())[: job.num_samples or SHOWN]
+                count = job.num_samples or SHOWN
+                images = np.concatenate([*islice(samples.batches(), -(-count // BATCH))])[:count]
             show_nearest(job, extractor, reference, images)
         return
     if job.action == "ref":
@@ -122,7 +124,13 @@ def measure(
     with checking():
         measurement = Measurement(extractor, reference, metrics)
         if merged is not None:
-            measurement.blocks = merged
+            for part, stats in zip(job.parts, merged, strict=True):
+                if stats.extractor != extractor.name:
+                    raise ValueError(
+                        f"{part} was measured with extractor {stats.extractor}, but the images of "
+                        f"{reference.data_name} with {extractor.name}; choose the extractor that sample.py had"
+                    )
+            measurement.blocks = merged if index == 0 else []  # every process has read all parts
         elif samples is not None:
             batches, total = samples.batches(index, count), -(-samples.n // BATCH // count)
             for images in tqdm(batches, total=total, unit="batch", leave=False, disable=None if index == 0 else True):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from eval.features.classifier import read_classifier
 from eval.figures import GAP
-from eval.metrics.frechet import feature_statistics, frechet_distance, load_statistics
+from eval.metrics.frechet import feature_statistics, frechet_distance, load_statistics, save_statistics
 from eval.metrics.samples import open_samples
 
 
@@ -70,6 +70,26 @@ def test_samples_are_shown_beside_their_nearest_images(folder: Path) -> None:
     assert picture.shape == (3 * tile + GAP, 3 * tile + GAP, 3)
     np.testing.assert_array_equal(sample, first)
     assert np.abs(sample - second).max() > 50
+
+
+def test_more_samples_than_a_batch_are_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eval.metrics.samples.BATCH", 2)
+    done = fid(folder, "nearest", "samples.npz", "num_samples=5", "dest=five.png")
+    assert done.stdout.startswith("five.png: 5 samples, each beside its 5 nearest of 360 images"), done.stderr
+
+
+def test_parts_that_were_measured_otherwise_are_refused(folder: Path) -> None:
+    """As many features say nothing: another classifier has as many."""
+    (folder / "part").mkdir()
+    extractor = "pixels@of another shape"
+    save_statistics(folder / "part" / "statistics.npz", feature_statistics([np.eye(108)], extractor, "samples"))
+    (folder / "part" / "origin.json").write_text("{}")
+    (folder / "part" / "result.json").write_text(json.dumps({"seeds": "0-107"}))
+    done = fid(folder, "merge", "part")
+    assert done.returncode == 2
+    assert (
+        f"error: part was measured with extractor {extractor}, but the images of images-train with pix" in done.stderr
+    )
 
 
 def test_a_reference_is_written_and_measured_against(folder: Path) -> None:
