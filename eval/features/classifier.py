@@ -60,7 +60,7 @@ class Classifier(nnx.Module):
 def extractor(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
     """The classifier in the file `cfg.weights`, else the one trained on the data set's labels."""
     if cfg.weights is not None:
-        found = replace(read_classifier(Path(cfg.weights).expanduser()), cache_dir=Path(cfg.cache_dir))
+        found = replace(read_classifier(Path(cfg.weights).expanduser()), cache_dir=cfg.cache)
     else:
         train, test = data.load_splits(dataset, "train", "test")
         found = classifier_extractor(train, test, cfg, dataset.name)
@@ -107,7 +107,7 @@ def path_of(train: data.Split, test: data.Split, cfg: ExtractorConfig, dataset_n
     settings = f"{steps} {cfg.batch_size} {cfg.learning_rate} {cfg.features} {cfg.seed}"
     labels = (np.asarray(train.labels), np.asarray(test.labels))
     name = identity(f"{dataset_name}-classifier{RECIPE}", settings, train.images, labels[0], test.images, labels[1])
-    return Path(cfg.cache_dir).expanduser() / f"{name}.npz"
+    return cfg.cache / f"{name}.npz"
 
 
 def _steps(cfg: ExtractorConfig, num_images: int) -> int:

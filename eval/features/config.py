@@ -35,6 +35,11 @@ class ExtractorConfig:
     resize: str = "pytorch"
     spatial: bool = False
 
+    @property
+    def cache(self) -> Path:
+        """The folder `cache_dir`, in which ~ is the user's."""
+        return Path(self.cache_dir).expanduser()
+
 
 def validate_extractor(cfg: ExtractorConfig) -> None:
     """Refuse values that no extractor can work with, before anything expensive.

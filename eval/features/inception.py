@@ -67,7 +67,7 @@ def extractor(cfg: ExtractorConfig, dataset: DatasetConfig | None = None, batch_
     Raises ValueError for a file of weights that is damaged or of another network; FileNotFoundError if it is not there.
     """
     layers = read_inception(inception_file(cfg.weights))
-    shared = (batch_size, cfg.cache_dir)
+    shared = (batch_size, cfg.cache)
     if cfg.spatial:
         spatial = partial(spatial_outputs, resize=cfg.resize)
         return network_extractor(f"inception_spatial-{cfg.resize}", "sFID", spatial, layers, SPATIAL_WIDTH, *shared)

@@ -111,14 +111,15 @@ def metric_name(stats: Statistics, metric: str, split: str = "train") -> str:
     return f"{metric}-{stats.extractor.partition('@')[0]}-{count}" + ("" if split == "train" else f"-{split}")
 
 
-def rank_warning(stats: Statistics, metric: str) -> str | None:
-    """A sentence to show when there are too few images for a full-rank covariance, else None."""
-    if stats.n > len(stats.mean):
-        return None
-    return (
-        f"{stats.n} images of {stats.data} cannot fill a covariance of {len(stats.mean)} features; "
-        f"{metric_name(stats, metric)} is unreliable below {len(stats.mean) + 1} images"
-    )
+def rank_warning(*sets: Statistics) -> str | None:
+    """A sentence to show when a set has too few images for a covariance of full rank, as far as it is known."""
+    for stats in sets:
+        if 0 < stats.n <= len(stats.mean):
+            return (
+                f"{stats.n} images of {stats.data} cannot fill a covariance of {len(stats.mean)} features; "
+                f"a Fréchet distance is unreliable below {len(stats.mean) + 1} images"
+            )
+    return None
 
 
 def save_statistics(path: Path, stats: Statistics) -> None:

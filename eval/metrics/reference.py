@@ -77,7 +77,7 @@ def missing_features(cfg: ExtractorConfig, dataset: DatasetConfig) -> str | None
     if shipped_for(dataset):
         return None
     untrained = f"no classifier was trained on {dataset.name} yet"
-    if not any(Path(cfg.cache_dir).glob(f"{identity(dataset.name).partition('@')[0]}-classifier*@*.npz")):
+    if not any(cfg.cache.glob(f"{identity(dataset.name).partition('@')[0]}-classifier*@*.npz")):
         return untrained
     from eval.features.classifier import path_of, read_classifier
 

@@ -155,10 +155,11 @@ def test_reference_statistics_are_cached_per_data_set(tmp_path):
 
 
 @pytest.mark.usefixtures("untrained")
-def test_what_a_fid_still_needs(tmp_path):
+def test_what_a_fid_still_needs(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     images, labels = few_images((4, 4, 1))
     np.savez(tmp_path / "few.npz", images=images, labels=labels)
-    cfg, dataset = tiny(tmp_path / "cache"), DatasetConfig("few", path=str(tmp_path / "few.npz"))
+    cfg, dataset = tiny("~/cache"), DatasetConfig("few", path=str(tmp_path / "few.npz"))
     assert missing_features(cfg, dataset) == "no classifier was trained on few yet"
     extractor = load_extractor(cfg, dataset)
     assert missing_features(cfg, dataset) == "the features of few were not taken yet"
@@ -170,11 +171,12 @@ def test_what_a_fid_still_needs(tmp_path):
 
 
 @pytest.mark.usefixtures("untrained")
-def test_a_shipped_classifier_is_taken_for_its_own_images_and_settings_only(tmp_path):
+def test_a_shipped_classifier_is_taken_for_its_own_images_and_settings_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     dataset = DatasetConfig("fashion_mnist", "fashion_mnist", image_size=28, data_dir=str(tmp_path), flip=True)
     assert str(shipped_for(dataset)).endswith("checkpoints/fashion_mnist")
     assert missing_features(ExtractorConfig(), dataset) is None
-    extractor = load_extractor(ExtractorConfig(cache_dir=str(tmp_path)), dataset)
+    extractor = load_extractor(ExtractorConfig(cache_dir="~"), dataset)
     assert (extractor.name, extractor.cache_dir) == ("fashion_mnist-classifier3@7d7032726573", tmp_path)
     assert shipped_for(dataclasses.replace(dataset, train_split="train[:90%]")) is None
     with pytest.raises(ConfigError):  # of other settings, which asks for the images

@@ -125,8 +125,10 @@ def test_metric_is_named_with_extractor_and_count(n, name):
 
 
 def test_warns_exactly_when_the_covariance_cannot_have_full_rank():
-    assert "8 images" in str(rank_warning(gaussian(np.zeros(8), np.eye(8), n=8), "FID"))
-    assert rank_warning(gaussian(np.zeros(8), np.eye(8), n=9), "FID") is None
+    few, enough, unknown = (gaussian(np.zeros(8), np.eye(8), n=n) for n in (8, 9, 0))
+    assert "8 images" in str(rank_warning(few, enough))
+    assert "8 images" in str(rank_warning(enough, few))
+    assert rank_warning(enough, unknown) is None
 
 
 def test_saved_statistics_come_back_bit_for_bit(tmp_path):
