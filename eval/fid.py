@@ -29,7 +29,7 @@ from data.config import DatasetConfig, as_trained
 from eval.features.config import ExtractorConfig, load_extractor, validate_extractor
 from eval.features.extractor import Extractor
 from eval.figures import image_grid, save_png
-from eval.job import dataset_of, joined
+from eval.job import dataset_of, joined, require_positive
 from eval.metrics.frechet import Statistics, load_statistics, save_statistics
 from eval.metrics.measurement import VALUES, Measurement, MetricConfig, lines, validate_metrics
 from eval.metrics.precision_recall import nearest
@@ -178,6 +178,7 @@ def check(job: FidJob) -> None:
             "say what to do first: python -m eval.fid ref dataset=NAME, python -m eval.fid calc SAMPLES dataset=NAME, "
             "python -m eval.fid merge PARTS... dataset=NAME, or python -m eval.fid nearest SAMPLES dataset=NAME"
         )
+    require_positive(job, "neighbours")
     if job.action == "merge" and list(job.metrics) != ["fid"]:
         raise ValueError(f"parts hold a mean and a covariance, of which only fid follows: metrics={job.metrics}")
     if not job.dataset.name:
@@ -191,6 +192,8 @@ def check(job: FidJob) -> None:
     if job.reference is not None and job.action in ("ref", "nearest"):
         raise ValueError(f"reference={job.reference} holds no images; give it to: python -m eval.fid calc SAMPLES")
     dest = None if job.dest is None else Path(job.dest).expanduser()
+    if job.action == "nearest" and dest is not None and dest.suffix != ".png":
+        raise ValueError(f"dest={job.dest} is a picture, whose name must end in .png")
     if dest is not None and (dest.is_dir() or not dest.absolute().parent.is_dir()):
         raise ValueError(f"dest={job.dest} must be the name of a file in a folder that is there")
 

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import data
 from data.pictures import picture_of
+from formats.files import atomic_path
 
 GAP = 2  # pixels between tiles
 MARKERS = ("o", "s", "^", "D")  # the first, second ... sampler of a family
@@ -50,8 +51,9 @@ def image_grid(
 
 
 def save_png(path: Path, array: UInt8[np.ndarray, "height width c"]) -> None:
-    """Write a grey (c = 1) or RGB (c = 3) picture."""
-    picture_of(array).save(path)
+    """Write a grey (c = 1) or RGB (c = 3) picture as PNG, so that a file that is there is whole."""
+    with atomic_path(path) as partial:
+        picture_of(array).save(partial, "PNG")
 
 
 def save_class_grid(

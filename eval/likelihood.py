@@ -13,7 +13,7 @@ from omegaconf import MISSING, DictConfig
 
 import data
 from data.config import DatasetConfig
-from eval.job import NetworkJob, dataset_of, origin, require_positive, require_seed
+from eval.job import NetworkJob, dataset_of, origin, require_positive, require_seed, require_signal
 from formats.files import write_atomically
 from formats.tables import markdown_table
 from models.sampling.build import build_sde, check_sampler, end_sde, refuse_own_times
@@ -46,6 +46,7 @@ def main(cfg: DictConfig) -> None:
         check(job)
         source = find(job.checkpoint, job.step, job.output_root)
         sde = end_sde(check_sampler(job.sampler), build_sde(source.config["sde"]))
+        require_signal(sde)
         dataset, split = held_out(job, source)
         using = jax_setup.configure_jax()
         # these import JAX, which is configured by now

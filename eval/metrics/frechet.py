@@ -139,13 +139,16 @@ def load_statistics(path: Path) -> Statistics:
     arrays = read_npz(path, {"mu", "sigma"} | ours)
     if lacking := [name for name in ("mu", "sigma") if name not in arrays]:
         raise ValueError(f"{path} has no {lacking[0]}, so it is not feature statistics (mu, sigma)")
-    mean, cov = np.asarray(arrays["mu"], np.float64), np.asarray(arrays["sigma"], np.float64)
-    fit = mean.ndim == 1 and cov.shape == 2 * mean.shape
+    mean, cov = arrays["mu"], arrays["sigma"]
+    fit = {mean.dtype.kind, cov.dtype.kind} <= set("fiu") and mean.ndim == 1 and cov.shape == 2 * mean.shape
     if not (fit and np.isfinite(mean).all() and np.isfinite(cov).all()):
         raise ValueError(
-            f"{path} holds mu {list(mean.shape)} and sigma {list(cov.shape)}; statistics of d features are "
-            "finite numbers of shapes [d] and [d, d]"
+            f"{path} holds mu {mean.dtype} {list(mean.shape)} and sigma {cov.dtype} {list(cov.shape)}; statistics of "
+            "d features are finite numbers of shapes [d] and [d, d]"
         )
+    mean, cov = mean.astype(np.float64), cov.astype(np.float64)
+    if np.abs(cov - cov.T).max(initial=0.0) > 1e-4 * np.abs(cov).max(initial=0.0) or (cov.diagonal() < 0).any():
+        raise ValueError(f"sigma in {path} is no covariance: it is not symmetric, or a variance in it is negative")
     if not ours <= arrays.keys():
         return Statistics(mean, cov, 0, UNKNOWN, path.name)
     stats = Statistics(mean, cov, int(arrays["n"]), str(arrays["extractor"]), str(arrays["data"]))

@@ -149,12 +149,22 @@ def test_the_command_on_a_network(tmp_path):
         (["problem=mixture", "nfe=[]"], "nfe must be a list of numbers of at least 1"),
         (["problem=mixture", "num_samples=0"], "num_samples must be at least 1, got 0"),
         (["problem=mixture", "ts_phase=sigma"], "ts_phase must be one of"),
+        (["problem=mixture", "checkpoint=nowhere"], "problem=mixture has no network; leave out checkpoint"),
         (["checkpoint=nowhere"], "no checkpoint in nowhere/checkpoints"),
     ],
 )
 def test_refusals(arguments, said, tmp_path):
-    result = run("eval.analysis", *arguments, cwd=tmp_path)
+    result = run_here("eval.analysis", *arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert said in result.stderr
     assert len(result.stderr.splitlines()) <= 2
     assert not list(tmp_path.iterdir())
+
+
+def test_a_diffusion_that_begins_with_pure_noise_is_refused(tmp_path):
+    published_network.write(tmp_path / "net", "sde=flow", "model.output=flow", "objective=flow")
+    for command in ("eval.analysis", "eval.likelihood"):
+        result = run_here(command, "checkpoint=net", cwd=tmp_path)
+        assert result.returncode == 2
+        assert result.stderr.startswith("error: the network's diffusion is pure noise at T=1, where nothing can be")
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]

@@ -163,6 +163,8 @@ def test_what_ships_with_a_network_is_found(tmp_path: Path) -> None:
         ),
         (["calc", "samples.npz", "split=both"], "split must be train, test or all, got 'both'"),
         (["calc", "samples.npz", "dest=."], "dest=. must be the name of a file"),
+        (["nearest", "samples.npz", "neighbours=0"], "neighbours must be at least 1, got 0"),
+        (["nearest", "samples.npz", "dest=a.jpg"], "dest=a.jpg is a picture, whose name must end in .png"),
         (["ref", "reference=ref.npz"], "give it to: python -m eval.fid calc SAMPLES"),
     ],
 )

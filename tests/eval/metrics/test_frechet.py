@@ -213,10 +213,18 @@ def test_a_changed_identity_or_covariance_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mu", "sigma"),
-    [(np.zeros(3), np.eye(4)), (np.zeros((3, 3)), np.eye(3)), (np.full(3, np.nan), np.eye(3))],
+    ("mu", "sigma", "said"),
+    [
+        (np.zeros(3), np.eye(4), "finite numbers of shapes"),
+        (np.zeros((3, 3)), np.eye(3), "finite numbers of shapes"),
+        (np.full(3, np.nan), np.eye(3), "finite numbers of shapes"),
+        (np.array(["a"]), np.eye(1), "holds mu <U1"),
+        (np.zeros(2), 1j * np.eye(2), "sigma complex128"),
+        (np.zeros(2), np.array([[1.0, 5.0], [0.0, 1.0]]), "no covariance"),
+        (np.zeros(2), -np.eye(2), "no covariance"),
+    ],
 )
-def test_statistics_that_do_not_fit_together_are_refused(mu, sigma, tmp_path):
+def test_statistics_that_do_not_fit_together_are_refused(mu, sigma, said, tmp_path):
     np.savez(tmp_path / "bad.npz", mu=mu, sigma=sigma)
-    with pytest.raises(ValueError, match="finite numbers of shapes"):
+    with pytest.raises(ValueError, match=said):
         load_statistics(tmp_path / "bad.npz")
