@@ -30,7 +30,7 @@ class Evaluator:
 
     With several processes all make these calls at the same steps; they share the samples out, and process 0 has them.
     options, worse: what is done to eps where samples are drawn, and the worse network if autoguidance is asked for.
-    measurement: of no samples, with the extractor and the reference of FID; None in processes and trainings without.
+    measurement: one without samples, whose extractor and reference FIDs are of; None in processes that measure none.
     """
 
     model: UNetConfig

@@ -26,12 +26,10 @@ FAMILY_COLOUR = {
 BASELINE_COLOUR = "#666666"
 
 
-def image_grid(
-    images: UInt8[np.ndarray, "n h w c"], columns: int | None = None, scale: int | None = None
-) -> UInt8[np.ndarray, "height width c"]:
+def image_grid(images: UInt8[np.ndarray, "n h w c"], columns: int | None = None) -> UInt8[np.ndarray, "height width c"]:
     """Tile images row by row, small ones enlarged smoothly: as blocks of pixels an 8x8 digit is hard to read.
 
-    By default the grid is as square as it can be and tiles are enlarged to about 56 pixels.
+    By default the grid is as square as it can be. Tiles are enlarged to about 56 pixels.
 
     Raises ValueError if the images are not a non-empty uint8 [n, h, w, c] array.
     """
@@ -40,7 +38,7 @@ def image_grid(
     n, height, width, channels = images.shape
     columns = min(columns or int(np.ceil(np.sqrt(n))), n)
     rows = -(-n // columns)
-    scale = scale or max(1, round(56 / max(height, width)))
+    scale = max(1, round(56 / max(height, width)))
     height, width = height * scale, width * scale
     tiles = np.full((rows * columns, height + GAP, width + GAP, channels), 255, np.uint8)
     for tile, image in zip(tiles, images, strict=False):  # the tiles after the last image stay white

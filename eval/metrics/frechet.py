@@ -128,15 +128,19 @@ def save_statistics(path: Path, stats: Statistics) -> None:
     write_npz(path, {"mu": stats.mean, "sigma": stats.cov, **about, "sha256": np.asarray(_checksum(stats))})
 
 
-def load_statistics(path: Path) -> Statistics:
+def load_statistics(path: Path, spatial: bool = False) -> Statistics:
     """Read what `save_statistics` wrote, or `mu` and `sigma` of a file of pytorch-fid or a reference batch of others.
 
-    Further arrays of such a file, as images or other statistics, are not read.
+    Further arrays of such a file, as images, are not read.
+    spatial: take the `mu_s` and `sigma_s` of guided-diffusion's reference batches, which are those of sFID, if there
+        are any.
     Raises FileNotFoundError if there is no such file; ValueError if the file is damaged, was changed, or holds
     something else.
     """
     ours = {"n", "extractor", "data", "sha256"}
-    arrays = read_npz(path, {"mu", "sigma"} | ours)
+    arrays = read_npz(path, {"mu", "sigma", "mu_s", "sigma_s"} | ours)
+    if spatial:
+        arrays |= {name: arrays[f"{name}_s"] for name in ("mu", "sigma") if f"{name}_s" in arrays}
     if lacking := [name for name in ("mu", "sigma") if name not in arrays]:
         raise ValueError(f"{path} has no {lacking[0]}, so it is not feature statistics (mu, sigma)")
     mean, cov = arrays["mu"], arrays["sigma"]

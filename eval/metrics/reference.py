@@ -173,7 +173,7 @@ def foreign_statistics(path: Path, extractor: Extractor) -> Statistics:
     Raises FileNotFoundError if there is no such file; ValueError if it is damaged, or of another extractor as far as it
     says.
     """
-    stats = load_statistics(path)
+    stats = load_statistics(path, spatial=extractor.distance == "sFID")
     if stats.extractor not in (extractor.name, UNKNOWN):
         raise ValueError(
             f"reference={path} was measured with extractor {stats.extractor}, but the samples are measured with "

@@ -194,11 +194,18 @@ def test_files_of_pytorch_fid_are_read_and_ours_are_such_files(tmp_path):
     stats = gaussian(np.arange(4), np.eye(4))
     save_statistics(tmp_path / "ours.npz", stats)
     with np.load(tmp_path / "ours.npz") as file:
-        further = {"mu_s": np.zeros(7), "arr_0": np.zeros((3, 2, 2, 3), np.uint8), "n": np.array(3)}
+        further = {
+            "mu_s": np.zeros(7),
+            "sigma_s": np.eye(7),
+            "arr_0": np.zeros((3, 2, 2, 3), np.uint8),
+            "n": np.array(3),
+        }
         np.savez(tmp_path / "theirs.npz", mu=file["mu"], sigma=file["sigma"], **further)  # type: ignore[arg-type]
     theirs = load_statistics(tmp_path / "theirs.npz")
     assert (theirs.n, theirs.extractor, theirs.data) == (0, UNKNOWN, "theirs.npz")
     assert frechet_distance(stats, theirs) == pytest.approx(0, abs=1e-12)
+    assert load_statistics(tmp_path / "theirs.npz", spatial=True).mean.size == 7
+    np.testing.assert_array_equal(load_statistics(tmp_path / "ours.npz", spatial=True).mean, stats.mean)
     with pytest.raises(ValueError, match="3 features of extractor digits@1, but theirs"):
         frechet_distance(gaussian(np.zeros(3), np.eye(3)), theirs)
 

@@ -168,7 +168,7 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
         (MetricConfig(["kid"], kid_subsets=0), None, "kid_subsets must be at least 1"),
     ],
 )
-def test_metricss_are_refused_before_anything_is_drawn(metrics, num_samples, said):
+def test_metrics_are_refused_before_anything_is_drawn(metrics, num_samples, said):
     with pytest.raises(ValueError, match=said):
         validate_metrics(metrics, num_samples)
 
