@@ -181,6 +181,8 @@ def check(job: FidJob) -> None:
     require_positive(job, "neighbours")
     if job.action == "merge" and list(job.metrics) != ["fid"]:
         raise ValueError(f"parts hold a mean and a covariance, of which only fid follows: metrics={job.metrics}")
+    if "classes" in job.metrics:
+        raise ValueError("metrics=classes needs the class that each sample was asked for: give it to sample.py")
     if not job.dataset.name:
         raise ValueError(f"give dataset=NAME, the images to measure against: {', '.join(choices_of('dataset'))}")
     if job.split not in ("train", "test", "all"):

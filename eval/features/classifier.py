@@ -71,7 +71,8 @@ def extractor(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
 def classifier_extractor(train: data.Split, test: data.Split, cfg: ExtractorConfig, dataset_name: str) -> Extractor:
     """The penultimate layer of a classifier that is trained on the data set once, and kept in `cfg.cache_dir`.
 
-    The file's name holds a hash of data and settings; the same data, settings and seed give the same weights.
+    The file's name holds a hash of data and settings. That of the extractor covers the weights besides, since another
+    machine or JAX rounds otherwise and trains others from the same seed.
     Raises ValueError for no labels, fewer than two classes, no held-out images, diverged training, or a damaged file in
     the cache.
     """
@@ -86,14 +87,14 @@ def classifier_extractor(train: data.Split, test: data.Split, cfg: ExtractorConf
             "the classifier needs at least 2 classes and 1 held-out image, or use extractor=efficientnet_lite0"
         )
     path = path_of(train, test, cfg, dataset_name)
-    name = path.stem
     if not path.is_file():
         start, cpu, shape = time.perf_counter(), time.process_time(), train.images.shape[1:]
         network = Classifier(shape, int(np.max(train.labels)) + 1, cfg.features, rngs=nnx.Rngs(cfg.seed))
         network = _train(network, train.images, train.labels, _steps(cfg, len(train.images)), cfg)
+        arrays = {_array_name(key): np.asarray(leaf) for key, leaf in jax.tree.leaves_with_path(nnx.state(network))}
+        name = identity(f"{dataset_name}-classifier{RECIPE}", path.stem, *arrays.values())
         _, logits = _extractor(network, name, path.parent, shape).outputs(test.images)
         assert logits is not None
-        arrays = {_array_name(key): np.asarray(leaf) for key, leaf in jax.tree.leaves_with_path(nnx.state(network))}
         accuracy = np.mean(logits.argmax(axis=1) == test.labels)
         write_npz(path, arrays | {"name": np.array(name), "image_shape": np.array(shape), "accuracy": accuracy})
         seconds = time.perf_counter() - start, time.process_time() - cpu
@@ -141,7 +142,12 @@ def _extractor(
     network: Classifier, name: str, cache_dir: Path, shape: tuple[int, ...], accuracy: float | None = None
 ) -> Extractor:
     graphdef, params = nnx.split(network)
-    embed = jax.jit(lambda params, images: nnx.merge(graphdef, params)(images))
+
+    @jax.jit
+    def embed(params: Any, images: Array) -> tuple[Array, Array]:
+        with jax.default_matmul_precision("highest"):  # GPUs would otherwise round to TF32, which keeps 10 bits
+            return nnx.merge(graphdef, params)(images)
+
     return Extractor(
         name=name,
         distance="FID",

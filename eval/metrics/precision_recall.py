@@ -42,7 +42,7 @@ def precision_recall(
     Raises ValueError if a set has too few rows for its neighbours.
     """
     centre = reference.mean(axis=0)
-    [radius] = _neighbour_distances(samples, centre, [k])
+    [radius] = _neighbour_distances(samples, centre, [k], "samples")
     radius_of_reference, radius_for_density = reference_radii(reference, k, k_density) if radii is None else radii
 
     inside, balls = 0, 0
@@ -66,7 +66,7 @@ def reference_radii(reference: Float[np.ndarray, "m d"], k: int = 3, k_density: 
 
     Raises ValueError if it has too few rows for its neighbours.
     """
-    return _neighbour_distances(reference, reference.mean(axis=0), [k, k_density])
+    return _neighbour_distances(reference, reference.mean(axis=0), [k, k_density], "reference images")
 
 
 def nearest(
@@ -86,13 +86,12 @@ def nearest(
 
 
 def _neighbour_distances(
-    rows: Float[np.ndarray, "n d"], centre: Float[np.ndarray, " d"], ks: list[int]
+    rows: Float[np.ndarray, "n d"], centre: Float[np.ndarray, " d"], ks: list[int], name: str
 ) -> Float[np.ndarray, "ks n"]:
     """Squared distance of every row to its k-th nearest other row, for each k. Raises ValueError for too few rows."""
     if not 1 <= min(ks) <= max(ks) < len(rows):
         raise ValueError(
-            f"precision and recall by neighbours {ks}, counted from 1, need more than {max(ks)} images in each set, "
-            f"got {len(rows)}"
+            f"precision and recall by neighbours {ks}, counted from 1, need more than {max(ks)} {name}, got {len(rows)}"
         )
     found = np.empty((len(ks), len(rows)), rows.dtype)
     for first, distances in _squared_distances(rows, rows, centre):

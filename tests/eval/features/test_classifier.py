@@ -133,6 +133,21 @@ def test_identity_follows_data_labels_and_settings(tmp_path):
     assert all(name.startswith("few-classifier") for name in names)
 
 
+def test_other_weights_of_the_same_settings_are_another_extractor(tmp_path, monkeypatch):
+    """Another machine rounds otherwise, so that its training ends elsewhere; their distances do not compare."""
+    found = []
+    for machine in range(2):
+
+        def train(network, *_, machine=machine):
+            network.hidden.bias[...] += machine
+            return network
+
+        monkeypatch.setattr(classifier, "_train", train)
+        found.append(make(tiny(tmp_path / str(machine)), *few_images((4, 4, 1))))
+    assert found[0].name != found[1].name
+    assert {path.name for path in tmp_path.glob("0/*")} == {path.name for path in tmp_path.glob("1/*")}
+
+
 @pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize("shape", [(28, 28, 1), (64, 64, 3), (9, 5, 1)])
 def test_image_sizes(tmp_path, shape):

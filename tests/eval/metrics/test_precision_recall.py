@@ -78,8 +78,8 @@ def test_a_large_common_offset_does_not_cost_digits():
 @pytest.mark.parametrize(
     ("n", "m", "k", "said"),
     [
-        (3, 50, 3, r"neighbours \[3\], counted from 1, need more than 3 images in each set, got 3"),
-        (50, 5, 3, r"neighbours \[3, 5\], counted from 1, need more than 5 images in each set, got 5"),
+        (3, 50, 3, r"neighbours \[3\], counted from 1, need more than 3 samples, got 3"),
+        (50, 5, 3, r"neighbours \[3, 5\], counted from 1, need more than 5 reference images, got 5"),
         (50, 50, 0, r"neighbours \[0\], counted from 1"),
     ],
 )
