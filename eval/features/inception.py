@@ -1,7 +1,7 @@
 """The InceptionV3 of FID: TensorFlow's graph of 2015-12-05, as pytorch-fid and torch-fidelity hold it.
 
-It is not the network of the paper (arXiv 1512.00567): its average pools do not count padding and its last block pools by
-maximum, which changes FID; its 1008 classes change the Inception Score. Its weights are a file that the user has.
+It is not the network of the paper (arXiv 1512.00567): its average pools do not count padding and its last block pools
+by maximum, which changes FID; its 1008 classes change the Inception Score. Its weights are a file that the user has.
 """
 
 from collections.abc import Mapping, Sequence
