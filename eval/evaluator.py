@@ -83,6 +83,6 @@ class Evaluator:
         images = [np.empty((0, *net.image_shape), np.uint8)]
         for x_0 in draw(net, self.table, seeds, batch_size, self.options):
             require_finite(x_0, seeds[sum(map(len, images)) :], self.table)
-            images.append(data.to_uint8(x_0))
+            images.append(data.to_uint8(x_0, "floor"))  # as by sample.py, or FIDs of one name would not compare
         parts = devices.gather({"images": np.concatenate(images)})
         return np.concatenate([part["images"] for part in parts]) if jax.process_index() == 0 else None
