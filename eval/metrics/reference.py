@@ -124,13 +124,10 @@ def _features(extractor: Extractor, images: UInt8[np.ndarray, "n h w c"], name: 
     shape = (len(images), extractor.dim)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as partial:
-            found = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
-            first = 0
+        with atomic_path(path) as partial, partial.open("wb") as file:  # a full disk would end a memory map by SIGBUS
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
             for batch in _batches(extractor, images, name):
-                found[first : first + len(batch)] = batch
-                first += len(batch)
-            found.flush()
+                file.write(batch.tobytes())
     try:
         found = np.load(path, mmap_mode="r")
     except (ValueError, EOFError, OSError) as error:
