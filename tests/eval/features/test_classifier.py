@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -88,6 +89,11 @@ def test_features_do_not_depend_on_batching(trained, digits):
     assert whole.dtype == np.float32
     np.testing.assert_array_equal(extractor.features(images[300:307]), whole[300:307])
     np.testing.assert_array_equal(extractor.features(images[::-1]), whole[::-1])
+
+
+def test_no_product_is_rounded_on_gpus(trained):
+    traced = str(jax.make_jaxpr(trained[1].embed)(np.zeros((256, 8, 8, 1), np.uint8)))
+    assert (traced.count("Precision.HIGHEST, Precision.HIGHEST"), traced.count("precision=None")) == (4, 0)
 
 
 def test_second_call_reads_the_cache(trained, halves, monkeypatch):
