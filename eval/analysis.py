@@ -39,7 +39,7 @@ def main(cfg: DictConfig) -> None:
         source = find(job.checkpoint, job.step, job.output_root) if job.problem == "checkpoint" else None
         sde = deis.vp_linear() if source is None else build_sde(source.config["sde"])
         require_signal(sde)
-        deis.timesteps(sde, max(job.nfe), job.ts_phase, job.ts_order)
+        deis.timesteps(sde, max(1000, *job.nfe), job.ts_phase, job.ts_order)  # 1000 of the fine trajectories
     config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
     if folder.finished(run_dir, config, source and source.path):
         return

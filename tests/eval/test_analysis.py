@@ -161,10 +161,16 @@ def test_refusals(arguments, said, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_diffusion_that_begins_with_pure_noise_is_refused(tmp_path):
-    published_network.write(tmp_path / "net", "sde=flow", "model.output=flow", "objective=flow")
-    for command in ("eval.analysis", "eval.likelihood"):
-        result = run_here(command, "checkpoint=net", cwd=tmp_path)
+def test_diffusions_that_cannot_be_followed_are_refused(tmp_path):
+    """Those of pure noise, and discrete ones on grids of whole times, of which there are less than 1,001."""
+    published_network.write(tmp_path / "flow", "sde=flow", "model.output=flow", "objective=flow")
+    published_network.write(tmp_path / "discrete", "sde=discrete_vp")
+    for said, *words in (
+        ("the network's diffusion is pure noise at T=1, where nothing can", "eval.analysis", "checkpoint=flow"),
+        ("the network's diffusion is pure noise at T=1, where nothing can", "eval.likelihood", "checkpoint=flow"),
+        ('ts_phase "uniform" needs times from 0', "eval.analysis", "checkpoint=discrete", "ts_phase=uniform"),
+    ):
+        result = run_here(*words, cwd=tmp_path)
         assert result.returncode == 2
-        assert result.stderr.startswith("error: the network's diffusion is pure noise at T=1, where nothing can be")
-    assert [path.name for path in tmp_path.iterdir()] == ["net"]
+        assert result.stderr.startswith(f"error: {said}")
+    assert {path.name for path in tmp_path.iterdir()} == {"flow", "discrete"}
