@@ -140,7 +140,7 @@ def report(result: dict[str, Any]) -> str:
     ]
     at_step = "" if result["step"] is None else f" at step {result['step']}"
     lines = [
-        markdown_table(["solver", "NFE", "bits/dim", "standard error", "seconds"], rows),
+        markdown_table(["solver", "NFE", "bits/dim", "standard error", "seconds with compilation"], rows),
         "",
         f"{result['num_images']} images of {result['dataset']} ({result['split']}), uniform dequantisation, "
         f"{result['trace']} trace; {result['checkpoint']}{at_step}.",
