@@ -92,7 +92,7 @@ def classifier_extractor(train: data.Split, test: data.Split, cfg: ExtractorConf
         network = Classifier(shape, int(np.max(train.labels)) + 1, cfg.features, rngs=nnx.Rngs(cfg.seed))
         network = _train(network, train.images, train.labels, _steps(cfg, len(train.images)), cfg)
         arrays = {_array_name(key): np.asarray(leaf) for key, leaf in jax.tree.leaves_with_path(nnx.state(network))}
-        name = identity(f"{dataset_name}-classifier{RECIPE}", path.stem, *arrays.values())
+        name = identity(path.stem.partition("@")[0], path.stem, *arrays.values())
         _, logits = _extractor(network, name, path.parent, shape).outputs(test.images)
         assert logits is not None
         accuracy = np.mean(logits.argmax(axis=1) == test.labels)
