@@ -149,6 +149,7 @@ def test_the_command_on_a_network(tmp_path):
         (["problem=mixture", "nfe=[]"], "nfe must be a list of numbers of at least 1"),
         (["problem=mixture", "num_samples=0"], "num_samples must be at least 1, got 0"),
         (["problem=mixture", "ts_phase=sigma"], "ts_phase must be one of"),
+        (["problem=mixture", "checkpoint=nowhere"], "problem=mixture has no network; leave out checkpoint"),
         (["checkpoint=nowhere"], "no checkpoint in nowhere/checkpoints"),
     ],
 )
@@ -158,3 +159,18 @@ def test_refusals(arguments, said, tmp_path):
     assert said in result.stderr
     assert len(result.stderr.splitlines()) <= 2
     assert not list(tmp_path.iterdir())
+
+
+def test_diffusions_that_cannot_be_followed_are_refused(tmp_path):
+    """Those of pure noise, and discrete ones on grids of whole times, of which there are less than 1,001."""
+    published_network.write(tmp_path / "flow", "sde=flow", "model.output=flow", "objective=flow")
+    published_network.write(tmp_path / "discrete", "sde=discrete_vp")
+    for said, *words in (
+        ("the network's diffusion is pure noise at T=1, where nothing can", "eval.analysis", "checkpoint=flow"),
+        ("the network's diffusion is pure noise at T=1, where nothing can", "eval.likelihood", "checkpoint=flow"),
+        ('ts_phase "uniform" needs times from 0', "eval.analysis", "checkpoint=discrete", "ts_phase=uniform"),
+    ):
+        result = run_here(*words, cwd=tmp_path)
+        assert result.returncode == 2
+        assert result.stderr.startswith(f"error: {said}")
+    assert {path.name for path in tmp_path.iterdir()} == {"flow", "discrete"}
