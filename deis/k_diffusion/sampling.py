@@ -66,9 +66,10 @@ def sample_table(
         given. `deis.flow()` for models of flow matching. `deis.edm()` has sigma as time, with which a step to sigma = 0
         is one like the others for the methods that have such steps.
     noise_sampler(sigma, sigma_next): the standard normal noise of stochastic tables; torch's own unless given.
-    Sums are float32, or float64 for a float64 x. Raises ValueError for sigmas that do not decrease, or are not the
-    table's, and for unknown names.
+    Sums are float32, or float64 for a float64 x. Raises ValueError for an integer x, for sigmas that do not decrease, or
+    are not the table's, for unknown names, and for a denoised of another shape than x.
     """
+    require(x.is_floating_point(), f"x must be floating point, got {x.dtype}")
     levels, sde = numbers(sigmas), latent_diffusion() if sde is None else sde
     flow, has_method = is_flow(sde), method != "t_ab" or options
     require(table is None or not has_method, "give a table, or a method with its options, not both")
@@ -95,6 +96,8 @@ def sample_table(
     for i, row in enumerate(rows(table)):
         point = (scale[i] * u).to(x.dtype)
         denoised = model(point, sigma[i] * x.new_ones(x.shape[0]), **(extra_args or {}))
+        if denoised.shape != x.shape:
+            raise ValueError(f"model must answer in the shape of x, {tuple(x.shape)}, got {tuple(denoised.shape)}")
         if callback is not None:
             callback({"x": point, "i": i, "sigma": sigma[i], "sigma_hat": sigma[i], "denoised": denoised})
         e = (point.to(wide) / divide[0][i] - denoised.to(wide)) / divide[1][i]
@@ -108,6 +111,7 @@ def _built(sde: SDE, levels: np.ndarray, method: str, options: Mapping[str, Any]
     if levels.ndim != 1 or len(levels) < 2 or not np.all(np.diff(levels) < 0) or levels[-1] < 0:
         raise ValueError(f"sigmas must be a vector of at least 2 noise levels that decrease to 0, got {levels}")
     flow = is_flow(sde)
+    require(not flow or levels[0] <= 1, f"sigmas of flow matching must begin at 1 or below, got {levels[0]:g}")
     with np.errstate(divide="ignore", invalid="ignore"):
         ts = np.asarray(sde.t_of_rho(levels / (1 - levels) if flow else levels), np.float64)
     denoise = bool(np.isinf(ts[-1]))

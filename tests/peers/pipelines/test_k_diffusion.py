@@ -161,6 +161,12 @@ def test_sigmas_that_cannot_be() -> None:
         ours.get_sigmas(0)
     with pytest.raises(ValueError, match="sigmas must be a vector of at least 2 noise levels that decrease to 0"):
         ours.sample_table(denoiser, noise(1.0), torch.tensor([1.0, 2.0, 0.0]))
+    with pytest.raises(ValueError, match=r"sigmas of flow matching must begin at 1 or below, got 1\.5"):
+        ours.sample_table(denoiser, noise(1.0), [1.5, 0.0], sde=deis.flow())
+    with pytest.raises(ValueError, match=r"x must be floating point, got torch\.int64"):
+        ours.sample_table(denoiser, torch.ones(2, 2, dtype=torch.int64), [1.0, 0.0])
+    with pytest.raises(ValueError, match=r"model must answer in the shape of x, \(8, 2\), got \(1, 2\)"):
+        ours.sample_table(lambda x, sigma: x[:1], noise(1.0), [1.0, 0.0])
     with pytest.raises(ValueError, match="the noise level sigma / s has no meaning at T=999, where s = 0"):
         ours.sample_table(denoiser, noise(1.0), [1.0, 0.5, 0.0], sde=deis.discrete_vp(zero_terminal_snr=True))
     with pytest.raises(ValueError, match="give a table, or a method with its options, not both"):
