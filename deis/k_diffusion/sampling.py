@@ -66,8 +66,9 @@ def sample_table(
         given. `deis.flow()` for models of flow matching. `deis.edm()` has sigma as time, with which a step to sigma = 0
         is one like the others for the methods that have such steps.
     noise_sampler(sigma, sigma_next): the standard normal noise of stochastic tables; torch's own unless given.
-    Sums are float32, or float64 for a float64 x. Raises ValueError for an integer x, for sigmas that do not decrease, or
-    are not the table's, for unknown names, and for a denoised of another shape than x.
+    Sums are float32, or float64 for a float64 x.
+    Raises ValueError for an integer x, sigmas that do not decrease or are not the table's, unknown names, and answers
+        of the model in another shape than x.
     """
     require(x.is_floating_point(), f"x must be floating point, got {x.dtype}")
     levels, sde = numbers(sigmas), latent_diffusion() if sde is None else sde
