@@ -26,11 +26,17 @@ WEIGHTS = np.linspace(0.0, 1.0, 9)  # of the second image
 
 
 def main(checkpoint: str = str(SHIPPED), picture: str = "interpolation.png") -> None:
-    """Go between two images of each of the last five classes, by the network in `checkpoint`; write it to `picture`."""
+    """Go between two images of each of the last five classes, by the network in `checkpoint`; write it to `picture`.
+
+    Raises ValueError if there is no class of two held-out images.
+    """
     source = find(checkpoint, None, "outputs")
     net, split = load_trained(source.path, source.step), data.load(dataset_of(source, DatasetConfig()), "test")
     every = np.zeros(len(split.images), int) if split.labels is None else split.labels
-    label = np.unique(every)[-5:]
+    classes, counts = np.unique(every, return_counts=True)
+    label = classes[counts > 1][-5:]
+    if len(label) == 0:
+        raise ValueError("no class has two held-out images to go between")
     one, two = (split.images[[np.flatnonzero(every == each)[i] for each in label]] for i in (0, 1))
     between, calls = interpolate(net, one, two, jax.numpy.asarray(label) if net.num_classes else None)
     columns = {"first": one} | dict(zip(map("{:g}".format, WEIGHTS), between, strict=True)) | {"second": two}

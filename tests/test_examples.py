@@ -3,7 +3,7 @@
 import itertools
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import published_network
@@ -138,6 +138,13 @@ def test_interpolation_goes_from_image_to_image(
         np.testing.assert_allclose(path[1], path[0], atol=3)  # encoded and decoded
         np.testing.assert_allclose(path[-2], path[-1], atol=3)
         assert all(np.any(one != two) for one, two in itertools.pairwise(path[1:-1]))
+
+
+def test_interpolation_needs_two_images_of_a_class(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = SimpleNamespace(images=np.zeros((2, 8, 8, 1), np.uint8), labels=np.arange(2))
+    monkeypatch.setattr(interpolation.data, "load", lambda *_: split)
+    with pytest.raises(ValueError, match="no class has two held-out images to go between"):
+        interpolation.main(network)
 
 
 def test_slerp_goes_by_equal_angles() -> None:
