@@ -42,7 +42,8 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
     use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas, sigma_min, sigma_max: the grid in sigma / s.
     use_flow_sigmas, flow_shift, use_dynamic_shifting, time_shift_type, shift_terminal: flow matching's grid. Its last
         step, to sigma = 0, is from the shifted 1 / num_train_timesteps, or with use_flow_sigmas one like the others.
-    base_shift, max_shift, base_image_seq_len, max_image_seq_len: read by pipelines, to find mu.
+    base_shift, max_shift, base_image_seq_len, max_image_seq_len: read by pipelines, to find mu; variance_type, to know
+        whether the network's variance is for the scheduler, which drops it.
     clip_sample, clip_sample_range: clip the predicted x_0 at every call. thresholding, dynamic_thresholding_ratio,
         sample_max_value: threshold it dynamically (Imagen, arXiv 2205.11487, section 2.3).
     Raises ValueError for a name that is not allowed, FileNotFoundError or ValueError for a table that is missing,
@@ -83,6 +84,7 @@ class TableScheduler(SchedulerMixin, ConfigMixin):
         max_shift: float = 1.15,
         base_image_seq_len: int = 256,
         max_image_seq_len: int = 4096,
+        variance_type: str | None = None,
         clip_sample: bool = False,
         clip_sample_range: float = 1.0,
         thresholding: bool = False,

@@ -19,7 +19,7 @@ _OF_OTHERS = ("sigma_data", "snr", "s_churn", "beta_min", "snr_shift_scale", "in
 # what says which diffusion it is
 _SAID_BY = ("beta_start", "beta_schedule", "trained_betas", "shift", "use_flow_sigmas")
 # honoured by another name, or without a meaning for a solver
-_KNOWN = {"shift", "set_alpha_to_one", "variance_type"}
+_KNOWN = {"shift", "set_alpha_to_one"}
 
 
 def translated(config: Mapping[str, Any], given: Mapping[str, Any], cls: type) -> dict[str, Any]:

@@ -42,6 +42,12 @@ def test_what_has_no_effect_is_said_once(caplog: pytest.LogCaptureFixture) -> No
     assert said == "TableScheduler runs method='tab3', for which algorithm_type, solver_order mean nothing"
 
 
+def test_pipelines_read_the_type_of_the_variance() -> None:
+    assert TableScheduler().config.variance_type is None
+    config = diffusers.DDPMScheduler(variance_type="learned_range").config
+    assert TableScheduler.from_config(config).config.variance_type == "learned_range"
+
+
 @pytest.mark.parametrize(("to_one", "ending"), [(True, "zero"), (False, "sigma_min")])
 def test_where_ddim_ends(to_one: bool, ending: str) -> None:
     config = diffusers.DDIMScheduler(set_alpha_to_one=to_one).config
