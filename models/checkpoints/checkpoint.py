@@ -45,9 +45,10 @@ def locate(folder: Path) -> tuple[Path, int | None]:
 
     The folder of one checkpoint, RUN/checkpoints/00001000, is located as that step.
     """
-    if folder.name.isdigit() and folder.parent.name == "checkpoints":
-        return folder.parent, int(folder.name)
-    checkpoints = folder if folder.name == "checkpoints" else folder / "checkpoints"
+    path = folder.absolute()  # which has a name where the folder is "."
+    if path.name.isdecimal() and path.parent.name == "checkpoints":
+        return path.parent, int(path.name)
+    checkpoints = path if path.name == "checkpoints" else folder / "checkpoints"
     return checkpoints, latest_step(checkpoints)
 
 
@@ -196,7 +197,7 @@ def _read(path: Path, like: State) -> State:
 
 
 def _numbered(folder: Path) -> list[int]:
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
 
 
 def _require(folder: Path, step: int) -> Path:

@@ -85,6 +85,16 @@ def test_no_such_step(written: Path, tmp_path: Path) -> None:
         checkpoint.read_config(tmp_path, 1)
 
 
+def test_a_folder_is_located_from_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = tmp_path / "checkpoints" / "00000007"
+    step.mkdir(parents=True)
+    (step / checkpoint.MANIFEST).touch()
+    for inside in (tmp_path, step.parent, step):
+        monkeypatch.chdir(inside)
+        found, number = checkpoint.locate(Path("."))
+        assert (found.absolute(), number) == (step.parent, 7)
+
+
 def test_another_network_is_refused_with_both_shapes(written: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.channels") as caught:
         checkpoint.restore(written, 7, make_state(width=6))
