@@ -73,13 +73,13 @@ def _read_pictures(path: Path, cfg: DatasetConfig) -> tuple[list[np.ndarray], np
 def _labels(pictures: Pictures, names: list[str]) -> np.ndarray | None:
     """The class of each file, int32 [n]; None if there are no classes."""
     if pictures.labels is None:
-        number = {folder: i for i, folder in enumerate(sub_folders(names))}
+        number = {folder: i for i, folder in enumerate(sub_folders(pictures.names))}  # damaged ones too
         return np.array([number[name.split("/")[0]] for name in names], np.int32) if number else None
     if not pictures.labels:
         return None
     if absent := [name for name in names if name not in pictures.labels]:
         raise ValueError(
-            f"{pictures.path / LABELS_FILE} has no label for {absent[0]}, nor for {len(absent) - 1} others"
+            f"{pictures.path / LABELS_FILE} has no label for {len(absent)} of {len(names)} images, first {absent[0]}"
         )
     return np.array([pictures.labels[name] for name in names], np.int32)
 
