@@ -25,7 +25,7 @@ from formats.tables import markdown_table
 from models.checkpoints import checkpoint, hub
 from models.published.network import described, read_checkpoint, read_published, write_published
 
-_KEPT = ("recipe.yaml", "metrics.jsonl", "loss.png", "classifier.npz", "statistics.npz")
+_KEPT = ("recipe.json", "recipe.yaml", "metrics.jsonl", "loss.png", "classifier.npz", "statistics.npz")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

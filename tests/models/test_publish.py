@@ -58,6 +58,9 @@ def test_one_of_a_run_s_checkpoints_with_the_run_s_pictures(tmp_path: Path) -> N
     assert found.source == "run, step 3"
     jax.tree.map(np.testing.assert_array_equal, found.params, params)
     assert (tmp_path / "net" / "grid.png").read_bytes() == b"a picture"
+    assert publish([str(tmp_path / "net"), str(tmp_path / "again")]) == 0
+    assert json.loads((tmp_path / "again" / "recipe.json").read_text()) == config
+    assert "(recipe.json)" in (tmp_path / "again" / "README.md").read_text()
 
 
 def test_a_file_is_no_folder_to_publish_into(table: str, capsys: Any) -> None:
