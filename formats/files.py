@@ -38,7 +38,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Read all tensors of a file as NumPy arrays. Raises FileNotFoundError, or ValueError if it is damaged, or of float8."""
+    """Read all tensors of a file as NumPy arrays. Raises FileNotFoundError, or ValueError if damaged or of float8."""
     import ml_dtypes  # noqa: F401  gives NumPy the type bfloat16
     from safetensors.numpy import load_file
 

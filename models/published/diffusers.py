@@ -130,7 +130,7 @@ def read_diffusers(folder: Path, time: str = "t") -> PublishedNetwork:
 
 
 def _weights(unet: Path) -> list[Path]:
-    """Return the file of the weights, or the parts of one that was cut up; of a variant such as fp16 if there is no other.
+    """Return the file of the weights, or the parts of one that was cut up; of a variant, as fp16, if there is no other.
 
     Raises ValueError if there are several variants alone, FileNotFoundError for pickles.
     """

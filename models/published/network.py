@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from formats.files import atomic_path, read_json, read_safetensors, read_safetensors_header, require_empty, sha256
-from formats.short import short
+from formats.short import short, shown
 from models.checkpoints import checkpoint
 from models.config import UNetConfig, model_of
 from models.published.allowed import errors_naming
@@ -115,7 +115,8 @@ def described(network: PublishedNetwork) -> str:
     """Return a description of a network in six lines."""
     model = network.model
     count = sum(leaf.size for leaf in flat(network.params).values())
-    sde = ", ".join(f"{key} {value}" for key, value in network.sde.items() if key != "name")
+    plain = {key: shown(value) if isinstance(value, list) else value for key, value in network.sde.items()}
+    sde = ", ".join(f"{key} {value}" for key, value in plain.items() if key != "name")
     classes = f"{model.num_classes} classes" if model.num_classes else "no classes"
     return f"""\
 family      {network.family}, from {network.source}

@@ -228,7 +228,10 @@ def test_damaged_npz(tmp_path: Path) -> None:
         ({"path": ""}, "dataset.path is not set"),
         ({"path": "x", "tfds_name": "mnist"}, "dataset.path belongs to dataset=images"),
         ({"test_fraction": 0.2, "tfds_name": "mnist"}, "dataset.test_fraction belongs to dataset=images"),
-        ({"path": "x", "train_split": "train[:9]"}, "dataset.train_split belongs to a named data set, not to dataset=i"),
+        (
+            {"path": "x", "train_split": "train[:9]"},
+            "dataset.train_split belongs to a named data set, not to dataset=i",
+        ),
         ({"path": "x", "test_fraction": 1.0}, "dataset.test_fraction=1.0 must lie between 0 and 1"),
         ({"path": "x", "image_size": 0}, "dataset.image_size=0 must be at least 1"),
         ({"path": "x", "center_crop": -1}, "dataset.center_crop=-1 must be at least 1"),
