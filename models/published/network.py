@@ -39,11 +39,13 @@ class PublishedNetwork(NamedTuple):
 def write_published(folder: Path, network: PublishedNetwork) -> None:
     """Write a network into a new or empty folder; nothing is left if that is interrupted.
 
-    Raises FileExistsError as `require_empty`.
+    Raises FileExistsError as `require_empty`, ValueError for ".".
     """
     from safetensors import numpy as safetensors
 
     require_empty(folder)
+    if not folder.name:
+        raise ValueError(f"{folder} has no name that a finished folder could take; give that of a new folder")
     with atomic_path(folder, folder.with_name(f".partial-{folder.name}")) as partial:
         partial.mkdir(parents=True, exist_ok=True)
         # safetensors writes the elements of an array that is not in C order in the wrong order

@@ -63,6 +63,13 @@ def test_one_of_a_run_s_checkpoints_with_the_run_s_pictures(tmp_path: Path) -> N
     assert "(recipe.json)" in (tmp_path / "again" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("content", [{"fid": None, "fid_name": "FID"}, {"fid": 3.0}, {"solvers": 3}])
+def test_other_json_is_no_result(content: dict, table: str, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    assert publish([table, str(tmp_path / "folder"), "--results", str(tmp_path / "other.json")]) == 2
+    assert capsys.readouterr().err.startswith("error: --results must be what sample.py")
+
+
 def test_a_file_is_no_folder_to_publish_into(table: str, capsys: Any) -> None:
     assert publish([table, table]) == 2
     assert capsys.readouterr().err == f"error: {table} is not empty; choose another folder\n"
