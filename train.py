@@ -14,9 +14,8 @@ from omegaconf import MISSING, DictConfig
 import data
 from data.config import DatasetConfig
 from eval.features.config import ExtractorConfig, validate_extractor
-from eval.features.extractor import Extractor
 from eval.job import check_shared, require_seed
-from eval.metrics.measurement import MetricConfig, open_measurement
+from eval.metrics.measurement import Measurement, MetricConfig, open_measurement
 from models.checkpoints import checkpoint
 from models.config import UNetConfig, for_images
 from models.sampling.build import build_sde, build_table
@@ -80,9 +79,9 @@ def main(cfg: DictConfig) -> float | None:
         model = network_for(job, train_set)
         network_for(job, test_set)  # which must fit the same network
         params = initial_params(source, model) if source else None
-        extractor = None
-        if job.train.fid_every and jax.process_index() == 0:  # now, as it may have to be trained, or be impossible
-            extractor = open_measurement(job.extractor, job.dataset, MetricConfig()).extractor
+        measurement = None
+        if job.train.fid_every and jax.process_index() == 0:  # now, as a classifier may have to be trained for it
+            measurement = open_measurement(job.extractor, job.dataset, MetricConfig())
     if model.num_classes == 0:
         train_set, test_set = (dataclasses.replace(split, labels=None) for split in (train_set, test_set))
     run_dir = chosen or folder.fresh(job.output_root, job.name)
@@ -91,7 +90,9 @@ def main(cfg: DictConfig) -> float | None:
         if jax.process_index() == 0:  # it writes the logs and pictures
             results = owned.enter_context(folder.occupy(run_dir, config, name=job.name))
             print(f"{using}\noutput: {run_dir}", file=sys.stderr)
-        fit(job, config | {"model": dataclasses.asdict(model)}, run_dir, model, params, train_set, test_set, extractor)
+        fit(
+            job, config | {"model": dataclasses.asdict(model)}, run_dir, model, params, train_set, test_set, measurement
+        )
         if jax.process_index() == 0:
             results["metric"] = last_values(run_dir / "metrics.jsonl").get(job.optimized_metric)
             sampling = f"python sample.py {option_of('checkpoint', str(run_dir))}"
@@ -170,12 +171,12 @@ def fit(
     params: Any,
     train_set: "data.Split",
     test_set: "data.Split",
-    extractor: Extractor | None = None,
+    measurement: Measurement | None = None,
 ) -> None:
     """Train from the newest checkpoint in `run_dir`, or from the start, and report, evaluate, draw and save on the way.
 
     config: the options as they are saved with every checkpoint and given to the logger.
-    params: where the start is, or None for one drawn by the seed. extractor: that of FIDs in training.
+    params: where the start is, or None for one drawn by the seed. measurement: of no samples, for FIDs in training.
     """
     # these start JAX or take seconds to import: not before the options are checked, and never for --help
     import jax
@@ -220,8 +221,7 @@ def fit(
     train_step = make_train_step(unet.network_of(model), *recipe, shardings)
     batches = feed(train_set, train.placement, train.batch_size, job.seed, start, train.steps, mesh)
     table = build_table(job.sampler, sde)
-    measured_by = (extractor, job.dataset, test_set)
-    evaluator = Evaluator(model, sde, job.objective, table, job, worse, *measured_by, mesh, job.seed)
+    evaluator = Evaluator(model, sde, job.objective, table, job, worse, measurement, test_set, mesh, job.seed)
     progress = Progress(model, train.batch_size, int(state.skipped_in_a_row), unlogged)
     saver = Saver(run_dir / "checkpoints", train.keep_checkpoints, train.keep_best)
 

@@ -36,7 +36,8 @@ def optimized(sde: SDE, num_step: int, solver: Callable[[SDE, Nodes], Table]) ->
 
     The gaps of log rho between the ends are what moves, KNOTS of their logarithms and the others linearly between
     them, from those of the best schedule of `deis.timesteps`, by sequential least-squares programming: tenths of a
-    second for 5 steps, seconds for 50.
+    second for 5 steps, seconds for 50. Another machine, or number of threads, may round otherwise and find nodes some
+    hundredths away, of an error as small within a per cent: `Table.save` keeps the ones that were found.
 
     solver: from (sde, nodes) to a deterministic table. For a `DiscreteVPSDE` the nodes are whole times in the end.
     Raises ValueError for a stochastic solver, and where rho is 0 at t_0 or infinite at T.

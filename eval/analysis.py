@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from omegaconf import MISSING, DictConfig
 
 import deis
-from eval.job import NetworkJob, require_positive, require_seed
+from eval.job import NetworkJob, require_positive, require_seed, require_signal
 from models.sampling.build import build_sde
 from models.sampling.source import find
 from runs import cli, folder, jax_setup
@@ -38,7 +38,8 @@ def main(cfg: DictConfig) -> None:
         check(job)
         source = find(job.checkpoint, job.step, job.output_root) if job.problem == "checkpoint" else None
         sde = deis.vp_linear() if source is None else build_sde(source.config["sde"])
-        deis.timesteps(sde, max(job.nfe), job.ts_phase, job.ts_order)
+        require_signal(sde)
+        deis.timesteps(sde, max(1000, *job.nfe), job.ts_phase, job.ts_order)  # 1000 of the fine trajectories
     config, run_dir = cli.to_dict(cfg), folder.of_job(job.run_dir, job.output_root, job.name)
     if folder.finished(run_dir, config, source and source.path):
         return
@@ -63,6 +64,8 @@ def check(job: AnalysisJob) -> None:
     """Refuse with a ValueError what cannot work, before anything expensive starts."""
     if job.problem not in ("checkpoint", "mixture"):
         raise ValueError(f"problem must be one of checkpoint, mixture, got {job.problem!r}")
+    if job.problem == "mixture" and (job.checkpoint is not None or job.step is not None):
+        raise ValueError("problem=mixture has no network; leave out checkpoint and step, or problem")
     if not job.nfe or min(job.nfe) < 1:
         raise ValueError(f"nfe must be a list of numbers of at least 1, as [5,10,20], got {job.nfe}")
     require_positive(job, "num_samples", "fit_steps")

@@ -8,12 +8,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 import data
-from data.config import DatasetConfig
 from deis import SDE, Table
-from eval.features.extractor import Extractor
 from eval.figures import image_grid, save_png
+from eval.job import require_finite
 from eval.metrics.measurement import Measurement, MetricConfig
-from eval.metrics.reference import load_reference
 from models.config import UNetConfig
 from models.sampling.build import share
 from models.sampling.draw import Trained, draw, trained
@@ -32,7 +30,7 @@ class Evaluator:
 
     With several processes all make these calls at the same steps; they share the samples out, and process 0 has them.
     options, worse: what is done to eps where samples are drawn, and the worse network if autoguidance is asked for.
-    extractor: of the features for FID; None in processes and trainings without FID.
+    measurement: one without samples, whose extractor and reference FIDs are of; None in processes that measure none.
     """
 
     model: UNetConfig
@@ -41,8 +39,7 @@ class Evaluator:
     table: Table
     options: EpsOptions
     worse: Trained | None
-    extractor: Extractor | None
-    dataset: DatasetConfig
+    measurement: Measurement | None
     test_set: "data.Split"
     mesh: Mesh
     seed: int
@@ -67,14 +64,15 @@ class Evaluator:
             save_png(path, image_grid(images))
 
     def fid(self, ema: Params, count: int, batch_size: int) -> dict[str, float]:
-        """FID of `count` samples, under the name of its features; empty in all processes but the first."""
+        """FID of `count` samples, under the name of its features; empty in all processes but the first.
+
+        Raises NonFiniteError for samples with NaN or infinity, as `draw_grid` does.
+        """
         images = self._samples(ema, count, batch_size)
-        if images is None or self.extractor is None:
+        if images is None or self.measurement is None:
             return {}
         with checking():
-            measurement = Measurement(
-                self.extractor, load_reference(self.extractor, self.dataset), MetricConfig(), blocks=1
-            )
+            measurement = Measurement(self.measurement.extractor, self.measurement.reference, MetricConfig(), blocks=1)
             measurement.add(images)
             found = measurement.result()
         return {found["fid_name"]: found["fid"]}
@@ -83,6 +81,8 @@ class Evaluator:
         net = trained(self.model, self.sde, jax.device_get(self._replicate(ema)))._replace(worse=self.worse)
         seeds = share(list(range(count)), jax.process_index(), jax.process_count(), batch_size)
         images = [np.empty((0, *net.image_shape), np.uint8)]
-        images += [data.to_uint8(x_0) for x_0 in draw(net, self.table, seeds, batch_size, self.options)]
+        for x_0 in draw(net, self.table, seeds, batch_size, self.options):
+            require_finite(x_0, seeds[sum(map(len, images)) :], self.table)
+            images.append(data.to_uint8(x_0, "floor"))  # as by sample.py, or FIDs of one name would not compare
         parts = devices.gather({"images": np.concatenate(images)})
         return np.concatenate([part["images"] for part in parts]) if jax.process_index() == 0 else None

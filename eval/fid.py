@@ -16,6 +16,7 @@ import json
 import re
 import sys
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from data.config import DatasetConfig, as_trained
 from eval.features.config import ExtractorConfig, load_extractor, validate_extractor
 from eval.features.extractor import Extractor
 from eval.figures import image_grid, save_png
-from eval.job import dataset_of, joined
+from eval.job import dataset_of, joined, require_positive
 from eval.metrics.frechet import Statistics, load_statistics, save_statistics
 from eval.metrics.measurement import VALUES, Measurement, MetricConfig, lines, validate_metrics
 from eval.metrics.precision_recall import nearest
@@ -109,7 +110,8 @@ def measure(
         assert samples is not None
         if index == 0:
             with checking():
-                images = next(samples.batches())[: job.num_samples or SHOWN]
+                count = job.num_samples or SHOWN
+                images = np.concatenate([*islice(samples.batches(), -(-count // BATCH))])[:count]
             show_nearest(job, extractor, reference, images)
         return
     if job.action == "ref":
@@ -122,7 +124,13 @@ def measure(
     with checking():
         measurement = Measurement(extractor, reference, metrics)
         if merged is not None:
-            measurement.blocks = merged
+            for part, stats in zip(job.parts, merged, strict=True):
+                if stats.extractor != extractor.name:
+                    raise ValueError(
+                        f"{part} was measured with extractor {stats.extractor}, but the images of "
+                        f"{reference.data_name} with {extractor.name}; choose the extractor that sample.py had"
+                    )
+            measurement.blocks = merged if index == 0 else []  # every process has read all parts
         elif samples is not None:
             batches, total = samples.batches(index, count), -(-samples.n // BATCH // count)
             for images in tqdm(batches, total=total, unit="batch", leave=False, disable=None if index == 0 else True):
@@ -170,8 +178,11 @@ def check(job: FidJob) -> None:
             "say what to do first: python -m eval.fid ref dataset=NAME, python -m eval.fid calc SAMPLES dataset=NAME, "
             "python -m eval.fid merge PARTS... dataset=NAME, or python -m eval.fid nearest SAMPLES dataset=NAME"
         )
+    require_positive(job, "neighbours")
     if job.action == "merge" and list(job.metrics) != ["fid"]:
         raise ValueError(f"parts hold a mean and a covariance, of which only fid follows: metrics={job.metrics}")
+    if "classes" in job.metrics:
+        raise ValueError("metrics=classes needs the class that each sample was asked for: give it to sample.py")
     if not job.dataset.name:
         raise ValueError(f"give dataset=NAME, the images to measure against: {', '.join(choices_of('dataset'))}")
     if job.split not in ("train", "test", "all"):
@@ -183,6 +194,8 @@ def check(job: FidJob) -> None:
     if job.reference is not None and job.action in ("ref", "nearest"):
         raise ValueError(f"reference={job.reference} holds no images; give it to: python -m eval.fid calc SAMPLES")
     dest = None if job.dest is None else Path(job.dest).expanduser()
+    if job.action == "nearest" and dest is not None and dest.suffix != ".png":
+        raise ValueError(f"dest={job.dest} is a picture, whose name must end in .png")
     if dest is not None and (dest.is_dir() or not dest.absolute().parent.is_dir()):
         raise ValueError(f"dest={job.dest} must be the name of a file in a folder that is there")
 

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import data
 from data.pictures import picture_of
+from formats.files import atomic_path
 
 GAP = 2  # pixels between tiles
 MARKERS = ("o", "s", "^", "D")  # the first, second ... sampler of a family
@@ -25,12 +26,10 @@ FAMILY_COLOUR = {
 BASELINE_COLOUR = "#666666"
 
 
-def image_grid(
-    images: UInt8[np.ndarray, "n h w c"], columns: int | None = None, scale: int | None = None
-) -> UInt8[np.ndarray, "height width c"]:
+def image_grid(images: UInt8[np.ndarray, "n h w c"], columns: int | None = None) -> UInt8[np.ndarray, "height width c"]:
     """Tile images row by row, small ones enlarged smoothly: as blocks of pixels an 8x8 digit is hard to read.
 
-    By default the grid is as square as it can be and tiles are enlarged to about 56 pixels.
+    By default the grid is as square as it can be. Tiles are enlarged to about 56 pixels.
 
     Raises ValueError if the images are not a non-empty uint8 [n, h, w, c] array.
     """
@@ -39,7 +38,7 @@ def image_grid(
     n, height, width, channels = images.shape
     columns = min(columns or int(np.ceil(np.sqrt(n))), n)
     rows = -(-n // columns)
-    scale = scale or max(1, round(56 / max(height, width)))
+    scale = max(1, round(56 / max(height, width)))
     height, width = height * scale, width * scale
     tiles = np.full((rows * columns, height + GAP, width + GAP, channels), 255, np.uint8)
     for tile, image in zip(tiles, images, strict=False):  # the tiles after the last image stay white
@@ -50,8 +49,9 @@ def image_grid(
 
 
 def save_png(path: Path, array: UInt8[np.ndarray, "height width c"]) -> None:
-    """Write a grey (c = 1) or RGB (c = 3) picture."""
-    picture_of(array).save(path)
+    """Write a grey (c = 1) or RGB (c = 3) picture as PNG, so that a file that is there is whole."""
+    with atomic_path(path) as partial:
+        picture_of(array).save(partial, "PNG")
 
 
 def save_class_grid(

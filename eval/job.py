@@ -57,6 +57,15 @@ def require_seed(seed: int, count: int = 1) -> None:
         raise ValueError(f"seed must be from 0 to {2**32 - count}, got {seed}")
 
 
+def require_signal(sde: deis.SDE) -> None:
+    """Raise ValueError if the diffusion begins with pure noise, where the ODE from images to noise has no end."""
+    if sde.starts_at_noise:
+        raise ValueError(
+            f"the network's diffusion is pure noise at T={sde.T:g}, where nothing can be measured along the way from "
+            "images to noise; give a network whose diffusion keeps something of the image, as sde=vp_linear does"
+        )
+
+
 def check_measuring(job: MeasuringJob) -> None:
     """Raise ValueError for an option of `MeasuringJob` that cannot work."""
     require_positive(job, "num_samples", "batch_size")

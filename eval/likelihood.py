@@ -13,7 +13,7 @@ from omegaconf import MISSING, DictConfig
 
 import data
 from data.config import DatasetConfig
-from eval.job import NetworkJob, dataset_of, origin, require_positive, require_seed
+from eval.job import NetworkJob, dataset_of, origin, require_positive, require_seed, require_signal
 from formats.files import write_atomically
 from formats.tables import markdown_table
 from models.sampling.build import build_sde, check_sampler, end_sde, refuse_own_times
@@ -46,6 +46,7 @@ def main(cfg: DictConfig) -> None:
         check(job)
         source = find(job.checkpoint, job.step, job.output_root)
         sde = end_sde(check_sampler(job.sampler), build_sde(source.config["sde"]))
+        require_signal(sde)
         dataset, split = held_out(job, source)
         using = jax_setup.configure_jax()
         # these import JAX, which is configured by now
@@ -82,7 +83,8 @@ def main(cfg: DictConfig) -> None:
         with open_log(job.logger, run_dir, "likelihood", config) as log:
             for row in rows:
                 name, measured = row["solver"], ("nfe", "bits_per_dim", "standard_error", "seconds")
-                log.metrics(source.step or 0, {f"{name}_{row['nfe']:.4g}/{key}": row[key] for key in measured})
+                values = {f"{name}_{row['nfe']:.4g}/{key}": row[key] for key in measured if row[key] is not None}
+                log.metrics(source.step or 0, values)
     print(f"{report(result)}\n{run_dir}")
 
 
@@ -114,6 +116,12 @@ def held_out(job: LikelihoodJob, source: Source) -> tuple[DatasetConfig, "data.S
             f"the network makes images of shape {[size, size, channels]}, but those of {dataset.name} are "
             f"{list(split.images.shape[1:])}; give another dataset, or dataset.image_size={size}"
         )
+    classes = source.config["model"].get("num_classes")
+    if classes and not 0 < split.num_classes <= classes:
+        raise ValueError(
+            f"the network takes one of {classes} classes with every image, but {dataset.name} has "
+            f"{split.num_classes or 'none'}; give the dataset that it was trained on"
+        )
     if job.num_images is not None and job.num_images > len(split.images):
         raise ValueError(
             f"num_images={job.num_images} is more than the {len(split.images)} images of {dataset.name}'s test split; "
@@ -126,10 +134,13 @@ def held_out(job: LikelihoodJob, source: Source) -> tuple[DatasetConfig, "data.S
 def report(result: dict[str, Any]) -> str:
     """The result as Markdown: a table of the solvers, what was measured, and how they differ."""
     formats = {"nfe": ".4g", "bits_per_dim": ".4f", "standard_error": ".4f", "seconds": ".1f"}
-    rows = [[row["solver"], *(f"{row[key]:{shown}}" for key, shown in formats.items())] for row in result["rows"]]
+    rows = [
+        [row["solver"], *("-" if row[key] is None else f"{row[key]:{shown}}" for key, shown in formats.items())]
+        for row in result["rows"]
+    ]
     at_step = "" if result["step"] is None else f" at step {result['step']}"
     lines = [
-        markdown_table(["solver", "NFE", "bits/dim", "standard error", "seconds"], rows),
+        markdown_table(["solver", "NFE", "bits/dim", "standard error", "seconds with compilation"], rows),
         "",
         f"{result['num_images']} images of {result['dataset']} ({result['split']}), uniform dequantisation, "
         f"{result['trace']} trace; {result['checkpoint']}{at_step}.",
@@ -137,9 +148,10 @@ def report(result: dict[str, Any]) -> str:
     if "difference" in result:
         first, second = (row["solver"] for row in result["rows"])
         found = result["difference"]
+        error = "" if found["standard_error"] is None else f" (standard error {found['standard_error']:.4f})"
         lines.append(
-            f"On the same noise and probes {first} less {second} is {found['mean']:+.4f} bits/dim "
-            f"(standard error {found['standard_error']:.4f}), at most {found['largest']:.4f} for one image."
+            f"On the same noise and probes {first} less {second} is {found['mean']:+.4f} bits/dim{error}, "
+            f"at most {found['largest']:.4f} for one image."
         )
     return "\n".join(lines)
 

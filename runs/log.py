@@ -156,7 +156,7 @@ def last_values(path: Path) -> dict[str, Any]:
     """The last value of everything in a metrics.jsonl, that of the FID, which is logged by its name, also as "fid"."""
     found: dict[str, Any] = {}
     for record in read_metrics(path):
-        name = next((key for key in record if key.startswith(("FID-", "FD-"))), None)
+        name = next((key for key in record if key.startswith(("FID-", "sFID-", "FD-"))), None)
         found |= record if name is None else record | {"fid": record[name], "fid_name": name}
     return found
 

@@ -28,8 +28,8 @@ TINY = [
 ]
 
 
-# tests compile code as quickly as can be, except where it matters that it is what users run
-AS_USERS_DO = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+# for processes of which it matters that they run what users run: see conftest.py
+AS_USERS_DO = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": ""}
 
 
 def run(
@@ -71,7 +71,7 @@ def run_here(script: str, *arguments: str, cwd: Path = ROOT) -> subprocess.Compl
 def environment() -> dict[str, str]:
     """The environment of a user without a wandb account."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "HYDRA"))}
-    return kept | {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    return kept | {"PYTHONPATH": str(ROOT)}
 
 
 def free_port() -> int:

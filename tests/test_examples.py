@@ -99,7 +99,7 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], np.ndarray]:
 
 
 @pytest.fixture
-def network(tmp_path: Path, quick_to_compile: None) -> str:
+def network(tmp_path: Path) -> str:
     return str(published_network.write(tmp_path / "network", "model.num_classes=10", "model.output=v"))
 
 

@@ -45,7 +45,7 @@ def test_an_image_depends_on_its_own_seed_only(trained: Path) -> None:
 
 
 def test_the_fid_in_training_is_that_of_the_saved_network(trained: Path) -> None:
-    options = ["extractor=pixels", "num_samples=20", "batch_size=16", "rounding=round", "run_dir=again"]
+    options = ["extractor=pixels", "num_samples=20", "batch_size=16", "run_dir=again"]
     result = run_here("sample.py", "logger=none", *options, cwd=trained)
     assert result.returncode == 0, result.stderr
     (log,) = (trained / "outputs" / "digits").glob("*/metrics.jsonl")

@@ -72,7 +72,7 @@ def test_killed_stopped_and_damaged_a_run_ends_bit_for_bit_the_same(uninterrupte
     assert logged(run_dir) == logged(uninterrupted)
 
 
-def test_a_run_sharded_over_four_devices_goes_on_on_one(tmp_path: Path, quick_to_compile: None) -> None:
+def test_a_run_sharded_over_four_devices_goes_on_on_one(tmp_path: Path) -> None:
     """As if it had been on one from the start, up to rounding."""
     options = [*TINY, "optimizer.cosine_decay=false", "train.sample_every=0"]
     sharded = [*options, "train.fsdp=true", "run_dir=moved"]
@@ -161,7 +161,7 @@ def test_what_a_run_learns_by_stays_as_it_was(tmp_path: Path) -> None:
         choose_folder(longer, asdict(longer))
 
 
-def test_a_loss_that_is_not_finite_ends_with_3(tmp_path: Path, quick_to_compile: None) -> None:
+def test_a_loss_that_is_not_finite_ends_with_3(tmp_path: Path) -> None:
     """Its updates are skipped, so that what is saved is good; enough of them in a row end the run."""
     options = ["optimizer.learning_rate=1e30", "train.log_every=1", "train.steps=40", "train.checkpoint_every=4"]
     result = run_here("train.py", *TINY, *options, "run_dir=run", cwd=tmp_path)
@@ -189,7 +189,7 @@ def test_a_held_out_loss_that_is_not_finite_fails_the_run_and_its_log(uninterrup
     assert [record.exit_code for kind, record in records(folder) if kind == "exit"] == [1]
 
 
-def test_own_jpegs_with_ve_and_classes(tmp_path: Path, quick_to_compile: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_jpegs_with_ve_and_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Folder of JPEGs in class folders -> train a conditional network, with guided grids -> sample one class with
     autoguidance by a checkpoint of its own, and a sheet of both classes, by name."""
     cells, picture = dict[tuple[str, str], np.ndarray](), figures.samples_picture

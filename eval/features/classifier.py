@@ -61,7 +61,7 @@ class Classifier(nnx.Module):
 def extractor(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
     """The classifier in the file `cfg.weights`, else the one trained on the data set's labels."""
     if cfg.weights is not None:
-        found = replace(read_classifier(Path(cfg.weights).expanduser()), cache_dir=Path(cfg.cache_dir))
+        found = replace(read_classifier(Path(cfg.weights).expanduser()), cache_dir=cfg.cache)
     else:
         train, test = data.load_splits(dataset, "train", "test")
         found = classifier_extractor(train, test, cfg, dataset.name)
@@ -72,7 +72,8 @@ def extractor(cfg: ExtractorConfig, dataset: DatasetConfig) -> Extractor:
 def classifier_extractor(train: data.Split, test: data.Split, cfg: ExtractorConfig, dataset_name: str) -> Extractor:
     """The penultimate layer of a classifier that is trained on the data set once, and kept in `cfg.cache_dir`.
 
-    The file's name holds a hash of data and settings; the same data, settings and seed give the same weights.
+    The file's name holds a hash of data and settings. That of the extractor covers the weights besides, since another
+    machine or JAX rounds otherwise and trains others from the same seed.
     Raises ValueError for no labels, fewer than two classes, no held-out images, diverged training, or a damaged file in
     the cache.
     """
@@ -98,12 +99,13 @@ def classifier_extractor(train: data.Split, test: data.Split, cfg: ExtractorConf
 def _make(path: Path, train: data.Split, test: data.Split, cfg: ExtractorConfig) -> None:
     """Train a classifier and write it to its file."""
     assert train.labels is not None
-    start, cpu, shape, name = time.perf_counter(), time.process_time(), train.images.shape[1:], path.stem
+    start, cpu, shape = time.perf_counter(), time.process_time(), train.images.shape[1:]
     network = Classifier(shape, int(np.max(train.labels)) + 1, cfg.features, rngs=nnx.Rngs(cfg.seed))
     network = _train(network, train.images, train.labels, _steps(cfg, len(train.images)), cfg)
+    arrays = {_array_name(key): np.asarray(leaf) for key, leaf in jax.tree.leaves_with_path(nnx.state(network))}
+    name = identity(path.stem.partition("@")[0], path.stem, *arrays.values())
     _, logits = _extractor(network, name, path.parent, shape).outputs(test.images)
     assert logits is not None
-    arrays = {_array_name(key): np.asarray(leaf) for key, leaf in jax.tree.leaves_with_path(nnx.state(network))}
     accuracy = np.mean(logits.argmax(axis=1) == test.labels)
     write_npz(path, arrays | {"name": np.array(name), "image_shape": np.array(shape), "accuracy": accuracy})
     seconds = time.perf_counter() - start, time.process_time() - cpu
@@ -116,7 +118,7 @@ def path_of(train: data.Split, test: data.Split, cfg: ExtractorConfig, dataset_n
     settings = f"{steps} {cfg.batch_size} {cfg.learning_rate} {cfg.features} {cfg.seed}"
     labels = (np.asarray(train.labels), np.asarray(test.labels))
     name = identity(f"{dataset_name}-classifier{RECIPE}", settings, train.images, labels[0], test.images, labels[1])
-    return Path(cfg.cache_dir).expanduser() / f"{name}.npz"
+    return cfg.cache / f"{name}.npz"
 
 
 def _steps(cfg: ExtractorConfig, num_images: int) -> int:
@@ -150,7 +152,12 @@ def _extractor(
     network: Classifier, name: str, cache_dir: Path, shape: tuple[int, ...], accuracy: float | None = None
 ) -> Extractor:
     graphdef, params = nnx.split(network)
-    embed = jax.jit(lambda params, images: nnx.merge(graphdef, params)(images))
+
+    @jax.jit
+    def embed(params: Any, images: Array) -> tuple[Array, Array]:
+        with jax.default_matmul_precision("highest"):  # GPUs would otherwise round to TF32, which keeps 10 bits
+            return nnx.merge(graphdef, params)(images)
+
     return Extractor(
         name=name,
         distance="FID",

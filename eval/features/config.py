@@ -35,6 +35,11 @@ class ExtractorConfig:
     resize: str = "pytorch"
     spatial: bool = False
 
+    @property
+    def cache(self) -> Path:
+        """The folder `cache_dir`, in which ~ is the user's."""
+        return Path(self.cache_dir).expanduser()
+
 
 def validate_extractor(cfg: ExtractorConfig) -> None:
     """Refuse values that no extractor can work with, before anything expensive.
@@ -52,9 +57,10 @@ def validate_extractor(cfg: ExtractorConfig) -> None:
         raise ValueError(f"extractor.weights={cfg.weights} does not go with extractor {cfg.name}, which has no weights")
     if cfg.resize not in ("pytorch", "tf1"):
         raise ValueError(f"extractor.resize={cfg.resize} is unknown; use pytorch or tf1")
-    for field, usual in (("resize", "pytorch"), ("spatial", False)):
-        if cfg.name != "inception" and (value := getattr(cfg, field)) != usual:
-            raise ValueError(f"extractor.{field}={value} belongs to inception, not {cfg.name}")
+    owners = dict.fromkeys(("steps", "batch_size", "learning_rate", "features", "seed"), "classifier")
+    for field, owner in (owners | {"resize": "inception", "spatial": "inception"}).items():
+        if cfg.name != owner and (value := getattr(cfg, field)) != getattr(ExtractorConfig, field):
+            raise ValueError(f"extractor.{field}={value} belongs to {owner}, not {cfg.name}")
     files = {"inception": inception_file, "efficientnet_lite0": efficientnet_file, "dinov2": dinov2_file}
     if file_of := files.get(cfg.name):
         file_of(cfg.weights)

@@ -86,7 +86,7 @@ def extractor(cfg: ExtractorConfig, dataset: DatasetConfig | None = None, batch_
         return features_of(nnx.merge(graphdef, params), images), None
 
     name = f"dinov2_vit{LETTERS.get(width, width)}{patch}"
-    return network_extractor(name, "FD", outputs, params, width, batch_size, cfg.cache_dir)
+    return network_extractor(name, "FD", outputs, params, width, batch_size, cfg.cache)
 
 
 def features_of(network: VisionTransformer, images: UInt8[Array, "b h w c"]) -> Float[Array, "b width"]:

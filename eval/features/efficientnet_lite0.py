@@ -40,7 +40,7 @@ def extractor(cfg: ExtractorConfig, dataset: DatasetConfig | None = None, batch_
     the weights is not installed, or the file named is not there.
     """
     layers = read_efficientnet(efficientnet_file(cfg.weights))
-    return network_extractor("efficientnet_lite0", "FD", outputs, layers, WIDTH, batch_size, cfg.cache_dir)
+    return network_extractor("efficientnet_lite0", "FD", outputs, layers, WIDTH, batch_size, cfg.cache)
 
 
 def features_of_samples(samples: Float[Array, "b h w c"]) -> Float[Array, "b 1280"]:

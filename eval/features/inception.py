@@ -1,7 +1,7 @@
 """The InceptionV3 of FID: TensorFlow's graph of 2015-12-05, as pytorch-fid and torch-fidelity hold it.
 
-It is not the network of the paper (arXiv 1512.00567): its average pools do not count padding, its last block pools by
-maximum, and it has 1008 classes; each changes FID. Its weights are a file that the user has.
+It is not the network of the paper (arXiv 1512.00567): its average pools do not count padding and its last block pools
+by maximum, which changes FID; its 1008 classes change the Inception Score. Its weights are a file that the user has.
 """
 
 from collections.abc import Mapping, Sequence
@@ -67,7 +67,7 @@ def extractor(cfg: ExtractorConfig, dataset: DatasetConfig | None = None, batch_
     Raises ValueError for a file of weights that is damaged or of another network; FileNotFoundError if it is not there.
     """
     layers = read_inception(inception_file(cfg.weights))
-    shared = (batch_size, cfg.cache_dir)
+    shared = (batch_size, cfg.cache)
     if cfg.spatial:
         spatial = partial(spatial_outputs, resize=cfg.resize)
         return network_extractor(f"inception_spatial-{cfg.resize}", "sFID", spatial, layers, SPATIAL_WIDTH, *shared)

@@ -112,7 +112,7 @@ def network_extractor(
     params: Any,
     dim: int,
     batch_size: int,
-    cache_dir: str,
+    cache_dir: Path,
 ) -> Extractor:
     """The extractor of the compiled `outputs(params, images)`, named NAME@HASH by its parameters, a tree of arrays.
 
@@ -128,6 +128,6 @@ def network_extractor(
         distance=distance,
         dim=dim,
         batch_size=batch_size,
-        cache_dir=Path(cache_dir).expanduser(),
+        cache_dir=cache_dir,
         embed=lambda images: compiled(replicated, jax.device_put(images, rows)),
     )

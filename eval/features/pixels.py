@@ -1,7 +1,6 @@
 """Pixels themselves as features, for tests and tiny images."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 
@@ -23,7 +22,7 @@ def pixels_extractor(image_shape: tuple[int, ...], cfg: ExtractorConfig) -> Extr
         distance="FD",
         dim=math.prod(image_shape),
         batch_size=256,
-        cache_dir=Path(cfg.cache_dir).expanduser(),
+        cache_dir=cfg.cache,
         embed=lambda images: (images.reshape(len(images), -1).astype(np.float32) / 255.0, None),
         image_shape=image_shape,
     )

@@ -112,9 +112,9 @@ def bits_of_batches(
         yield np.asarray(bits_per_dim(log_p, images[0].size))[: len(images) - first], results[0][1]
 
 
-def standard_error(values: Float[np.ndarray, " n"]) -> float:
-    """The standard error of the mean of independent values; NaN for fewer than two."""
-    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+def standard_error(values: Float[np.ndarray, " n"]) -> float | None:
+    """The standard error of the mean of independent values; None for fewer than two."""
+    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 
 def measure_bits(
@@ -127,6 +127,7 @@ def measure_bits(
     with checking():
         net = load_trained(source.path, source.step)
     labels = split.labels if net.num_classes else None
+    batch_size = min(batch_size, len(split.images))  # no more is computed than what is asked for
     rows, all_bits = [], []
     for name, flow in flows:
         clock, chunks, nfes = time.perf_counter(), [], []
@@ -150,7 +151,7 @@ def measure_bits(
     return rows, all_bits
 
 
-def paired_difference(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+def paired_difference(first: np.ndarray, second: np.ndarray) -> dict[str, float | None]:
     """The difference of the first method's bits/dim from the second's, on the same images, noise and probes."""
     difference = first - second
     return {

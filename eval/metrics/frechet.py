@@ -111,14 +111,15 @@ def metric_name(stats: Statistics, metric: str, split: str = "train") -> str:
     return f"{metric}-{stats.extractor.partition('@')[0]}-{count}" + ("" if split == "train" else f"-{split}")
 
 
-def rank_warning(stats: Statistics, metric: str) -> str | None:
-    """A sentence to show when there are too few images for a full-rank covariance, else None."""
-    if stats.n > len(stats.mean):
-        return None
-    return (
-        f"{stats.n} images of {stats.data} cannot fill a covariance of {len(stats.mean)} features; "
-        f"{metric_name(stats, metric)} is unreliable below {len(stats.mean) + 1} images"
-    )
+def rank_warning(*sets: Statistics) -> str | None:
+    """A sentence to show when a set has too few images for a covariance of full rank, as far as it is known."""
+    for stats in sets:
+        if 0 < stats.n <= len(stats.mean):
+            return (
+                f"{stats.n} images of {stats.data} cannot fill a covariance of {len(stats.mean)} features; "
+                f"a Fréchet distance is unreliable below {len(stats.mean) + 1} images"
+            )
+    return None
 
 
 def save_statistics(path: Path, stats: Statistics) -> None:
@@ -127,24 +128,31 @@ def save_statistics(path: Path, stats: Statistics) -> None:
     write_npz(path, {"mu": stats.mean, "sigma": stats.cov, **about, "sha256": np.asarray(_checksum(stats))})
 
 
-def load_statistics(path: Path) -> Statistics:
+def load_statistics(path: Path, spatial: bool = False) -> Statistics:
     """Read what `save_statistics` wrote, or `mu` and `sigma` of a file of pytorch-fid or a reference batch of others.
 
-    Further arrays of such a file, as images or other statistics, are not read.
+    Further arrays of such a file, as images, are not read.
+    spatial: take the `mu_s` and `sigma_s` of guided-diffusion's reference batches, which are those of sFID, if there
+        are any.
     Raises FileNotFoundError if there is no such file; ValueError if the file is damaged, was changed, or holds
     something else.
     """
     ours = {"n", "extractor", "data", "sha256"}
-    arrays = read_npz(path, {"mu", "sigma"} | ours)
+    arrays = read_npz(path, {"mu", "sigma", "mu_s", "sigma_s"} | ours)
+    if spatial:
+        arrays |= {name: arrays[f"{name}_s"] for name in ("mu", "sigma") if f"{name}_s" in arrays}
     if lacking := [name for name in ("mu", "sigma") if name not in arrays]:
         raise ValueError(f"{path} has no {lacking[0]}, so it is not feature statistics (mu, sigma)")
-    mean, cov = np.asarray(arrays["mu"], np.float64), np.asarray(arrays["sigma"], np.float64)
-    fit = mean.ndim == 1 and cov.shape == 2 * mean.shape
+    mean, cov = arrays["mu"], arrays["sigma"]
+    fit = {mean.dtype.kind, cov.dtype.kind} <= set("fiu") and mean.ndim == 1 and cov.shape == 2 * mean.shape
     if not (fit and np.isfinite(mean).all() and np.isfinite(cov).all()):
         raise ValueError(
-            f"{path} holds mu {list(mean.shape)} and sigma {list(cov.shape)}; statistics of d features are "
-            "finite numbers of shapes [d] and [d, d]"
+            f"{path} holds mu {mean.dtype} {list(mean.shape)} and sigma {cov.dtype} {list(cov.shape)}; statistics of "
+            "d features are finite numbers of shapes [d] and [d, d]"
         )
+    mean, cov = mean.astype(np.float64), cov.astype(np.float64)
+    if np.abs(cov - cov.T).max(initial=0.0) > 1e-4 * np.abs(cov).max(initial=0.0) or (cov.diagonal() < 0).any():
+        raise ValueError(f"sigma in {path} is no covariance: it is not symmetric, or a variance in it is negative")
     if not ours <= arrays.keys():
         return Statistics(mean, cov, 0, UNKNOWN, path.name)
     stats = Statistics(mean, cov, int(arrays["n"]), str(arrays["extractor"]), str(arrays["data"]))

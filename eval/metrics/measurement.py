@@ -160,16 +160,14 @@ class Measurement:
 
 
 def _fid(samples: Measurement) -> dict[str, Any]:
-    stats, distance = samples.statistics, samples.extractor.distance
-    if warning := rank_warning(stats, distance):
+    stats, reference = samples.statistics, samples.reference.statistics
+    if warning := rank_warning(stats, reference):
         log.warning("warning: %s", warning)
-    name = metric_name(stats, distance, samples.reference.split)
-    found = {"fid": frechet_distance(stats, samples.reference.statistics), "fid_name": name}
+    name = metric_name(stats, samples.extractor.distance, samples.reference.split)
+    found = {"fid": frechet_distance(stats, reference), "fid_name": name}
     if sum(block.n > 0 for block in samples.blocks) < BLOCKS:
         return found
-    return found | {
-        "fid_standard_error": standard_error(distances_without(samples.blocks, samples.reference.statistics))
-    }
+    return found | {"fid_standard_error": standard_error(distances_without(samples.blocks, reference))}
 
 
 def _kid(samples: Measurement) -> dict[str, Any]:
@@ -221,7 +219,7 @@ METRICS = {
     "fid": Metric(_fid, "statistics", 2, "{fid_name} {fid:.4g}{fid_error}", ("fid", "fid_standard_error")),
     "kid": Metric(_kid, "features", 2, KID_LINE, ("kid",)),  # and at least kid_subset_size
     "is": Metric(_inception_score, "logits", 10, IS_LINE, ("is",)),
-    "pr": Metric(_precision_recall, "features", 6, PR_LINE, ("precision", "recall", "density", "coverage")),
+    "pr": Metric(_precision_recall, "features", 4, PR_LINE, ("precision", "recall", "density", "coverage")),
     "classes": Metric(_classes, "logits", 1, "{classes_name} right {right_class:.1%}", ("right_class",)),
 }
 VALUES = tuple(value for metric in METRICS.values() for value in metric.values)

@@ -41,13 +41,8 @@ def precision_recall(
 
     Raises ValueError if a set has too few rows for its neighbours.
     """
-    if min(k, k_density) < 1 or min(len(samples), len(reference)) <= max(k, k_density):
-        raise ValueError(
-            f"precision and recall need neighbour numbers of at least 1 and more than {max(k, k_density)} images a "
-            f"set, but there are {len(samples)} samples and {len(reference)} reference images"
-        )
     centre = reference.mean(axis=0)
-    [radius] = _neighbour_distances(samples, centre, [k])
+    [radius] = _neighbour_distances(samples, centre, [k], "samples")
     radius_of_reference, radius_for_density = reference_radii(reference, k, k_density) if radii is None else radii
 
     inside, balls = 0, 0
@@ -67,8 +62,11 @@ def precision_recall(
 
 
 def reference_radii(reference: Float[np.ndarray, "m d"], k: int = 3, k_density: int = 5) -> Float[np.ndarray, "2 m"]:
-    """The squared radii of the reference's balls, which several sets of samples can be judged by."""
-    return _neighbour_distances(reference, reference.mean(axis=0), [k, k_density])
+    """The squared radii of the reference's balls, which several sets of samples can be judged by.
+
+    Raises ValueError if it has too few rows for its neighbours.
+    """
+    return _neighbour_distances(reference, reference.mean(axis=0), [k, k_density], "reference images")
 
 
 def nearest(
@@ -88,9 +86,13 @@ def nearest(
 
 
 def _neighbour_distances(
-    rows: Float[np.ndarray, "n d"], centre: Float[np.ndarray, " d"], ks: list[int]
+    rows: Float[np.ndarray, "n d"], centre: Float[np.ndarray, " d"], ks: list[int], name: str
 ) -> Float[np.ndarray, "ks n"]:
-    """Squared distance of every row to its k-th nearest other row, for each k."""
+    """Squared distance of every row to its k-th nearest other row, for each k. Raises ValueError for too few rows."""
+    if not 1 <= min(ks) <= max(ks) < len(rows):
+        raise ValueError(
+            f"precision and recall by neighbours {ks}, counted from 1, need more than {max(ks)} {name}, got {len(rows)}"
+        )
     found = np.empty((len(ks), len(rows)), rows.dtype)
     for first, distances in _squared_distances(rows, rows, centre):
         own = np.arange(len(distances))

@@ -77,7 +77,7 @@ def missing_features(cfg: ExtractorConfig, dataset: DatasetConfig) -> str | None
     if shipped_for(dataset):
         return None
     untrained = f"no classifier was trained on {dataset.name} yet"
-    if not any(Path(cfg.cache_dir).glob(f"{identity(dataset.name).partition('@')[0]}-classifier*@*.npz")):
+    if not any(cfg.cache.glob(f"{identity(dataset.name).partition('@')[0]}-classifier*@*.npz")):
         return untrained
     from eval.features.classifier import path_of, read_classifier
 
@@ -124,13 +124,10 @@ def _features(extractor: Extractor, images: UInt8[np.ndarray, "n h w c"], name: 
     shape = (len(images), extractor.dim)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as partial:
-            found = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
-            first = 0
+        with atomic_path(path) as partial, partial.open("wb") as file:  # a full disk would end a memory map by SIGBUS
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
             for batch in _batches(extractor, images, name):
-                found[first : first + len(batch)] = batch
-                first += len(batch)
-            found.flush()
+                file.write(batch.tobytes())
     try:
         found = np.load(path, mmap_mode="r")
     except (ValueError, EOFError, OSError) as error:
@@ -173,7 +170,7 @@ def foreign_statistics(path: Path, extractor: Extractor) -> Statistics:
     Raises FileNotFoundError if there is no such file; ValueError if it is damaged, or of another extractor as far as it
     says.
     """
-    stats = load_statistics(path)
+    stats = load_statistics(path, spatial=extractor.distance == "sFID")
     if stats.extractor not in (extractor.name, UNKNOWN):
         raise ValueError(
             f"reference={path} was measured with extractor {stats.extractor}, but the samples are measured with "

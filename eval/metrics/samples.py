@@ -80,14 +80,15 @@ def _batches(
     pictures: Pictures, background: str, index: int = 0, count: int = 1
 ) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
     """Read the files of the batches of a share; a grey one among coloured ones becomes RGB."""
-    first, mode = None, "L" if all_grey(pictures, background) else "RGB"
+    first: tuple[str, np.ndarray] | None = None
+    mode = "L" if all_grey(pictures, background) else "RGB"
     for names in _cut(pictures.names, index, count):
         images = [np.asarray(read_named(pictures, name, background).convert(mode)) for name in names]
-        first = images[0] if first is None else first
+        first = first or (names[0], images[0])
         for name, image in zip(names, images, strict=True):
-            if image.shape != first.shape:
+            if image.shape != first[1].shape:
                 raise ValueError(
-                    f"the samples differ in size: {pictures.path / pictures.names[0]} is {_size(first)}, "
+                    f"the samples differ in size: {pictures.path / first[0]} is {_size(first[1])}, "
                     f"{pictures.path / name} is {_size(image)}"
                 )
         yield np.stack(images)[..., None] if mode == "L" else np.stack(images)

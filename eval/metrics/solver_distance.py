@@ -7,6 +7,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 import deis
+from eval.job import require_finite
 from models.sampling.options import EpsOptions
 
 LEAST = float(np.finfo(np.float32).eps) ** 2  # a smaller mean square means nothing in float32
@@ -28,16 +29,20 @@ def mean_squares(
 
     The fine solution is that of `eval.few_calls.trajectories.fine_table`, to the time t_0 of the network's SDE.
     net: as `models.sampling.draw.load_trained` gives it. Samples are drawn once more for this.
+    Raises NonFiniteError for a fine solution with NaN or infinity.
     """
     from eval.few_calls.trajectories import fine_table
     from models.sampling.draw import draw
 
     if nfe is None:
         return np.empty(0)
-    pairs = (draw(net, solver, seeds, batch_size, options) for solver in (table, fine_table(net.sde, nfe)))
+    fine, squares = fine_table(net.sde, nfe), [np.empty(0)]
+    pairs = (draw(net, solver, seeds, batch_size, options) for solver in (table, fine))
     batches = tqdm(zip(*pairs, strict=True), "fine solutions", -(-len(seeds) // batch_size), leave=False, unit="batch")
-    squares = [np.square(x_0 - fine, dtype=np.float64).mean(axis=(1, 2, 3)) for x_0, fine in batches]
-    return np.concatenate([np.empty(0), *squares])
+    for i, (x_0, solution) in enumerate(batches):
+        require_finite(solution, seeds[i * batch_size :], fine)
+        squares.append(np.square(x_0 - solution, dtype=np.float64).mean(axis=(1, 2, 3)))
+    return np.concatenate(squares)
 
 
 def distance(squares: Float[np.ndarray, " n"], nfe: int | None) -> dict[str, Any]:

@@ -42,7 +42,6 @@ def test_a_figure_is_shown_within_the_text() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_to_compile")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path, tmp_path: Path) -> None:
     if "import torch" in path.read_text() and not (find_spec("torch") and find_spec("diffusers")):

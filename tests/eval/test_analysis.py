@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import published_network
 import pytest
-from commands import run, run_here
+from commands import run_here
 from flax import nnx
 from matplotlib.colors import to_rgb
 
@@ -114,7 +114,7 @@ def test_figures_draw_their_rows():
 def test_the_command_on_the_mixture(tmp_path):
     """All figures and numbers; the score as the paper has it: it changes more, and holding it is worse than eps."""
     arguments = ["problem=mixture", "num_samples=32", "nfe=[10,20]", "fit_steps=20", "run_dir=found"]
-    result = run("eval.analysis", *arguments, cwd=tmp_path)
+    result = run_here("eval.analysis", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     found = tmp_path / "found"
     for name in (*NAMES, "fitting"):
@@ -149,12 +149,28 @@ def test_the_command_on_a_network(tmp_path):
         (["problem=mixture", "nfe=[]"], "nfe must be a list of numbers of at least 1"),
         (["problem=mixture", "num_samples=0"], "num_samples must be at least 1, got 0"),
         (["problem=mixture", "ts_phase=sigma"], "ts_phase must be one of"),
+        (["problem=mixture", "checkpoint=nowhere"], "problem=mixture has no network; leave out checkpoint"),
         (["checkpoint=nowhere"], "no checkpoint in nowhere/checkpoints"),
     ],
 )
 def test_refusals(arguments, said, tmp_path):
-    result = run("eval.analysis", *arguments, cwd=tmp_path)
+    result = run_here("eval.analysis", *arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert said in result.stderr
     assert len(result.stderr.splitlines()) <= 2
     assert not list(tmp_path.iterdir())
+
+
+def test_diffusions_that_cannot_be_followed_are_refused(tmp_path):
+    """Those of pure noise, and discrete ones on grids of whole times, of which there are less than 1,001."""
+    published_network.write(tmp_path / "flow", "sde=flow", "model.output=flow", "objective=flow")
+    published_network.write(tmp_path / "discrete", "sde=discrete_vp")
+    for said, *words in (
+        ("the network's diffusion is pure noise at T=1, where nothing can", "eval.analysis", "checkpoint=flow"),
+        ("the network's diffusion is pure noise at T=1, where nothing can", "eval.likelihood", "checkpoint=flow"),
+        ('ts_phase "uniform" needs times from 0', "eval.analysis", "checkpoint=discrete", "ts_phase=uniform"),
+    ):
+        result = run_here(*words, cwd=tmp_path)
+        assert result.returncode == 2
+        assert result.stderr.startswith(f"error: {said}")
+    assert {path.name for path in tmp_path.iterdir()} == {"flow", "discrete"}

@@ -11,7 +11,7 @@ from PIL import Image
 
 from eval.features.classifier import read_classifier
 from eval.figures import GAP
-from eval.metrics.frechet import feature_statistics, frechet_distance, load_statistics
+from eval.metrics.frechet import feature_statistics, frechet_distance, load_statistics, save_statistics
 from eval.metrics.samples import open_samples
 
 
@@ -54,8 +54,9 @@ def test_a_folder_and_a_file_of_the_same_samples_give_the_same_numbers(folder: P
     assert a["reference"].startswith("images-train@")
 
 
-def test_samples_are_shown_beside_their_nearest_images(folder: Path) -> None:
-    """An image of the data set is nearest to itself."""
+def test_samples_are_shown_beside_their_nearest_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image of the data set is nearest to itself; more than a batch of them are shown as well."""
+    monkeypatch.setattr("eval.metrics.samples.BATCH", 2)
     done = fid(folder, "nearest", "data.npz", "split=all", "num_samples=3", "neighbours=2")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(
@@ -70,6 +71,20 @@ def test_samples_are_shown_beside_their_nearest_images(folder: Path) -> None:
     assert picture.shape == (3 * tile + GAP, 3 * tile + GAP, 3)
     np.testing.assert_array_equal(sample, first)
     assert np.abs(sample - second).max() > 50
+
+
+def test_parts_that_were_measured_otherwise_are_refused(folder: Path) -> None:
+    """As many features say nothing: another classifier has as many."""
+    (folder / "part").mkdir()
+    extractor = "pixels@of another shape"
+    save_statistics(folder / "part" / "statistics.npz", feature_statistics([np.eye(108)], extractor, "samples"))
+    (folder / "part" / "origin.json").write_text("{}")
+    (folder / "part" / "result.json").write_text(json.dumps({"seeds": "0-107"}))
+    done = fid(folder, "merge", "part")
+    assert done.returncode == 2
+    assert (
+        f"error: part was measured with extractor {extractor}, but the images of images-train with pix" in done.stderr
+    )
 
 
 def test_a_reference_is_written_and_measured_against(folder: Path) -> None:
@@ -143,6 +158,12 @@ def test_what_ships_with_a_network_is_found(tmp_path: Path) -> None:
         ),
         (["calc", "samples.npz", "split=both"], "split must be train, test or all, got 'both'"),
         (["calc", "samples.npz", "dest=."], "dest=. must be the name of a file"),
+        (
+            ["calc", "samples.npz", "metrics=[classes]"],
+            "metrics=classes needs the class that each sample was asked for",
+        ),
+        (["nearest", "samples.npz", "neighbours=0"], "neighbours must be at least 1, got 0"),
+        (["nearest", "samples.npz", "dest=a.jpg"], "dest=a.jpg is a picture, whose name must end in .png"),
         (["ref", "reference=ref.npz"], "give it to: python -m eval.fid calc SAMPLES"),
     ],
 )

@@ -32,19 +32,20 @@ def drawn(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("n", "columns", "scale", "c"), [(5, None, None, 1), (6, 2, 3, 3), (1, None, 1, 1), (3, 9, 2, 3)]
+    ("n", "columns", "shape", "scale"),
+    [(5, None, (4, 8, 1), 7), (6, 2, (10, 20, 3), 3), (1, None, (70, 40, 1), 1), (3, 9, (28, 20, 3), 2)],
 )
-def test_grid_holds_every_image_in_reading_order(n, columns, scale, c):
-    images = np.random.default_rng(0).integers(0, 256, (n, 4, 8, c), np.uint8)
-    grid = image_grid(images, columns, scale)
-    columns, scale = min(columns or 3, n), scale or 7
+def test_grid_holds_every_image_in_reading_order(n, columns, shape, scale):
+    images = np.random.default_rng(0).integers(0, 256, (n, *shape), np.uint8)
+    grid = image_grid(images, columns)
+    columns, (h, w, c) = min(columns or 3, n), shape
     rows = -(-n // columns)
-    height, width = 4 * scale + GAP, 8 * scale + GAP
+    height, width = h * scale + GAP, w * scale + GAP
     assert grid.shape == (rows * height + GAP, columns * width + GAP, c)
     for i in range(rows * columns):
-        tile = grid[i // columns * height + GAP :, i % columns * width + GAP :][: 4 * scale, : 8 * scale]
+        tile = grid[i // columns * height + GAP :, i % columns * width + GAP :][: h * scale, : w * scale]
         if i < n:
-            reduced = tile.reshape(4, scale, 8, scale, c).mean((1, 3))
+            reduced = tile.reshape(h, scale, w, scale, c).mean((1, 3))
             correlation = [np.corrcoef(reduced.ravel(), other.ravel())[0, 1] for other in images]
             assert np.argmax(correlation) == i
             assert correlation[i] > 0.9

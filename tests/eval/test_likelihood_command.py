@@ -4,6 +4,8 @@ import json
 import math
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,9 +17,18 @@ from sklearn.datasets import load_digits
 
 import data
 import deis
+from data.config import DatasetConfig
 from deis import adaptive, likelihood, tables
 from eval.exact.mixture import Mixture
-from eval.metrics.bits_per_dim import bits_of_batches, encoding_table, relative_to_x_0, standard_error
+from eval.likelihood import held_out, report
+from eval.metrics.bits_per_dim import (
+    bits_of_batches,
+    encoding_table,
+    paired_difference,
+    relative_to_x_0,
+    standard_error,
+)
+from models.sampling.source import Source
 
 pytestmark = pytest.mark.slow
 
@@ -120,7 +131,7 @@ def test_probes_are_averaged_over_and_labels_follow_their_images():
 
 def test_standard_error():
     assert standard_error(np.array([1.0, 2.0, 3.0, 6.0])) == pytest.approx(math.sqrt(14 / 3 / 4))
-    assert math.isnan(standard_error(np.array([1.0])))
+    assert standard_error(np.array([1.0])) is None
 
 
 def test_data_without_noise_at_the_end_are_refused():
@@ -180,13 +191,27 @@ def test_the_command(network: Path) -> None:
 
 
 def test_a_table_of_network_calls(network: Path) -> None:
-    few = ["checkpoint=net", "num_images=5", "methods=[table]", "nfe=[3,12]", "run_dir=table"]
+    """Of one image, which has no standard error; result.json is JSON for programs that know no NaN as well."""
+    few = ["checkpoint=net", "num_images=1", "methods=[table]", "nfe=[3,12]", "run_dir=table"]
     result = run_here("eval.likelihood", *few, cwd=network)
     assert result.returncode == 0, result.stderr
-    found = json.loads((network / "table" / "result.json").read_text())
+    found = json.loads((network / "table" / "result.json").read_text(), parse_constant=pytest.fail)
     assert [(row["solver"], row["nfe"]) for row in found["rows"]] == [("rho3Kutta", 3), ("rho3Kutta", 12)]
+    assert [row["standard_error"] for row in found["rows"]] == [None, None]
     assert "difference" not in found
     assert "| rho3Kutta | 3 |" in result.stdout
+    difference = paired_difference(np.array([3.0]), np.array([2.5]))
+    said = report(found | {"rows": [row | {"nfe": 9.0} for row in found["rows"]], "difference": difference})
+    assert said.endswith("rho3Kutta less rho3Kutta is +0.5000 bits/dim, at most 0.5000 for one image.")
+
+
+def test_images_without_the_networks_classes_are_refused() -> None:
+    """A label that the network does not know would be the embedding of another class, or of none."""
+    digits = {"name": "digits", "tfds_name": "digits"}
+    config = {"model": {"image_size": 8, "image_channels": 1, "num_classes": 9}, "dataset": digits}
+    job: Any = SimpleNamespace(dataset=DatasetConfig(), num_images=None)
+    with pytest.raises(ValueError, match="takes one of 9 classes with every image, but digits has 10; give"):
+        held_out(job, Source(Path("net"), None, config))
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_a_score_sde_checkpoint_is_converted_and_drawn_from(tmp_path: Path, conv
     assert np.load(tmp_path / "drawn" / "samples.npz")["images"].shape == (2, 16, 16, 3)
 
 
-def test_a_diffusers_folder_just_works(tmp_path: Path, quick_to_compile: None) -> None:
+def test_a_diffusers_folder_just_works(tmp_path: Path) -> None:
     done = run("models.convert", str(GOLDEN), "net", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "discrete_vp" in done.stdout
@@ -69,7 +69,7 @@ def test_a_diffusers_folder_just_works(tmp_path: Path, quick_to_compile: None) -
     assert "no FID: nobody wrote down what images the network learned; give dataset=NAME" in done.stderr
 
 
-def test_a_run_of_ours_is_published_bit_for_bit(tmp_path: Path, convert: Convert, quick_to_compile: None) -> None:
+def test_a_run_of_ours_is_published_bit_for_bit(tmp_path: Path, convert: Convert) -> None:
     """The images are those of the run, and the images it was trained on are known."""
     done = run_here("train.py", *TINY, "run_dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -13,8 +13,6 @@ from flax import nnx
 from models.config import UNetConfig
 from models.layers import Attention, GroupNorm, double, from_patches, halve, normal, time_embedding, to_patches, uniform
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 
 def test_attention_is_softmax_of_scaled_products() -> None:
     """Against the formula of Vaswani et al. (2017), head by head in NumPy."""

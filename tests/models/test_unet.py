@@ -20,7 +20,7 @@ from models.training.config import ObjectiveConfig, OptimizerConfig
 from models.training.step import init_state, make_optimizer, make_train_step
 from models.unet import UNet, as_network, init, network_of, num_params, params_of, shapes
 
-pytestmark = [pytest.mark.usefixtures("quick_to_compile"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 TINY = UNetConfig(
     channels=8,
@@ -252,7 +252,7 @@ def random_gradient(cfg: UNetConfig) -> dict:
     rng, apply, keys = np.random.default_rng(3), network_of(cfg).apply, jax.random.split(jax.random.key(1))
     params = jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(np.float32), shapes(cfg))
     gradient = jax.grad(lambda p: jnp.sum(apply(p, X, T / 999, LABEL, keys) ** 2))
-    return jax.jit(gradient, compiler_options={"xla_backend_optimization_level": 0})(params)  # compiles sooner
+    return jax.jit(gradient)(params)
 
 
 @pytest.mark.parametrize("cfg", KINDS.values(), ids=KINDS.keys())

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.integrate import solve_ivp
 
@@ -93,6 +95,8 @@ class Mixture:
 
 
 def _log_sum_exp(terms: Any, xp: ModuleType) -> Any:
+    if xp is jnp:  # without the derivative of a maximum, which is NaN where compiled code computes the terms twice
+        return jax.nn.logsumexp(terms, axis=1, keepdims=True)
     top = xp.max(terms, axis=1, keepdims=True)
     return top + xp.log(xp.sum(xp.exp(terms - top), axis=1, keepdims=True))
 

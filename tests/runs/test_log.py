@@ -45,6 +45,12 @@ def test_wandb_has_name_axes_best_value_and_the_artifacts_asked_for(tmp_path: Pa
     assert artifacts == ([("statistics", "digits-statistics")] if asked else [])
 
 
+def test_the_last_fid_is_known_by_its_name(tmp_path: Path) -> None:
+    for name in ("FID-inception-tf1-5k", "sFID-inception_spatial-tf1-5k", "FD-dinov2_vitl14-5k"):
+        (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, name: 2.0}) + "\n")
+        assert log.last_values(tmp_path / "metrics.jsonl")["fid"] == 2.0
+
+
 def test_tensorboard_has_numbers_and_pictures(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
     from tensorboardX.proto.event_pb2 import Event, SessionLog

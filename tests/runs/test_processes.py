@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -113,11 +114,22 @@ def lost(alone: Path) -> tuple[list[subprocess.CompletedProcess[str]], dict[Path
 
 
 @pytest.fixture(scope="module")
-def two(alone: Path, lost: Any) -> Path:
+def parts(alone: Path) -> list[str]:
+    """The samples in three shards, in the same folder."""
+    names = [f"part{shard}" for shard in range(3)]
+    for shard, name in enumerate(names):
+        drawn = run_here("sample.py", *SAMPLING, f"shard={shard}/3", f"run_dir={name}", cwd=alone)
+        assert drawn.returncode == 0, drawn.stderr
+    return names
+
+
+@pytest.fixture(scope="module")
+def two(alone: Path, lost: Any, parts: list[str]) -> Path:
     """The same folder, with what two processes find; one command is that of the process that was lost."""
     sample = str(ROOT / "sample.py")
     commands = [[sample, *IN_FILES], [sample, *SAMPLING, "run_dir=two"], ["eval.fid", *MEASURING, "dest=two.json"]]
-    for process in pair(alone, *commands, ["eval.table", *TABLE, "run_dir=two_table"]):
+    merging = ["eval.fid", "merge", *parts, "dataset=digits", "extractor=pixels", "dest=two_merged.json"]
+    for process in pair(alone, *commands, merging, ["eval.table", *TABLE, "run_dir=two_table"]):
         assert process.returncode == 0, process.stderr
     return alone
 
@@ -132,6 +144,8 @@ def test_two_processes_find_what_one_does(two: Path) -> None:
     measured = [result(two / f"{name}.json") for name in ("one", "two")]
     for key in ("fid", "kid"):
         assert measured[1][key] == pytest.approx(measured[0][key], rel=1e-9)
+    merged = result(two / "two_merged.json")
+    assert (merged["fid"], merged["fid_name"]) == (pytest.approx(one["fid"], rel=1e-9), one["fid_name"])
     assert cells(two / "two_table") == cells(two / "one_table")
     assert len(cells(two / "one_table")) >= 6
 
@@ -151,27 +165,17 @@ def test_a_lost_process_ends_the_other_and_the_same_command_goes_on(
 
 
 def test_eight_devices_draw_the_same_images(alone: Path) -> None:
-    done = run(
-        "sample.py",
-        *SAMPLING,
-        "run_dir=eight",
-        cwd=alone,
-        env={"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
-    )
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    done = run("sample.py", *SAMPLING, "run_dir=eight", cwd=alone, env={"XLA_FLAGS": flags})
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(images(alone / "eight"), images(alone / "one"))
     one, eight = (result(alone / name / "result.json") for name in ("one", "eight"))
     assert eight["fid"] == pytest.approx(one["fid"], rel=1e-9)
 
 
-def test_shards_are_merged_to_the_whole(alone: Path) -> None:
-    for shard in range(3):
-        drawn = run_here("sample.py", *SAMPLING, f"shard={shard}/3", f"run_dir=part{shard}", cwd=alone)
-        assert drawn.returncode == 0, drawn.stderr
-    np.testing.assert_array_equal(
-        np.concatenate([images(alone / f"part{shard}") for shard in range(3)]), images(alone / "one")
-    )
-    parts, measuring = [f"part{shard}" for shard in range(3)], ["dataset=digits", "extractor=pixels"]
+def test_shards_are_merged_to_the_whole(alone: Path, parts: list[str]) -> None:
+    np.testing.assert_array_equal(np.concatenate([images(alone / part) for part in parts]), images(alone / "one"))
+    measuring = ["dataset=digits", "extractor=pixels"]
     merged = run_here("eval.fid", "merge", *parts, *measuring, "dest=merged.json", cwd=alone)
     assert merged.returncode == 0, merged.stderr
     one = result(alone / "one" / "result.json")

@@ -270,6 +270,7 @@ def test_a_package_of_weights_that_is_not_installed_is_named(monkeypatch):
         ({"name": "inception", "resize": "bicubic"}, "resize=bicubic is unknown; use pytorch or tf1"),
         ({"name": "efficientnet_lite0", "resize": "tf1"}, "resize=tf1 belongs to inception, not efficientnet_lite0"),
         ({"name": "pixels", "spatial": True}, "spatial=True belongs to inception, not pixels"),
+        ({"name": "pixels", "seed": 1}, "seed=1 belongs to classifier, not pixels"),
     ],
 )
 def test_options_that_would_have_no_effect_are_refused(changes, message):

@@ -125,8 +125,10 @@ def test_metric_is_named_with_extractor_and_count(n, name):
 
 
 def test_warns_exactly_when_the_covariance_cannot_have_full_rank():
-    assert "8 images" in str(rank_warning(gaussian(np.zeros(8), np.eye(8), n=8), "FID"))
-    assert rank_warning(gaussian(np.zeros(8), np.eye(8), n=9), "FID") is None
+    few, enough, unknown = (gaussian(np.zeros(8), np.eye(8), n=n) for n in (8, 9, 0))
+    assert "8 images" in str(rank_warning(few, enough))
+    assert "8 images" in str(rank_warning(enough, few))
+    assert rank_warning(enough, unknown) is None
 
 
 def test_saved_statistics_come_back_bit_for_bit(tmp_path):
@@ -192,11 +194,18 @@ def test_files_of_pytorch_fid_are_read_and_ours_are_such_files(tmp_path):
     stats = gaussian(np.arange(4), np.eye(4))
     save_statistics(tmp_path / "ours.npz", stats)
     with np.load(tmp_path / "ours.npz") as file:
-        further = {"mu_s": np.zeros(7), "arr_0": np.zeros((3, 2, 2, 3), np.uint8), "n": np.array(3)}
+        further = {
+            "mu_s": np.zeros(7),
+            "sigma_s": np.eye(7),
+            "arr_0": np.zeros((3, 2, 2, 3), np.uint8),
+            "n": np.array(3),
+        }
         np.savez(tmp_path / "theirs.npz", mu=file["mu"], sigma=file["sigma"], **further)  # type: ignore[arg-type]
     theirs = load_statistics(tmp_path / "theirs.npz")
     assert (theirs.n, theirs.extractor, theirs.data) == (0, UNKNOWN, "theirs.npz")
     assert frechet_distance(stats, theirs) == pytest.approx(0, abs=1e-12)
+    assert load_statistics(tmp_path / "theirs.npz", spatial=True).mean.size == 7
+    np.testing.assert_array_equal(load_statistics(tmp_path / "ours.npz", spatial=True).mean, stats.mean)
     with pytest.raises(ValueError, match="3 features of extractor digits@1, but theirs"):
         frechet_distance(gaussian(np.zeros(3), np.eye(3)), theirs)
 
@@ -211,10 +220,18 @@ def test_a_changed_identity_or_covariance_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mu", "sigma"),
-    [(np.zeros(3), np.eye(4)), (np.zeros((3, 3)), np.eye(3)), (np.full(3, np.nan), np.eye(3))],
+    ("mu", "sigma", "said"),
+    [
+        (np.zeros(3), np.eye(4), "finite numbers of shapes"),
+        (np.zeros((3, 3)), np.eye(3), "finite numbers of shapes"),
+        (np.full(3, np.nan), np.eye(3), "finite numbers of shapes"),
+        (np.array(["a"]), np.eye(1), "holds mu <U1"),
+        (np.zeros(2), 1j * np.eye(2), "sigma complex128"),
+        (np.zeros(2), np.array([[1.0, 5.0], [0.0, 1.0]]), "no covariance"),
+        (np.zeros(2), -np.eye(2), "no covariance"),
+    ],
 )
-def test_statistics_that_do_not_fit_together_are_refused(mu, sigma, tmp_path):
+def test_statistics_that_do_not_fit_together_are_refused(mu, sigma, said, tmp_path):
     np.savez(tmp_path / "bad.npz", mu=mu, sigma=sigma)
-    with pytest.raises(ValueError, match="finite numbers of shapes"):
+    with pytest.raises(ValueError, match=said):
         load_statistics(tmp_path / "bad.npz")

@@ -104,7 +104,7 @@ def test_fid_alone_keeps_no_features_and_warns_of_too_few_samples(tmp_path, capl
     measurement.add(images(16, 2))
     found = measurement.result()
     assert 0 < found["fid_standard_error"] < found["fid"]
-    assert "FD-pixels-16 is unreliable below 17 images" in caplog.text
+    assert "16 images of samples cannot fill a covariance of 16 features" in caplog.text
     assert not measurement._features
     assert not measurement._logits
 
@@ -168,7 +168,7 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
         (MetricConfig(["kid"], kid_subsets=0), None, "kid_subsets must be at least 1"),
     ],
 )
-def test_metricss_are_refused_before_anything_is_drawn(metrics, num_samples, said):
+def test_metrics_are_refused_before_anything_is_drawn(metrics, num_samples, said):
     with pytest.raises(ValueError, match=said):
         validate_metrics(metrics, num_samples)
 

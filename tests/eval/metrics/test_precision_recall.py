@@ -75,9 +75,18 @@ def test_a_large_common_offset_does_not_cost_digits():
     np.testing.assert_allclose(far, near, atol=0.011)
 
 
-def test_sets_that_are_too_small_are_refused():
-    with pytest.raises(ValueError, match="more than 5 images"):
-        precision_recall(np.zeros((5, 2)), np.zeros((50, 2)))
+@pytest.mark.parametrize(
+    ("n", "m", "k", "said"),
+    [
+        (3, 50, 3, r"neighbours \[3\], counted from 1, need more than 3 samples, got 3"),
+        (50, 5, 3, r"neighbours \[3, 5\], counted from 1, need more than 5 reference images, got 5"),
+        (50, 50, 0, r"neighbours \[0\], counted from 1"),
+    ],
+)
+def test_sets_that_are_too_small_are_refused(n, m, k, said):
+    with pytest.raises(ValueError, match=said):
+        precision_recall(np.zeros((n, 2)), np.zeros((m, 2)), k)
+    assert precision_recall(np.zeros((4, 2)), np.zeros((6, 2))).precision == 1.0
 
 
 def test_the_balls_of_the_reference_are_computed_once(tmp_path, monkeypatch):

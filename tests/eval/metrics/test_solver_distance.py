@@ -9,6 +9,7 @@ from eval.metrics.solver_distance import distance, mean_squares
 from models.sampling.draw import Trained, draw
 from models.sampling.options import EpsOptions
 from models.score import Network
+from runs.errors import NonFiniteError
 
 
 def network() -> Trained:
@@ -38,6 +39,14 @@ def test_it_is_the_difference_of_the_samples_and_falls_with_the_calls() -> None:
         assert (found[-1]["rmse"], found[-1]["psnr"]) == pytest.approx((np.sqrt(expected.mean()), ratio), rel=1e-3)
     assert found[1]["rmse"] < found[0]["rmse"] / 2
     assert found[1]["psnr"] > found[0]["psnr"] + 6
+
+
+def test_fine_solutions_that_are_not_finite_have_no_distance() -> None:
+    net = network()
+    net = net._replace(network=Network(lambda params, x, *_: x * np.nan))
+    table = deis.tables.build(net.sde, num_step=2)
+    with pytest.raises(NonFiniteError, match="with 3 network calls gave NaN or infinite values for 2 of 2 images"):
+        mean_squares(net, table, [5, 6], 2, EpsOptions(), 3)
 
 
 def test_equal_samples_have_a_finite_ratio() -> None:

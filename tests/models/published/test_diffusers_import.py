@@ -57,7 +57,6 @@ def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("changed", [name for name in IO if name.startswith("{")])
-@pytest.mark.usefixtures("quick_to_compile")
 def test_it_answers_as_diffusers_does(folder: Path, changed: str) -> None:
     change(folder / CONFIG, **json.loads(changed))
     found = read_diffusers(folder)

@@ -88,14 +88,12 @@ def test_answers_of_score_sde_s_own_code(name: str) -> None:
         assert relative_error(eps_of(found, x, labels / 999), y) < 1e-4
 
 
-@pytest.mark.usefixtures("quick_to_compile")
 def test_ddpm_answers_as_its_formula(tmp_path: Path) -> None:
     tensors, x = make_tensors("ddpm"), images(0)
     found = read_score_sde(write(tmp_path / "checkpoint_14", tensors), DDPM)
     assert relative_error(eps_of(found, x, T), ddpm(tensors, x, 999 * T)) < 1e-4
 
 
-@pytest.mark.usefixtures("quick_to_compile")
 @pytest.mark.parametrize(("sde", "name"), [("vpsde", "vp_linear"), ("subvpsde", "sub_vp"), (..., "vp_linear")])
 def test_ddpmpp_answers_as_its_formula(sde: Any, name: str, ddpmpp_file: Path) -> None:
     found, x = read_score_sde(ddpmpp_file, changed(DDPMPP, training__sde=sde)), images(0)
@@ -103,7 +101,6 @@ def test_ddpmpp_answers_as_its_formula(sde: Any, name: str, ddpmpp_file: Path) -
     assert relative_error(eps_of(found, x, T), ddpmpp(TENSORS, x, 999 * T)) < 1e-4
 
 
-@pytest.mark.usefixtures("quick_to_compile")
 def test_ncsnpp_answers_as_its_formula_on_images_in_0_1(tmp_path: Path) -> None:
     """It was trained on (x + 1) / 2, with half the noise, and sees 2 x - 1 of that: eps = -sigma score is the same."""
     tensors, x, sigma_in_0_1 = make_tensors("ncsnpp"), images(1), np.array([0.03, 7.0])

@@ -96,10 +96,9 @@ def run(
     code: str, arguments: list[dict[str, Any]], env: dict[str, str] | None = None, returncode: int = 0
 ) -> list[str]:
     """The lines printed by processes that run side by side, one for each of the `arguments`."""
-    dropped = ("SLURM", "KUBERNETES", "XLA_FLAGS")
+    dropped = ("SLURM", "KUBERNETES")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    environment |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiles in half the time
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", code, json.dumps(argument)],

@@ -50,11 +50,9 @@ def lowered(model: UNetConfig, num_devices: int, fsdp: bool, accumulate: int, pl
 @pytest.mark.parametrize(
     ("name", "dtype", "num_devices", "fsdp", "accumulate", "platform"),
     [
-        ("ddpm_cifar10", "float32", 1, False, 1, "cuda"),
         ("ddpm_cifar10", "bfloat16", 8, True, 2, "cuda"),
-        ("ddpm_cifar10", "float32", 8, True, 1, "tpu"),
-        ("ddpmpp_cifar10", "bfloat16", 1, False, 1, "tpu"),
-        ("ddpmpp_cifar10", "float32", 8, False, 1, "cuda"),
+        ("ddpm_cifar10", "float32", 8, False, 1, "tpu"),
+        ("ddpmpp_cifar10", "float32", 1, False, 1, "cuda"),
     ],
 )
 def test_the_training_step_lowers(

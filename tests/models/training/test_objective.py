@@ -14,7 +14,7 @@ from models.score import Network
 from models.training.config import ObjectiveConfig
 from models.training.objective import TIME_DISTRIBUTIONS, WEIGHTS, Examples, level_edges, weighted_loss
 
-pytestmark = [pytest.mark.usefixtures("quick_to_compile"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 SDES = {
     "vp_linear": deis.vp_linear(),

@@ -17,7 +17,7 @@ from models.training.config import ObjectiveConfig, OptimizerConfig
 from models.training.objective import Examples, weighted_loss
 from models.training.step import TrainState, ema_at, init_state, make_evaluation, make_optimizer, make_train_step
 
-pytestmark = [pytest.mark.usefixtures("quick_to_compile"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 SDE, OBJECTIVE = deis.vp_linear(), ObjectiveConfig(label_dropout=0.2)
 RNG = np.random.default_rng(0)
