@@ -63,7 +63,10 @@ def _read_pictures(path: Path, cfg: DatasetConfig) -> tuple[list[np.ndarray], np
     names, images = [], list[np.ndarray]()
     for name, image in read_pictures(pictures, cfg.background, cfg.skip_damaged):
         names.append(name)
-        images.append(crop_resize(image, cfg.center_crop, cfg.image_size))
+        try:
+            images.append(crop_resize(image, cfg.center_crop, cfg.image_size))
+        except ValueError as error:
+            raise ValueError(f"{path / name}: {error}") from None
         if images[-1].shape[:2] != images[0].shape[:2]:
             sizes = " and ".join(f"{path / names[i]} is {images[i].shape[1]}x{images[i].shape[0]}" for i in (0, -1))
             raise ValueError(f"the images differ in size: {sizes}; resize all of them with dataset.image_size=64")

@@ -184,7 +184,7 @@ def test_images_of_unusable_shape_or_depth(tmp_path: Path) -> None:
     write_images(tmp_path / "wide", 4, (20, 10))
     with pytest.raises(ValueError, match=r"20x10, not square; .*dataset.image_size=10"):
         both(tmp_path / "wide")
-    with pytest.raises(ValueError, match=r"center_crop=11 is larger than an image of 20x10"):
+    with pytest.raises(ValueError, match=r"wide/000.png: dataset.center_crop=11 is larger than an image of 20x10"):
         both(tmp_path / "wide", center_crop=11)
     (tmp_path / "deep").mkdir()
     for i in range(3):
