@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--time", choices=("t", "t_plus_1"), help="diffusers: t, or t_plus_1 for DDIM's CelebA")
     args = parser.parse_args(argv)
     try:
-        if args.dest.startswith(hub.PREFIX):
+        if "://" in args.dest:
             raise ValueError(f"DEST must be a folder, got {args.dest}; python -m models.publish brings it to the Hub")
         network = read_network(hub.local(args.source), args.config, args.time)
         write_published(Path(args.dest).expanduser(), network)

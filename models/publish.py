@@ -131,6 +131,8 @@ def _numbers(measured: Sequence[dict[str, Any]]) -> list[str]:
 def _deliver(folder: Path, dest: str, private: bool) -> None:
     """Copy the folder to DEST, or upload it. Raises FileExistsError as `require_empty`, OSError."""
     if not dest.startswith(hub.PREFIX):
+        if "://" in dest:
+            raise ValueError(f"publish to hf://owner/name or to a folder, got {dest}")
         require_empty(target := Path(dest).expanduser())
         shutil.copytree(folder, target, dirs_exist_ok=True)
         return

@@ -70,6 +70,8 @@ def test_other_json_is_no_result(content: dict, table: str, tmp_path: Path, caps
     assert capsys.readouterr().err.startswith("error: --results must be what sample.py")
 
 
-def test_a_file_is_no_folder_to_publish_into(table: str, capsys: Any) -> None:
+def test_a_file_or_a_bucket_is_no_folder_to_publish_into(table: str, capsys: Any) -> None:
+    assert publish([table, "gs://bucket/net"]) == 2
+    assert capsys.readouterr().err == "error: publish to hf://owner/name or to a folder, got gs://bucket/net\n"
     assert publish([table, table]) == 2
     assert capsys.readouterr().err == f"error: {table} is not empty; choose another folder\n"
