@@ -70,6 +70,16 @@ def read_config(folder: Path, step: int) -> dict[str, Any]:
     return config
 
 
+def refuse_other_images(folder: Path, step: int, count: int) -> None:
+    """Raise ValueError if a checkpoint was trained on another number of images: others are held out of `count`."""
+    seen = read_config(folder, step).get("num_images", count)  # older checkpoints do not say
+    if seen != count:
+        raise ValueError(
+            f"checkpoint {path_of(folder, step)} was trained on {seen:,} images, and there are {count:,} now; choose "
+            "another run_dir, or go on all the same with allow_changes=true"
+        )
+
+
 def manifest_digest(folder: Path, step: int) -> str:
     """SHA-256 hex digest of a checkpoint's manifest, so of all its files. Raises as `read_config` does."""
     return _digest(_read_manifest(_require(folder, step)))

@@ -180,3 +180,14 @@ def test_a_run_of_the_former_layout_goes_on(folder: Path) -> None:
     assert checkpoint.steps(folder) == [3, 5]
     save(folder, 6, make_state(6), keep_best=True, score=0.1)
     assert checkpoint.steps(folder) == [6]
+
+
+def test_a_checkpoint_of_other_images_is_refused(tmp_path: Path, written: Path) -> None:
+    checkpoint.refuse_other_images(written, 7, 60_000)
+    with saver.Saver(tmp_path, keep=1) as writer:
+        writer.save(1, {"w": jnp.zeros(2)}, {"num_images": 270})
+    checkpoint.refuse_other_images(tmp_path, 1, 270)
+    with pytest.raises(
+        ValueError, match=r"00000001 was trained on 270 images, and there are 1,280 now; .*allow_changes"
+    ):
+        checkpoint.refuse_other_images(tmp_path, 1, 1280)
