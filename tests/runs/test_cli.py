@@ -17,7 +17,6 @@ from PIL import Image
 import sample
 import train
 from runs import cli, hints
-from runs.errors import ConfigError
 
 COMMANDS = {"train": (train.main, train.TrainJob), "sample": (sample.main, sample.SampleJob)}
 
@@ -85,13 +84,6 @@ def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 )
 def test_train_refuses(arguments: str, said: str, answer: Callable[..., str]) -> None:
     assert said in answer("train", *arguments.split())
-
-
-def test_an_address_is_no_folder() -> None:
-    assert job("train", "init=hf://owner/name").init == "hf://owner/name"
-    for option in ("run_dir=gs://bucket/run", "output_root=hf://owner/name", "dataset.data_dir=gs://bucket/data"):
-        with pytest.raises(ConfigError, match=f"{option} is an address: give a folder"):
-            job("train", option)
 
 
 @pytest.mark.parametrize(
