@@ -1,7 +1,8 @@
 # make demo   train a score network on real images and compare samplers: tables, plots and grids in outputs/demo
 # make paper  the paper's main table, ablation and analysis with the network in checkpoints/: docs/results.md
 #             (half an hour on two cores; make paper-long, over five hours: the main table with 10,000 images)
-# make test   run the tests, the linter and the type checker
+# make test   run the tests, the linter and the type checker (make test OPTIMIZE=1: on code with JAX's optimizations, as users
+#             run it, which take longer to make than they save here)
 # They set up .venv first; a second run does not install again.
 #
 # make test-fast    the tests that start no processes, in two minutes
@@ -45,7 +46,7 @@ test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal --fast
 
 test-peers: $(PEERS_READY)
-	.venv-peers/bin/python -m pytest tests/peers tests/deis/sampler/test_torch*.py tests/deis/test_guidance.py \
+	OPTIMIZE=1 .venv-peers/bin/python -m pytest tests/peers tests/deis/sampler/test_torch*.py tests/deis/test_guidance.py \
 		tests/test_docs.py tests/docs/test_notebooks.py tests/runs/test_sweeps.py tests/runs/test_log.py
 
 check: $(READY)

@@ -10,10 +10,14 @@ import jax
 import pytest
 
 # Most of what the tests compile runs once, so code is made as quickly as can be: in a fifth of the time, and is slower.
-# Processes that tests start inherit it; AS_USERS_DO in commands.py and the fixture below undo it.
+# Processes that tests start inherit it. AS_USERS_DO in commands.py and the fixture below undo it for one test, and
+# `make test OPTIMIZE=1` for all.
 QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-os.environ |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()}
-jax.config.update("jax_disable_most_optimizations", True)
+OPTIMIZE = os.environ.get("OPTIMIZE") == "1"
+if not OPTIMIZE:
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
+    jax.config.update("jax_disable_most_optimizations", True)
 
 # Files of tests that take up to a minute each, which come first, so that none is left over for one worker in the end.
 LONGEST = ("test_devices.py", "test_train.py", "test_paper_run.py", "test_sample.py")
@@ -48,8 +52,8 @@ def _no_processes(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def optimized() -> Iterator[None]:
+def compiled_as_users_do() -> Iterator[None]:
     """For tests of what optimizations may change, and for those that compute for longer than they compile."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", not OPTIMIZE)

@@ -38,7 +38,7 @@ def moved(base: rows.Base, size: float = 0.05) -> np.ndarray:
 
 
 @pytest.mark.parametrize("method", ["t_ab", "dpm_solver_pp", "rho_rk", "unipc", "edm_heun"])
-def test_derivatives_are_those_of_the_samples(method: str, optimized: None) -> None:
+def test_derivatives_are_those_of_the_samples(method: str, compiled_as_users_do: None) -> None:
     """Against finite differences of the whole loop in float64, for every parameter that may move."""
     sde = SDES["vp"]
     base = rows.base_of(tables.build(sde, num_step=2, method=method), sde)
