@@ -100,6 +100,7 @@ def restore(folder: Path, step: int, like: State) -> State:
     """
     path = _require(folder, step)
     if what := damage(path):
+        _require(folder, step)  # a training that is under way may have deleted it meanwhile
         raise ValueError(f"checkpoint {path} is damaged: {what}; delete it to use an earlier one")
     return _read(path, like)
 

@@ -85,6 +85,12 @@ def test_no_such_step(written: Path, tmp_path: Path) -> None:
         checkpoint.read_config(tmp_path, 1)
 
 
+def test_deleted_by_its_training_while_it_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "damage", lambda path: shutil.rmtree(path) or "a file is missing")
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 7 in .*; there are: none"):
+        checkpoint.restore(folder, 7, make_state())
+
+
 def test_a_folder_is_located_from_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = tmp_path / "checkpoints" / "00000007"
     step.mkdir(parents=True)
