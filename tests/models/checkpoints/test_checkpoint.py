@@ -86,7 +86,11 @@ def test_no_such_step(written: Path, tmp_path: Path) -> None:
 
 
 def test_deleted_by_its_training_while_it_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "damage", lambda path: shutil.rmtree(path) or "a file is missing")
+    def damage(path: Path) -> str:
+        shutil.rmtree(path)
+        return "a file is missing"
+
+    monkeypatch.setattr(checkpoint, "damage", damage)
     with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 7 in .*; there are: none"):
         checkpoint.restore(folder, 7, make_state())
 
