@@ -6,6 +6,7 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,8 @@ def main(cfg: DictConfig) -> float | None:
         if jax.process_index() == 0:  # it writes the logs and pictures
             results = owned.enter_context(folder.occupy(run_dir, config, name=job.name))
             print(f"{using}\noutput: {run_dir}", file=sys.stderr)
-        fit(
-            job, config | {"model": dataclasses.asdict(model)}, run_dir, model, params, train_set, test_set, measurement
-        )
+        saved = config | {"model": dataclasses.asdict(model), "num_images": len(train_set.images)}
+        fit(job, saved, run_dir, model, params, train_set, test_set, measurement)
         if jax.process_index() == 0:
             results["metric"] = last_values(run_dir / "metrics.jsonl").get(job.optimized_metric)
             sampling = f"python sample.py {option_of('checkpoint', str(run_dir))}"
@@ -197,16 +197,15 @@ def fit(
     main, alone = jax.process_index() == 0, jax.process_count() == 1
     optimizer = make_optimizer(job.optimizer, train.steps)
     init_key, state_key = jax.random.split(jax.random.key(job.seed))
-
-    def first_state(params: Any) -> Any:
-        return init_state(params, optimizer, state_key)
-
+    first_state = partial(init_state, optimizer=optimizer, key=state_key)
     shapes = jax.eval_shape(first_state, unet.shapes(model))
     shardings = devices.shardings(shapes, mesh, train.fsdp)
     with checking():
         found = checkpoint.restore_latest(run_dir / "checkpoints", like=shapes)
         if found and found[0] > train.steps:
             raise ValueError(f"{run_dir} is at step {found[0]} already, beyond train.steps={train.steps}; give more")
+        if found and not job.allow_changes:
+            checkpoint.refuse_other_images(run_dir / "checkpoints", found[0], len(train_set.images))
         guide = check_eps(job, config)
         worse = load_trained(guide.path, guide.step) if guide else None
     unlogged = checkpoint.read_unlogged(run_dir / "checkpoints", found[0]) if found else []

@@ -41,7 +41,7 @@ def read_images(path: Path, background: str = "white") -> ImageArrays:
         raise ValueError(f"`{name}` in {path} must be uint8 from 0 to 255, but {_described(images)}")
     shape = images.shape
     images = images[..., None] if images.ndim == 3 else images
-    if images.ndim != 4 or images.shape[3] not in (1, 2, 3, 4):
+    if images.ndim != 4 or images.shape[3] not in (1, 2, 3, 4) or images.size == 0:
         raise ValueError(
             f"`{name}` in {path} must be [n, h, w, c] with c 1 (grey), 3 (RGB), or 2 or 4 (these with transparency), "
             f"or [n, h, w]; they are {list(shape)}"

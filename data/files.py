@@ -63,7 +63,10 @@ def _read_pictures(path: Path, cfg: DatasetConfig) -> tuple[list[np.ndarray], np
     names, images = [], list[np.ndarray]()
     for name, image in read_pictures(pictures, cfg.background, cfg.skip_damaged):
         names.append(name)
-        images.append(crop_resize(image, cfg.center_crop, cfg.image_size))
+        try:
+            images.append(crop_resize(image, cfg.center_crop, cfg.image_size))
+        except ValueError as error:
+            raise ValueError(f"{path / name}: {error}") from None
         if images[-1].shape[:2] != images[0].shape[:2]:
             sizes = " and ".join(f"{path / names[i]} is {images[i].shape[1]}x{images[i].shape[0]}" for i in (0, -1))
             raise ValueError(f"the images differ in size: {sizes}; resize all of them with dataset.image_size=64")
@@ -73,13 +76,13 @@ def _read_pictures(path: Path, cfg: DatasetConfig) -> tuple[list[np.ndarray], np
 def _labels(pictures: Pictures, names: list[str]) -> np.ndarray | None:
     """The class of each file, int32 [n]; None if there are no classes."""
     if pictures.labels is None:
-        number = {folder: i for i, folder in enumerate(sub_folders(names))}
+        number = {folder: i for i, folder in enumerate(sub_folders(pictures.names))}  # damaged ones too
         return np.array([number[name.split("/")[0]] for name in names], np.int32) if number else None
     if not pictures.labels:
         return None
     if absent := [name for name in names if name not in pictures.labels]:
         raise ValueError(
-            f"{pictures.path / LABELS_FILE} has no label for {absent[0]}, nor for {len(absent) - 1} others"
+            f"{pictures.path / LABELS_FILE} has no label for {len(absent)} of {len(names)} images, first {absent[0]}"
         )
     return np.array([pictures.labels[name] for name in names], np.int32)
 

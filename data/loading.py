@@ -12,6 +12,8 @@ from data.config import DatasetConfig
 from data.files import load_files, sub_folders
 from data.folders import find_pictures
 
+_OF_OWN, _OF_NAMED = ("path", "test_fraction"), ("train_split", "test_split")
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -76,9 +78,10 @@ def _check(cfg: DatasetConfig, splits: Sequence[str]) -> None:
         ) from None
     if not 0 < cfg.test_fraction < 1:
         raise ValueError(f"dataset.test_fraction={cfg.test_fraction} must lie between 0 and 1, ends excluded")
-    if cfg.tfds_name is None and cfg.path is None:
+    if cfg.tfds_name is None and not cfg.path:
         raise ValueError(
             "dataset.path is not set; give a folder or .zip of images or an .npz file, as in dataset.path=photos"
         )
-    if cfg.tfds_name is not None and cfg.path is not None:
-        raise ValueError(f"dataset.path belongs to dataset=images, not to dataset={cfg.name}; leave one of them out")
+    of_others, owner = (_OF_NAMED, "a named data set") if cfg.tfds_name is None else (_OF_OWN, "dataset=images")
+    if given := [name for name in of_others if getattr(cfg, name) != getattr(DatasetConfig, name)]:
+        raise ValueError(f"dataset.{given[0]} belongs to {owner}, not to dataset={cfg.name}; leave one of them out")

@@ -39,7 +39,7 @@ def read_picture(file: IO[bytes], background: str) -> Image.Image:
 
     Transparency is composed on the colour `background`, a name or #rrggbb, and a camera's orientation tag is obeyed.
     Raises ValueError, in one sentence without the file's name, for what is damaged, no image, of more than
-    Image.MAX_IMAGE_PIXELS pixels, or not of 8 bits per channel.
+    Image.MAX_IMAGE_PIXELS pixels, or grey of more than 8 bits; of colours of 16 bits Pillow gives the upper 8.
     """
     with _one_sentence(), _open(file) as image:
         return opaque(ImageOps.exif_transpose(image), background)

@@ -153,9 +153,12 @@ def _decode(builder: Any, tfds_split: str, cfg: DatasetConfig, images_file: Path
     """Write the labels and then, atomically, the pixels of a split as .npy files."""
     try:
         examples = builder.as_data_source(tfds_split, decoders={"image": tfds.decode.SkipDecoding()})
+        first = examples[0]
     except ValueError:
         known = ", ".join(builder.info.splits)
-        raise ValueError(f"data set {cfg.tfds_name} has no split {tfds_split!r}; its splits are {known}") from None
+        raise ValueError(
+            f"data set {cfg.tfds_name} has no split {tfds_split!r}, or no image in it; its splits are {known}"
+        ) from None
     except NotImplementedError:
         raise ValueError(
             f"{builder.data_dir} is not in array_record format and cannot be read without TensorFlow; "
@@ -170,7 +173,7 @@ def _decode(builder: Any, tfds_split: str, cfg: DatasetConfig, images_file: Path
             raise RuntimeError("an image cannot be read") from None
         return crop_resize(image, cfg.center_crop, cfg.image_size)
 
-    shape, labels = pixels(examples[0]).shape, np.zeros(len(examples), np.int32)
+    shape, labels = pixels(first).shape, np.zeros(len(examples), np.int32)
     has_classes = _label(builder) is not None
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(examples), *shape)}
     try:

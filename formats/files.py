@@ -38,7 +38,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Read all tensors of a file as NumPy arrays. Raises FileNotFoundError, or ValueError if it is damaged."""
+    """Read all tensors of a file as NumPy arrays. Raises FileNotFoundError, or ValueError if damaged or of float8."""
     import ml_dtypes  # noqa: F401  gives NumPy the type bfloat16
     from safetensors.numpy import load_file
 
@@ -60,7 +60,9 @@ def _errors_of_safetensors(path: Path) -> Iterator[None]:
         raise FileNotFoundError(f"{path} does not exist")
     try:
         yield
-    except Exception as error:  # an unknown type of numbers is a KeyError or an AttributeError
+    except (KeyError, AttributeError) as error:
+        raise ValueError(f"{path} holds numbers of a type that is not read, such as float8 ({short(error)})") from None
+    except Exception as error:
         raise ValueError(f"{path} is damaged or not a safetensors file: {short(error, 200)}") from None
 
 

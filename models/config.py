@@ -143,12 +143,9 @@ def validate(cfg: UNetConfig) -> None:
             f"model.head_channels must divide the width of every level, {widths}, or be null for one head, "
             f"got {shown(cfg.head_channels)}"
         )
-    if cfg.num_groups < 1 or cfg.min_group_channels < 1 or cfg.norm_eps <= 0 or cfg.sigma_data <= 0:
-        raise ValueError(
-            "model.num_groups and model.min_group_channels must be at least 1, and model.norm_eps and "
-            f"model.sigma_data positive, got {cfg.num_groups}, {cfg.min_group_channels}, {cfg.norm_eps:g} and "
-            f"{cfg.sigma_data:g}"
-        )
+    for name in ("num_groups", "min_group_channels", "norm_eps", "sigma_data", "fourier_scale"):
+        if getattr(cfg, name) <= 0:
+            raise ValueError(f"model.{name} must be positive, got {getattr(cfg, name):g}")
     if cfg.resample == "conv" and (cfg.fir or cfg.input_pyramid):
         raise ValueError("model.fir and model.input_pyramid are for model.resample=block only")
     if cfg.input_pyramid and not cfg.fir:

@@ -34,15 +34,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m models.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", metavar="SOURCE")
-    parser.add_argument("dest", type=Path, metavar="DEST", help="folder to make")
+    parser.add_argument("dest", metavar="DEST", help="folder to make")
     parser.add_argument(
         "--config", help=f"of a score_sde checkpoint: a JSON file, or one of the published {', '.join(PUBLISHED)}"
     )
     parser.add_argument("--time", choices=("t", "t_plus_1"), help="diffusers: t, or t_plus_1 for DDIM's CelebA")
     args = parser.parse_args(argv)
     try:
+        if "://" in args.dest:
+            raise ValueError(f"DEST must be a folder, got {args.dest}; python -m models.publish brings it to the Hub")
         network = read_network(hub.local(args.source), args.config, args.time)
-        write_published(args.dest.expanduser(), network)
+        write_published(Path(args.dest).expanduser(), network)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -64,6 +66,8 @@ def read_network(source: Path, config: str | None, time: str | None) -> Publishe
             raise ValueError(f"{source} is in the published form already")
         _refuse("a folder of diffusers", config=config)
         return read_diffusers(source, time or "t")
+    if source.suffix == ".safetensors":
+        raise ValueError(f"{source} has weights alone; give the folder that it lies in with its config.json")
     with source.open("rb") as file:
         start = file.read(1)
     if start == b"\x80" and not is_saved_by_torch(source):  # a pickle

@@ -25,7 +25,7 @@ from formats.tables import markdown_table
 from models.checkpoints import checkpoint, hub
 from models.published.network import described, read_checkpoint, read_published, write_published
 
-_KEPT = ("recipe.yaml", "metrics.jsonl", "loss.png", "classifier.npz", "statistics.npz")
+_KEPT = ("recipe.json", "recipe.yaml", "metrics.jsonl", "loss.png", "classifier.npz", "statistics.npz")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,14 +111,19 @@ def _table(source: Path, folder: Path, dest: str) -> tuple[str, list[str]]:
 
 
 def _numbers(measured: Sequence[dict[str, Any]]) -> list[str]:
-    """A table of what sample.py, eval.learn or eval.fid measured, each number by its name."""
-    found = [solver for result in measured for solver in result.get("solvers", [result])]  # several of eval.learn
-    rows = [
-        [r.get("sampler") or r.get("table", "-"), str(r.get("nfe", "-")), r[f"{key}_name"], f"{r[key]:.4g}"]
-        for r in found
-        for key in ("fid", "kid", "is")
-        if key in r
-    ]
+    """A table of what sample.py, eval.learn or eval.fid measured, each number by its name. Raises ValueError."""
+    try:
+        found = [solver for result in measured for solver in result.get("solvers", [result])]  # several of eval.learn
+        rows = [
+            [r.get("sampler") or r.get("table", "-"), str(r.get("nfe", "-")), r[f"{key}_name"], f"{r[key]:.4g}"]
+            for r in found
+            for key in ("fid", "kid", "is")
+            if key in r
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError(
+            "--results must be what sample.py, eval.learn or eval.fid wrote, and holds other JSON"
+        ) from None
     header = ["sampler", "network calls", "metric", "value"]
     return [markdown_table(header, rows, "lrlr")] if rows else ["No FID was measured."]
 
@@ -126,6 +131,8 @@ def _numbers(measured: Sequence[dict[str, Any]]) -> list[str]:
 def _deliver(folder: Path, dest: str, private: bool) -> None:
     """Copy the folder to DEST, or upload it. Raises FileExistsError as `require_empty`, OSError."""
     if not dest.startswith(hub.PREFIX):
+        if "://" in dest:
+            raise ValueError(f"publish to hf://owner/name or to a folder, got {dest}")
         require_empty(target := Path(dest).expanduser())
         shutil.copytree(folder, target, dirs_exist_ok=True)
         return

@@ -100,12 +100,15 @@ def register(config_name: str, job: type) -> None:
 def to_object(cfg: DictConfig) -> Any:
     """The composed configuration as the dataclass that was registered for it.
 
-    Raises ConfigError for an option without a value, and for a reference to one that does not exist.
+    Raises ConfigError for an option without a value, for a reference to one that does not exist, and for an address
+    where a folder is meant.
     """
     try:
-        return OmegaConf.to_object(cfg)
+        found = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise ConfigError(reworded(str(error))) from error
+    _refuse_addresses(to_dict(cfg))
+    return found
 
 
 def to_dict(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
@@ -113,6 +116,18 @@ def to_dict(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
     container = OmegaConf.to_container(cfg, resolve=resolve)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
+
+
+def _refuse_addresses(options: dict[str, Any], group: str = "") -> None:
+    """Refuse gs://bucket/run and the like, which would become folders named gs: here."""
+    for key, value in options.items():
+        written = key in ("run_dir", "output_root", "data_dir", "dest")  # hf://owner/name is for what is read
+        if isinstance(value, dict):
+            _refuse_addresses(value, f"{group}{key}.")
+        elif isinstance(value, str) and re.match(r"\w+://" if written else r"(?!hf:)\w+://", value):
+            raise ConfigError(
+                f"{group}{key}={value} is an address: give a folder or file of this machine, as a mounted one is"
+            )
 
 
 def _refuse_flags(config_name: str, job: type) -> None:

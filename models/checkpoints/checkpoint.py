@@ -45,9 +45,10 @@ def locate(folder: Path) -> tuple[Path, int | None]:
 
     The folder of one checkpoint, RUN/checkpoints/00001000, is located as that step.
     """
-    if folder.name.isdigit() and folder.parent.name == "checkpoints":
-        return folder.parent, int(folder.name)
-    checkpoints = folder if folder.name == "checkpoints" else folder / "checkpoints"
+    path = folder.absolute()  # which has a name where the folder is "."
+    if path.name.isdecimal() and path.parent.name == "checkpoints":
+        return path.parent, int(path.name)
+    checkpoints = path if path.name == "checkpoints" else folder / "checkpoints"
     return checkpoints, latest_step(checkpoints)
 
 
@@ -67,6 +68,16 @@ def read_config(folder: Path, step: int) -> dict[str, Any]:
     if _read_manifest(path)["files"].get("config.json") != sha256(path / "config.json"):
         raise ValueError(f"checkpoint {path} is damaged: config.json does not match its checksum; delete it")
     return config
+
+
+def refuse_other_images(folder: Path, step: int, count: int) -> None:
+    """Raise ValueError if a checkpoint was trained on another number of images: others are held out of `count`."""
+    seen = read_config(folder, step).get("num_images", count)  # older checkpoints do not say
+    if seen != count:
+        raise ValueError(
+            f"checkpoint {path_of(folder, step)} was trained on {seen:,} images, and there are {count:,} now; choose "
+            "another run_dir, or go on all the same with allow_changes=true"
+        )
 
 
 def manifest_digest(folder: Path, step: int) -> str:
@@ -89,6 +100,7 @@ def restore(folder: Path, step: int, like: State) -> State:
     """
     path = _require(folder, step)
     if what := damage(path):
+        _require(folder, step)  # a training that is under way may have deleted it meanwhile
         raise ValueError(f"checkpoint {path} is damaged: {what}; delete it to use an earlier one")
     return _read(path, like)
 
@@ -196,7 +208,7 @@ def _read(path: Path, like: State) -> State:
 
 
 def _numbered(folder: Path) -> list[int]:
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
 
 
 def _require(folder: Path, step: int) -> Path:

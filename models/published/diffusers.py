@@ -7,6 +7,7 @@
 Neither diffusers nor torch is needed to read them. Names and defaults of options are those of diffusers 0.42.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -129,22 +130,24 @@ def read_diffusers(folder: Path, time: str = "t") -> PublishedNetwork:
 
 
 def _weights(unet: Path) -> list[Path]:
-    """Return the files of the weights: one, which may be a variant such as fp16, or the parts of one that was cut up.
+    """Return the file of the weights, or the parts of one that was cut up; of a variant, as fp16, if there is no other.
 
-    Raises ValueError if there are several variants, FileNotFoundError if there are none.
+    Raises ValueError if there are several variants alone, FileNotFoundError for pickles.
     """
-    name = "diffusion_pytorch_model"
-    for pattern in (f"{name}.safetensors", f"{name}-*-of-*.safetensors"):
-        if files := sorted(unet.glob(pattern)):
-            return files
-    if len(variants := sorted(unet.glob(f"{name}.*.safetensors"))) > 1:
-        raise ValueError(f"{unet} has {named([file.name for file in variants])}, and must have one of them")
-    if not variants and (pickled := sorted(unet.glob(f"{name}*.bin"))):
+    name, found = "diffusion_pytorch_model", dict[Path, list[Path]]()
+    for file in sorted(unet.glob(f"{name}*.safetensors")):  # parts are NAME.fp16-00001-of-00002, or fp16 comes last
+        found.setdefault(unet / re.sub(r"-\d+-of-\d+", "", file.name), []).append(file)
+    whole = unet / f"{name}.safetensors"
+    if len(found) > 1 and whole not in found:
+        raise ValueError(f"{unet} has {named([path.name for path in found])}, and must have one of them")
+    if not found and (pickled := sorted(unet.glob(f"{name}*.bin"))):
         raise FileNotFoundError(
             f"{pickled[0]} is a pickle, which can run code and is not read; save it as safetensors: "
             f"diffusers.UNet2DModel.from_pretrained({str(unet)!r}).save_pretrained({str(unet)!r})"
         )
-    return variants or [unet / f"{name}.safetensors"]
+    chosen = whole if whole in found else next(iter(found), whole)
+    parts = found.get(chosen, [])
+    return [chosen] if chosen in parts or not parts else parts
 
 
 def _scheduler_file(folder: Path) -> Path:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from formats.files import atomic_path, read_json, read_safetensors, read_safetensors_header, require_empty, sha256
-from formats.short import short
+from formats.short import short, shown
 from models.checkpoints import checkpoint
 from models.config import UNetConfig, model_of
 from models.published.allowed import errors_naming
@@ -39,11 +39,13 @@ class PublishedNetwork(NamedTuple):
 def write_published(folder: Path, network: PublishedNetwork) -> None:
     """Write a network into a new or empty folder; nothing is left if that is interrupted.
 
-    Raises FileExistsError as `require_empty`.
+    Raises FileExistsError as `require_empty`, ValueError for ".".
     """
     from safetensors import numpy as safetensors
 
     require_empty(folder)
+    if not folder.name:
+        raise ValueError(f"{folder} has no name that a finished folder could take; give that of a new folder")
     with atomic_path(folder, folder.with_name(f".partial-{folder.name}")) as partial:
         partial.mkdir(parents=True, exist_ok=True)
         # safetensors writes the elements of an array that is not in C order in the wrong order
@@ -115,7 +117,8 @@ def described(network: PublishedNetwork) -> str:
     """Return a description of a network in six lines."""
     model = network.model
     count = sum(leaf.size for leaf in flat(network.params).values())
-    sde = ", ".join(f"{key} {value}" for key, value in network.sde.items() if key != "name")
+    plain = {key: shown(value) if isinstance(value, list) else value for key, value in network.sde.items()}
+    sde = ", ".join(f"{key} {value}" for key, value in plain.items() if key != "name")
     classes = f"{model.num_classes} classes" if model.num_classes else "no classes"
     return f"""\
 family      {network.family}, from {network.source}

@@ -81,6 +81,12 @@ def validate_training(train: TrainConfig, optimizer: OptimizerConfig) -> None:
         raise ValueError(f"train.placement must be one of {', '.join(PLACEMENTS)}, got {train.placement!r}")
     if train.batch_size % train.accumulate:
         raise ValueError(f"train.accumulate={train.accumulate} must divide train.batch_size={train.batch_size}")
+    by, every = ("fid_every", train.fid_every) if train.fid_every else ("eval_every", train.eval_every)
+    if train.keep_best and every % train.checkpoint_every and train.checkpoint_every % every:
+        raise ValueError(
+            f"train.keep_best=true needs checkpoints that are measured, so that one of train.{by}={every} and "
+            f"train.checkpoint_every={train.checkpoint_every} must divide the other"
+        )
     for key, holds, allowed in (
         ("learning_rate", 0 < optimizer.learning_rate < math.inf, "positive and finite"),
         ("warmup_steps", optimizer.warmup_steps >= 0, "0 or more"),

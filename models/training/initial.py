@@ -16,10 +16,13 @@ FREE = ("dropout", "dtype", "remat")  # options of the network that its paramete
 def find_initial(folder: str, sde: SDE) -> Source:
     """The network in a folder, a published one or the newest checkpoint of a run, trained under this diffusion.
 
-    t_0 and T may be others. Raises FileNotFoundError if there is none, ValueError for another diffusion.
+    t_0 and T may be others, unless the network is told t/T. Raises FileNotFoundError if there is none, ValueError for
+    another diffusion.
     """
     source = find(folder, None, "")
-    if not same_diffusion(build_sde(source.config["sde"]), sde):
+    theirs = build_sde(source.config["sde"])
+    same_times = theirs.T == sde.T or source.config["model"].get("time", UNetConfig.time) != "t_999"
+    if not (same_times and same_diffusion(theirs, sde)):
         options = source.config["sde"].items()
         typed = " ".join("sde=" + value if key == "name" else _override(f"sde.{key}", value) for key, value in options)
         raise ValueError(f"init={folder} was trained under another diffusion; to start from it give {typed}")

@@ -184,7 +184,7 @@ def test_images_of_unusable_shape_or_depth(tmp_path: Path) -> None:
     write_images(tmp_path / "wide", 4, (20, 10))
     with pytest.raises(ValueError, match=r"20x10, not square; .*dataset.image_size=10"):
         both(tmp_path / "wide")
-    with pytest.raises(ValueError, match=r"center_crop=11 is larger than an image of 20x10"):
+    with pytest.raises(ValueError, match=r"wide/000.png: dataset.center_crop=11 is larger than an image of 20x10"):
         both(tmp_path / "wide", center_crop=11)
     (tmp_path / "deep").mkdir()
     for i in range(3):
@@ -200,6 +200,8 @@ def test_images_of_unusable_shape_or_depth(tmp_path: Path) -> None:
         ({"images": np.zeros((4, 8, 8), np.float32)}, "must be uint8 from 0 to 255, but they are float32 from 0 to 0"),
         ({"images": np.zeros((4, 3, 8, 8), np.uint8)}, r"with c 1 \(grey\), 3 .*; they are \[4, 3, 8, 8\]"),
         ({"images": np.zeros((1, 8, 8), np.uint8)}, "at least 2"),
+        ({"images": np.zeros((0, 8, 8, 4), np.uint8)}, r"they are \[0, 8, 8, 4\]"),
+        ({"images": np.zeros((4, 0, 0), np.uint8)}, r"they are \[4, 0, 0\]"),
         ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.zeros(3, int)}, "4 integers from 0 to"),
         ({"images": np.zeros((4, 8, 8), np.uint8), "labels": np.array([0, 1, -1, 0])}, "4 integers from 0 to"),
         ({"images": np.zeros((2, 8, 8), np.uint8), "labels": np.array([0, 2**32])}, "2 integers from 0 to"),
@@ -223,7 +225,13 @@ def test_damaged_npz(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({}, "dataset.path is not set"),
+        ({"path": ""}, "dataset.path is not set"),
         ({"path": "x", "tfds_name": "mnist"}, "dataset.path belongs to dataset=images"),
+        ({"test_fraction": 0.2, "tfds_name": "mnist"}, "dataset.test_fraction belongs to dataset=images"),
+        (
+            {"path": "x", "train_split": "train[:9]"},
+            "dataset.train_split belongs to a named data set, not to dataset=i",
+        ),
         ({"path": "x", "test_fraction": 1.0}, "dataset.test_fraction=1.0 must lie between 0 and 1"),
         ({"path": "x", "image_size": 0}, "dataset.image_size=0 must be at least 1"),
         ({"path": "x", "center_crop": -1}, "dataset.center_crop=-1 must be at least 1"),

@@ -214,8 +214,9 @@ def test_missing_data_and_wrong_names(tmp_path: Path) -> None:
         load(config("mnist", tmp_path, tfds_name="mnits"), "train")
     with pytest.raises(ValueError, match=r"dataset.tfds_name=imdb_reviews is not a data set of grey or RGB"):
         load(config("mnist", tmp_path, tfds_name="imdb_reviews"), "train")
-    with pytest.raises(ValueError, match="no split 'dev'; its splits are train, test"):
-        load(config("digits", tmp_path, train_split="dev"), "train")
+    for split in ("dev", "train[5:2]"):
+        with pytest.raises(ValueError, match=r"no split '.*', or no image in it; its splits are train, test"):
+            load(config("digits", tmp_path, train_split=split), "train")
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"dataset.data_dir=.* cannot be written"):
         load(config("digits", tmp_path / "file" / "below"), "train")

@@ -106,6 +106,15 @@ def test_a_format_is_known_by_what_is_in_the_file(tmp_path: Path) -> None:
         everything(tmp_path)
 
 
+def test_classes_keep_their_numbers_without_damaged_files(tmp_path: Path) -> None:
+    for name in ("a/0.png", "b/0.png", "c/0.png"):
+        write(tmp_path / name)
+    (tmp_path / "b" / "0.png").write_bytes(b"")
+    labels = everything(tmp_path, skip_damaged=True).labels
+    assert labels is not None
+    assert [class_names(DatasetConfig(path=str(tmp_path)))[label] for label in labels] == ["a", "c"]
+
+
 def test_damaged_files_are_left_out_on_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for i in range(4):
         write(tmp_path / f"{i}.png")
@@ -185,7 +194,7 @@ def test_numbered_folders_are_no_classes(tmp_path: Path, caplog: pytest.LogCaptu
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (STYLED[:-1], "dataset.json has no label for 00002/img00000005.png"),
+        (STYLED[:-1], "dataset.json has no label for 1 of 6 images, first 00002/img00000005.png"),
         ([[name, [0.0, 1.0]] for name, _ in STYLED], r"must be \[file name, class\] pairs"),
         ([[name, -1] for name, _ in STYLED], r"must be \[file name, class\] pairs"),
         ([[name, 2**31] for name, _ in STYLED], r"must be \[file name, class\] pairs"),

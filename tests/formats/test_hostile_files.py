@@ -194,7 +194,7 @@ def test_a_tensor_of_a_type_that_numpy_does_not_have(tmp_path: Path) -> None:
     path, about = tmp_path / "net.safetensors", {"a": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}
     content = json.dumps(about).encode()
     path.write_bytes(len(content).to_bytes(8, "little") + content + bytes(2))
-    assert "is damaged or not a safetensors file: " in refused(read_safetensors, path)
+    assert "holds numbers of a type that is not read, such as float8" in refused(read_safetensors, path)
     assert read_safetensors_header(path) == {"a": "F8_E4M3"}
     save_file({"a": np.ones(2, np.float32)}, path)
     assert read_safetensors_header(path) == {"a": "F32"}

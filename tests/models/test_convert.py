@@ -119,6 +119,7 @@ def test_refusals_are_one_sentence_and_write_nothing(tmp_path: Path, convert: Co
         ("noise", ["--config", "vp/cifar10_ddpmpp_continuous"], "noise"),
         ("lies", [], "but the configuration needs"),
         ("absent", [], "absent does not exist"),
+        ("lies/diffusion_pytorch_model.safetensors", [], "has weights alone; give the folder that it lies in"),
         ("noise", ["--time", "t"], "--time is not for a checkpoint of score_sde; leave it out"),
         ("evil.pkl", ["--config", "vp/ddpm/cifar10_continuous"], "--config is not for a pickle of EDM; leave it out"),
         ("empty", ["--config", "x.json"], "--config is not for a folder of diffusers; leave it out"),
@@ -129,6 +130,11 @@ def test_refusals_are_one_sentence_and_write_nothing(tmp_path: Path, convert: Co
         assert said in error
         assert not (tmp_path / "net").exists()
     assert not (tmp_path / "it_was_run").exists()
+    for dest, said in ((".", ". has no name"), ("hf://owner/net", "DEST must be a folder, got hf://owner/net")):
+        (tmp_path / "new").mkdir(exist_ok=True)
+        os.chdir(tmp_path / "new")  # the fixture goes back
+        assert said in convert(GOLDEN, dest)[2]
+        assert not list((tmp_path / "new").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,20 @@ def test_one_of_a_run_s_checkpoints_with_the_run_s_pictures(tmp_path: Path) -> N
     assert found.source == "run, step 3"
     jax.tree.map(np.testing.assert_array_equal, found.params, params)
     assert (tmp_path / "net" / "grid.png").read_bytes() == b"a picture"
+    assert publish([str(tmp_path / "net"), str(tmp_path / "again")]) == 0
+    assert json.loads((tmp_path / "again" / "recipe.json").read_text()) == config
+    assert "(recipe.json)" in (tmp_path / "again" / "README.md").read_text()
 
 
-def test_a_file_is_no_folder_to_publish_into(table: str, capsys: Any) -> None:
+@pytest.mark.parametrize("content", [{"fid": None, "fid_name": "FID"}, {"fid": 3.0}, {"solvers": 3}])
+def test_other_json_is_no_result(content: dict, table: str, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    assert publish([table, str(tmp_path / "folder"), "--results", str(tmp_path / "other.json")]) == 2
+    assert capsys.readouterr().err.startswith("error: --results must be what sample.py")
+
+
+def test_a_file_or_a_bucket_is_no_folder_to_publish_into(table: str, capsys: Any) -> None:
+    assert publish([table, "gs://bucket/net"]) == 2
+    assert capsys.readouterr().err == "error: publish to hf://owner/name or to a folder, got gs://bucket/net\n"
     assert publish([table, table]) == 2
     assert capsys.readouterr().err == f"error: {table} is not empty; choose another folder\n"

@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from jobs import job
 
 import sample
+from runs.errors import ConfigError
 from runs.hints import option_of, sentence
 
 BASES = (hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException)
@@ -87,3 +88,10 @@ def test_the_quoted_form_means_the_path_once_a_shell_has_read_it(path: str) -> N
     command = ["sh", "-c", f"printf %s {option_of('checkpoint', path)}"]
     typed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert job("sample", typed).checkpoint == path
+
+
+def test_an_address_is_no_folder() -> None:
+    assert job("train", "init=hf://owner/name").init == "hf://owner/name"
+    for option in ("run_dir=gs://bucket/run", "output_root=hf://owner/name", "dataset.data_dir=gs://bucket/data"):
+        with pytest.raises(ConfigError, match=f"{option} is an address: give a folder"):
+            job("train", option)

@@ -119,7 +119,8 @@ def test_the_same_command_repeats_only_what_failed(tmp_path: Path, train_with: C
 @pytest.mark.parametrize("command", ["analysis", "choose", "learn", "likelihood"])
 def test_no_command_repeats_a_job_that_is_done(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder, "finished", lambda folder, config, source: {"status": "done", "from": source})
-    monkeypatch.setattr(data, "load", lambda *_: data.Split(np.zeros((128, 28, 28, 1), np.uint8), None, 0))
+    split = data.Split(np.zeros((128, 28, 28, 1), np.uint8), np.zeros(128, np.int32), 10)
+    monkeypatch.setattr(data, "load", lambda *_: split)
     done = run_here(f"eval.{command}", f"checkpoint={SHIPPED}", "run_dir=done", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert not list(tmp_path.iterdir())

@@ -268,7 +268,7 @@ def check_outputs(folder: Path, output: str) -> None:
     [
         (["paper=cifar11"], "unknown paper 'cifar11'; did you mean cifar10_v"),
         (["paper=seeds", "extractor=none"], "choose another extractor"),
-        (["paper=seeds", "paper.precision_recall=true", "num_samples=5"], "metrics=pr needs at least 6 samples, got 5"),
+        (["paper=seeds", "paper.precision_recall=true", "num_samples=3"], "metrics=pr needs at least 4 samples, got 3"),
         (["paper=seeds", "paper.first_seed=4294967000"], "seeds must be below 2^32; the paper's 4 set(s) of them end"),
         (["paper=seeds", "paper.methods.DDIM=['sampler=ddim','sampler.order=3']"], "row DDIM of the paper"),
     ],

@@ -85,6 +85,26 @@ def test_no_such_step(written: Path, tmp_path: Path) -> None:
         checkpoint.read_config(tmp_path, 1)
 
 
+def test_deleted_by_its_training_while_it_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damage(path: Path) -> str:
+        shutil.rmtree(path)
+        return "a file is missing"
+
+    monkeypatch.setattr(checkpoint, "damage", damage)
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 7 in .*; there are: none"):
+        checkpoint.restore(folder, 7, make_state())
+
+
+def test_a_folder_is_located_from_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = tmp_path / "checkpoints" / "00000007"
+    step.mkdir(parents=True)
+    (step / checkpoint.MANIFEST).touch()
+    for inside in (tmp_path, step.parent, step):
+        monkeypatch.chdir(inside)
+        found, number = checkpoint.locate(Path("."))
+        assert (found.absolute(), number) == (step.parent, 7)
+
+
 def test_another_network_is_refused_with_both_shapes(written: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.channels") as caught:
         checkpoint.restore(written, 7, make_state(width=6))
@@ -170,3 +190,14 @@ def test_a_run_of_the_former_layout_goes_on(folder: Path) -> None:
     assert checkpoint.steps(folder) == [3, 5]
     save(folder, 6, make_state(6), keep_best=True, score=0.1)
     assert checkpoint.steps(folder) == [6]
+
+
+def test_a_checkpoint_of_other_images_is_refused(tmp_path: Path, written: Path) -> None:
+    checkpoint.refuse_other_images(written, 7, 60_000)
+    with saver.Saver(tmp_path, keep=1) as writer:
+        writer.save(1, {"w": jnp.zeros(2)}, {"num_images": 270})
+    checkpoint.refuse_other_images(tmp_path, 1, 270)
+    with pytest.raises(
+        ValueError, match=r"00000001 was trained on 270 images, and there are 1,280 now; .*allow_changes"
+    ):
+        checkpoint.refuse_other_images(tmp_path, 1, 1280)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from models.published.diffusers import read_diffusers
-from models.published.network import read_published, write_published
+from models.published.network import described, read_published, write_published
 from models.sampling.build import build_sde
 
 SCHEDULER = "scheduler_config.json"
@@ -50,6 +50,7 @@ def test_zero_terminal_snr_and_betas_of_its_own(folder: Path, tmp_path: Path) ->
         change(folder / SCHEDULER, prediction_type="v_prediction", **options)
     found = read_diffusers(folder)
     assert (found.sde["zero_terminal_snr"], found.sde["betas"], found.model.output) == (True, betas, "v")
+    assert " and 997 more]" in described(found)
     write_published(tmp_path / "ours", found)
     sde = build_sde(read_published(tmp_path / "ours").sde)
     root = np.sqrt(np.cumprod(1 - np.array(betas)))

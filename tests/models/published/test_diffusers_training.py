@@ -75,7 +75,10 @@ def test_weights_may_be_a_variant_or_cut_into_parts(tmp_path: Path) -> None:
     save_file(whole, folder / f"{name}.ema.safetensors")
     with pytest.raises(ValueError, match=rf"{name}.ema.safetensors, {name}.fp16.safetensors, and must have one"):
         read_diffusers(folder)
-    for i in range(2):
-        part = {key: whole[key] for key in sorted(whole)[i::2]}
-        save_file(part, folder / f"{name}-0000{i + 1}-of-00002.safetensors")
-    assert is_as_expected()
+    for form in ("{}.fp16-{}", "{}-{}.fp16", "{}-{}"):  # the last is no variant, and comes before all others
+        for file in folder.glob("*.safetensors") if form != "{}-{}" else ():
+            file.unlink()
+        for i, number in enumerate(("00001-of-00002", "00002-of-00002")):
+            part = {key: whole[key] if form == "{}-{}" else whole[key] + 1 for key in sorted(whole)[i::2]}
+            save_file(part, folder / f"{form.format(name, number)}.safetensors")
+        assert is_as_expected() == (form == "{}-{}")

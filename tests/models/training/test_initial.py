@@ -53,7 +53,7 @@ def test_another_network_is_refused(folder: Path, changes: dict[str, object], me
 
 @pytest.mark.parametrize(
     "sde",
-    [{"name": "vp_linear", "beta_1": 10.0}, {"name": "ve"}, {"name": "discrete_vp"}, {"name": "edm"}],
+    [{"name": "vp_linear", "beta_1": 10.0}, {"name": "vp_linear", "T": 0.9}, {"name": "ve"}, {"name": "discrete_vp"}],
 )
 def test_another_diffusion_is_refused(folder: Path, sde: dict[str, object]) -> None:
     message = r"another diffusion; to start from it give sde=vp_linear sde.beta_0=0.1 sde.beta_1=20.0 sde.t_0=0.001 "

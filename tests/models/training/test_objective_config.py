@@ -1,6 +1,7 @@
 """The objectives of conf/objective by their names, and what is refused."""
 
 import math
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ from jobs import CONF, job
 
 import deis
 from models.config import UNetConfig, validate
-from models.training.config import ObjectiveConfig
+from models.training.config import ObjectiveConfig, validate_training
 from models.training.objective import TIME_DISTRIBUTIONS, validate_objective
 from models.unet import network_of, shapes
 
@@ -115,3 +116,13 @@ def test_the_null_class_is_one_more_label() -> None:
     assert shapes(cfg)["embed_label"]["embedding"].shape == (4, 32)
     with pytest.raises(ValueError, match=r"model\.null_class adds a label"):
         validate(UNetConfig(null_class=True, image_size=8, image_channels=1))
+
+
+def test_the_best_is_sought_among_checkpoints_that_are_measured() -> None:
+    asked = job("train")
+    for options in ({}, {"eval_every": 400}, {"eval_every": 100}, {"fid_every": 400, "eval_every": 300}):
+        validate_training(replace(asked.train, keep_best=True, **options), asked.optimizer)
+    for name in ("eval_every", "fid_every"):
+        validate_training(replace(asked.train, **{name: 300}), asked.optimizer)
+        with pytest.raises(ValueError, match=f"one of train.{name}=300 and train.checkpoint_every=200 must divide"):
+            validate_training(replace(asked.train, keep_best=True, **{name: 300}), asked.optimizer)
