@@ -161,6 +161,7 @@ def test_what_a_run_learns_by_stays_as_it_was(tmp_path: Path) -> None:
         choose_folder(longer, asdict(longer))
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_with_3(tmp_path: Path) -> None:
     """Its updates are skipped, so that what is saved is good; enough of them in a row end the run."""
     options = ["optimizer.learning_rate=1e30", "train.log_every=1", "train.steps=40", "train.checkpoint_every=4"]
@@ -189,6 +190,7 @@ def test_a_held_out_loss_that_is_not_finite_fails_the_run_and_its_log(uninterrup
     assert [record.exit_code for kind, record in records(folder) if kind == "exit"] == [1]
 
 
+@pytest.mark.slow
 def test_own_jpegs_with_ve_and_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Folder of JPEGs in class folders -> train a conditional network, with guided grids -> sample one class with
     autoguidance by a checkpoint of its own, and a sheet of both classes, by name."""

@@ -186,6 +186,7 @@ def test_a_resumed_run_keeps_its_id_in_wandb_offline(tmp_path: Path, monkeypatch
     assert first != second
 
 
+@pytest.mark.slow
 def test_wandb_that_is_disabled_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert wandb_folders(tmp_path, "disabled", monkeypatch) == []
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]

@@ -79,6 +79,7 @@ def train_with(in_tmp_path: None, monkeypatch: pytest.MonkeyPatch) -> Callable[.
     return command
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_training_sweep_lie_below_its_folder(
     tmp_path: Path, train_with: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +99,7 @@ def test_the_runs_of_a_training_sweep_lie_below_its_folder(
     assert folder.unfinished(str(tmp_path / "outputs"), "digits", config) == sweep / "0"
 
 
+@pytest.mark.slow
 def test_the_same_command_repeats_only_what_failed(tmp_path: Path, train_with: Callable[..., int]) -> None:
     """In the same folder; when all is done, or a new start is asked for, in another."""
     trained: list[str] = []
@@ -155,6 +157,7 @@ def test_what_is_next_is_said_once(
     assert [line.split()[: len(next_one)] for line in said.err.splitlines() if "Next" in line] == [next_one]
 
 
+@pytest.mark.slow
 def test_a_signal_stops_the_whole_sweep(tmp_path: Path, train_with: Callable[..., int]) -> None:
     """And the same command begins with the job that was stopped."""
     started: list[str] = []
@@ -172,6 +175,7 @@ def test_a_signal_stops_the_whole_sweep(tmp_path: Path, train_with: Callable[...
     assert len(list((tmp_path / "outputs" / "sweeps").glob("*/"))) == 1
 
 
+@pytest.mark.slow
 def test_a_damaged_file_of_a_sweep_is_named_and_hinders_no_other(
     tmp_path: Path, train_with: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,6 +191,7 @@ def test_a_damaged_file_of_a_sweep_is_named_and_hinders_no_other(
     assert len(list((tmp_path / "outputs" / "sweeps").glob("*/0/checkpoints"))) == 2
 
 
+@pytest.mark.slow
 def test_a_sweep_that_another_process_is_at_is_left_alone(tmp_path: Path, train_with: Callable[..., int]) -> None:
     assert train_with(fit) == 0
     (sweep,) = (tmp_path / "outputs" / "sweeps").glob("*/")

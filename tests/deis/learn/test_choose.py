@@ -37,6 +37,7 @@ def test_every_candidate_makes_the_calls_and_says_how_it_is_made(nfe: int) -> No
     assert len({table.about["method"] for table in found}) >= 10
 
 
+@pytest.mark.slow
 def test_the_first_is_the_best_of_all() -> None:
     compiled = cache_size()
     ranked = deis.choose(SDE, EPS, X_T, X_0, 6)
