@@ -165,7 +165,7 @@ def test_a_lost_process_ends_the_other_and_the_same_command_goes_on(
 
 
 def test_eight_devices_draw_the_same_images(alone: Path) -> None:
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     done = run("sample.py", *SAMPLING, "run_dir=eight", cwd=alone, env={"XLA_FLAGS": flags})
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(images(alone / "eight"), images(alone / "one"))

@@ -65,7 +65,7 @@ print(json.dumps(found))
 def run_on(devices: int) -> dict:
     root = Path(__file__).parents[3]
     environment = os.environ | {
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(root),
     }
