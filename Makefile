@@ -5,7 +5,7 @@
 #             run it, which take longer to make than they save here)
 # They set up .venv first; a second run does not install again.
 #
-# make test-fast    the tests that start no processes, in two minutes
+# make test-fast    the tests that start no processes, in some two minutes
 # make docs         the site, into build/site/ (make docs-serve shows it at http://127.0.0.1:8000); its own .venv-docs
 # make test-peers   compare with diffusers, and test torch and optional plugins, in an environment of their own, .venv-peers
 
