@@ -191,7 +191,7 @@ def test_the_command(network: Path) -> None:
 
 
 def test_a_table_of_network_calls(network: Path) -> None:
-    """Of one image, which has no standard error; result.json is JSON for programs that know no NaN as well."""
+    """The likelihood of one image has no standard error, and result.json says so without NaN, which is no JSON."""
     few = ["checkpoint=net", "num_images=1", "methods=[table]", "nfe=[3,12]", "run_dir=table"]
     result = run_here("eval.likelihood", *few, cwd=network)
     assert result.returncode == 0, result.stderr
